@@ -1,0 +1,1 @@
+"""Actors: mailboxes, supervision, feed connections, router, subscription index, broadcaster and clients."""

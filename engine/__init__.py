@@ -1,0 +1,1 @@
+"""Composition: configuration, processes, wiring, admin, command line and the Python client."""

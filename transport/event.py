@@ -1,0 +1,119 @@
+"""The event as users see it, and its payload as JSON.
+
+``data`` stays the publisher's JSON from the way in to the way out: it is opaque bytes to every hop. Numbers keep their
+digits; ``exact`` decodes them as :class:`~decimal.Decimal`, ``data`` as float.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from transport.codes import ErrorCode, Priority
+from transport.errors import RequestError
+
+_exact = msgspec.json.Decoder(float_hook=Decimal)
+_plain = msgspec.json.Decoder()
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """One publication.
+
+    Attributes:
+        topic: where it was published.
+        payload: ``data`` as JSON bytes, exactly as published.
+        type: what kind of event, chosen by the publisher.
+        key: what the event is about (e.g. an instrument), for conflation.
+        priority: ``None`` is medium.
+        source_ts: the source's own time, Unix seconds.
+        epoch, offset: position in the topic's log; empty and 0 before the hub accepted it.
+        ts: Unix seconds when the hub accepted it; 0 before.
+    """
+
+    topic: str
+    payload: bytes
+    type: str = "message"
+    key: str | None = None
+    priority: Priority | None = None
+    source_ts: float | None = None
+    epoch: str = ""
+    offset: int = 0
+    ts: float = 0.0
+
+    @classmethod
+    def of(cls, topic: str, data: Any, **fields: Any) -> Event:
+        """An event from Python values; see :func:`to_json` for what is allowed."""
+        return cls(topic=topic, payload=to_json(data), **fields)
+
+    @property
+    def data(self) -> Any:
+        """The payload as Python values, decoded anew at each access; fractions are floats."""
+        return _plain.decode(self.payload)
+
+    @property
+    def exact(self) -> Any:
+        """As :attr:`data`, with every fraction a :class:`~decimal.Decimal` of the source's digits."""
+        return _exact.decode(self.payload)
+
+    def replace(self, **changes: Any) -> Event:
+        """A copy with other fields; ``data=`` encodes a new payload."""
+        if "data" in changes:
+            changes["payload"] = to_json(changes.pop("data"))
+        return msgspec.structs.replace(self, **changes)
+
+
+def to_json(data: Any) -> bytes:
+    """Encode Python values as JSON: datetimes as RFC 3339, Decimals as numbers with their digits, numpy scalars as numbers.
+
+    Raises:
+        RequestError: ``bad_request`` for NaN, Infinity or a type without a JSON form, naming where it is.
+    """
+    _refuse_non_finite(data, "data")
+    try:
+        return _encoder.encode(data)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"data has no JSON form: {error}", "data") from None
+
+
+def _enc_hook(value: Any) -> Any:
+    item = getattr(value, "item", None)  # numpy scalars; numpy itself is not a dependency
+    if item is not None and getattr(value, "ndim", None) == 0:
+        value = item()
+        _refuse_non_finite(value, "data")
+        return value
+    tolist = getattr(value, "tolist", None)
+    if tolist is not None:
+        value = tolist()
+        _refuse_non_finite(value, "data")
+        return value
+    raise TypeError(f"{type(value).__qualname__} is not supported")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_enc_hook, decimal_format="number")
+
+
+def _refuse_non_finite(value: Any, where: str) -> None:
+    # JSON has no NaN or Infinity, and msgspec would write null in silence.
+    if isinstance(value, (str, bytes, int, date, datetime)) or value is None:
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RequestError(ErrorCode.BAD_REQUEST, f"{value} is not a JSON number", where)
+    elif isinstance(value, Decimal):
+        if not value.is_finite():
+            raise RequestError(ErrorCode.BAD_REQUEST, f"{value} is not a JSON number", where)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            _refuse_non_finite(item, f"{where}.{name}")
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for i, item in enumerate(value):
+            _refuse_non_finite(item, f"{where}[{i}]")
+    elif isinstance(value, msgspec.Struct) or hasattr(value, "__dataclass_fields__"):
+        names = getattr(value, "__struct_fields__", None) or value.__dataclass_fields__
+        for name in names:
+            _refuse_non_finite(getattr(value, name), f"{where}.{name}")
