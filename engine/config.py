@@ -1,0 +1,356 @@
+"""The configuration: frozen, typed, every field with its unit, its default and the meaning of none.
+
+:func:`load` reads TOML, then the environment, then overrides, each beating the one before. A wrong value is a
+:class:`~transport.errors.ConfigError` that names the field and, if it came from the file, its line.
+
+TOML has no null: where a field allows none, the string ``"none"`` says so. A field that is a secret can be given as
+``<field>_file``, the path of a file that holds it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from msgspec import Meta, Struct
+
+from actors import mapping
+from engine import config_text, toml_text
+from engine.tables import Reader, Text, about, join, put, read_text
+from transport.errors import ConfigError, RequestError
+from transport.topics import check_pattern
+
+FILE_VARIABLE = "HELIOGRAPH_CONFIG"
+ENVIRONMENT_PREFIX = "HELIOGRAPH_"
+NOT_BUILT = frozenset({"auth", "redis", "backplane", "store", "topics", "alerts", "admin.keys"})
+RELOADABLE = frozenset({"log", "limits", "delivery", "feeds"})
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Positive = Annotated[float, Meta(gt=0, le=86_400)]
+Name = Annotated[str, Meta(min_length=1)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``; a name other than localhost counts as reachable."""
+    return host in ("::1", "localhost") or (host.startswith("127.") and host.replace(".", "").isdigit())
+
+
+def _checked(check: Callable[[str], str], text: str, field: str) -> None:
+    try:
+        check(text)
+    except RequestError as error:
+        raise ConfigError(error.message, field) from None
+
+
+class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[server]``: the client port and the processes behind it."""
+
+    host: Annotated[Name, about("address that clients connect to")] = "127.0.0.1"
+    port: Annotated[Port, about("client port; 0 picks a free one")] = 8765
+    workers: Annotated[
+        Annotated[int, Meta(ge=0, le=1_024)] | None,
+        about("broadcast workers; 0 runs everything in one process", "processes", none="one per core"),
+    ] = None
+    node: Annotated[Name | None, about("name of this machine in logs and `welcome`", none="host name")] = None
+    runtime_dir: Annotated[
+        Name | None,
+        about(
+            "directory of sockets and lock, created with mode 0700",
+            none="$XDG_RUNTIME_DIR/heliograph-PORT, else TMPDIR/heliograph-UID-PORT",
+        ),
+    ] = None
+    drain_timeout: Annotated[Positive, about("longest wait for clients to leave when stopping", "s")] = 10.0
+    heartbeat_interval: Annotated[Positive, about("how often the processes say that they live", "s")] = 1.0
+    heartbeat_timeout: Annotated[
+        Positive, about("silence after which a process is dead; more than twice heartbeat_interval", "s")
+    ] = 5.0
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_timeout <= 2 * self.heartbeat_interval:
+            raise ConfigError(
+                f"{self.heartbeat_timeout:g} s is not above twice heartbeat_interval, {self.heartbeat_interval:g} s",
+                "heartbeat_timeout",
+            )
+
+    def worker_count(self) -> int:
+        """``workers``, or the number of cores that this process may use."""
+        if self.workers is not None:
+            return self.workers
+        usable = getattr(os, "sched_getaffinity", None)  # Linux; macOS has only cpu_count
+        return len(usable(0)) if usable else os.cpu_count() or 1
+
+    def node_name(self) -> str:
+        """``node``, or this machine's host name."""
+        return self.node or socket.gethostname()
+
+    def runtime_path(self, environ: Mapping[str, str] = os.environ) -> Path:
+        """``runtime_dir``, or its default for this port. Creates nothing.
+
+        With port 0 the caller's process id stands for the port: the daemon calls this once and tells its children.
+        """
+        if self.runtime_dir is not None:
+            return Path(self.runtime_dir)
+        name = str(self.port or f"pid{os.getpid()}")
+        base = environ.get("XDG_RUNTIME_DIR")
+        return (
+            Path(base, f"heliograph-{name}")
+            if base
+            else Path(tempfile.gettempdir(), f"heliograph-{os.getuid()}-{name}")
+        )
+
+
+class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[admin]``: the admin HTTP port."""
+
+    host: Annotated[Name, about("address of the admin HTTP server")] = "127.0.0.1"
+    port: Annotated[Port, about("admin port; 0 picks a free one")] = 8766
+    api_key: Annotated[
+        Name | None,
+        about("key that admin requests must carry; required unless host is loopback", none="no key", secret=True),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.api_key is None and not is_loopback(self.host):
+            raise ConfigError(f"needed because admin.host {self.host!r} is not a loopback address", "api_key")
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[log]``: lines on stderr."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], about("least level that is written")] = (
+        "info"
+    )
+    format: Annotated[
+        Literal["auto", "text", "json"], about("form of a line; auto is text on a terminal, else json")
+    ] = "auto"
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[limits]``: what one client, worker or engine may use."""
+
+    connections: Annotated[int, about("open client connections per worker", ge=1)] = 50_000
+    message_bytes: Annotated[int, about("largest message from a client", "bytes", ge=128, le=2**30)] = 262_144
+    topics_per_request: Annotated[int, about("topics named in one request", ge=1)] = 1_000
+    subscriptions: Annotated[int, about("subscriptions per session", ge=1)] = 10_000
+    unacknowledged_publishes: Annotated[
+        int, about("publishes per session not answered yet; beyond it the socket is not read", ge=1)
+    ] = 1_000
+    handshake_timeout: Annotated[Positive, about("from connect to a complete WebSocket handshake", "s")] = 10.0
+    request_timeout: Annotated[Positive, about("longest wait for an answer from the hub", "s")] = 10.0
+    topics: Annotated[int, about("topics that the hub knows at once", ge=1)] = 100_000
+
+
+class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[delivery]``: how events reach clients, and what happens to a client that does not keep up."""
+
+    pacing: Annotated[
+        Literal["adaptive"] | Annotated[float, Meta(ge=0, le=1)],
+        about('"adaptive" rests as long as the last flush took; 0 flushes every turn; a number is the interval', "s"),
+    ] = "adaptive"
+    write_buffer: Annotated[
+        int, about("bytes in a client's transport above which it goes to the slow lane", "bytes", ge=1_024)
+    ] = 65_536
+    outbox_bytes: Annotated[int, about("bytes that a slow client's outbox holds", "bytes", ge=1_024)] = 1_048_576
+    outbox_events: Annotated[int, about("events that a slow client's outbox holds", "events", ge=1)] = 10_000
+    slow_policy: Annotated[
+        Literal["gap", "disconnect"], about("a full outbox: drop and say so with `gap`, or close with 4008")
+    ] = "gap"
+    ping_interval: Annotated[Positive, about("between pings to a client", "s")] = 25.0
+    ping_timeout: Annotated[Positive, about("longest wait for the pong", "s")] = 20.0
+    bus_window: Annotated[
+        int, about("bytes sent to a worker and not acknowledged; beyond it the worker gets gaps", "bytes", ge=65_536)
+    ] = 8 * 2**20
+
+
+class History(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[history]``: what the hub keeps."""
+
+    topic_idle: Annotated[Positive, about("a topic without event for so long is forgotten", "s")] = 3_600.0
+
+
+class FeedMap(mapping.FeedMap, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[feeds.NAME.map]``: an upstream message as an event. A path is names joined by dots, into the message."""
+
+    topic: Annotated[Name, about("topic; {name} is that name of `data`, else a path; {symbol} also the key")] = (
+        "price.{symbol}"
+    )
+    type: Annotated[Name, about("the event's type")] = "message"
+    key: Annotated[Name | None, about("path of the event's key", none="no key")] = None
+    time: Annotated[Name | None, about("path of the source's time", none="no source time")] = None
+    time_unit: Annotated[mapping.TimeUnit, about("unit of the source's time; iso is ISO 8601")] = "s"
+    symbols: Annotated[dict[str, str], about("renames for key and topic: upstream name to ours")] = {}
+    data: Annotated[dict[str, Name], about("name to path, `?` at its end: may be absent; empty: all as it came")] = {}
+    filter: Annotated[
+        dict[str, mapping.Scalar | tuple[mapping.Scalar, ...]],
+        about("path to the value, or list of values, that it must have; other messages are ignored"),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        mapping.Mapper(self)  # raises ConfigError where the map cannot work
+
+
+class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[feeds.NAME]``: an upstream WebSocket."""
+
+    url: Annotated[str, about("address of the feed, ws:// or wss://")]
+    subscribe: Annotated[
+        tuple[dict[str, Any], ...], about("messages sent as JSON after each connect, in this order")
+    ] = ()
+    headers: Annotated[dict[str, str], about("HTTP headers of the handshake", secret=True)] = {}
+    connect_timeout: Annotated[Positive, about("from connect to a complete handshake", "s")] = 10.0
+    idle_timeout: Annotated[
+        Positive | None, about("silence after which the connection is renewed", "s", none="never")
+    ] = 30.0
+    backoff_initial: Annotated[Positive, about("upper bound of the first wait before a reconnect", "s")] = 0.1
+    backoff_max: Annotated[Positive, about("upper bound of every wait before a reconnect", "s")] = 30.0
+    map: FeedMap = FeedMap()
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            valid = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ConfigError("must be ws://HOST[:PORT][/PATH] or wss://…", "url")
+        if self.backoff_max < self.backoff_initial:
+            raise ConfigError(f"must not be less than backoff_initial ({self.backoff_initial:g} s)", "backoff_max")
+
+
+class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[stages.NAME]``: an actor of one's own on the events' way."""
+
+    actor: Annotated[str, about('class of the stage, "package.module:Class"')]
+    topics: Annotated[tuple[str, ...], about("patterns of the events that it gets", min_length=1)] = (">",)
+    options: Annotated[dict[str, Any], about("keyword arguments of the class")] = {}
+
+    def __post_init__(self) -> None:
+        module, colon, name = self.actor.partition(":")
+        if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+            raise ConfigError(f'{self.actor!r} must be "package.module:Class"', "actor")
+        for i, pattern in enumerate(self.topics):
+            _checked(check_pattern, pattern, f"topics[{i}]")
+
+
+EXAMPLES: dict[str, Struct] = {
+    "feeds.fx": Feed(
+        url="wss://exchange.example/stream",
+        subscribe=({"op": "subscribe", "channels": ["ticks"]},),
+        map=FeedMap(key="data.s", time="data.T", time_unit="ms", data={"bid": "data.b", "ask": "data.a"}),
+    ),
+    "stages.spread": Stage(actor="my_package.stages:Spread", topics=("price.>",)),
+}
+"""What the commented default configuration shows of the tables that have names."""
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration, one attribute a table."""
+
+    server: Server = Server()
+    admin: Admin = Admin()
+    log: Log = Log()
+    limits: Limits = Limits()
+    delivery: Delivery = Delivery()
+    history: History = History()
+    feeds: dict[str, Feed] = {}
+    stages: dict[str, Stage] = {}
+
+    def __post_init__(self) -> None:
+        if self.admin.port and (self.admin.host, self.admin.port) == (self.server.host, self.server.port):
+            raise ConfigError("is server.port already", "admin.port")
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """The effective configuration: file < ``HELIOGRAPH_<TABLE>__<FIELD>`` < overrides.
+
+    Args:
+        path: TOML file; ``None`` takes ``$HELIOGRAPH_CONFIG``, and without that there is no file.
+        overrides: dotted names to values, e.g. ``{"server.port": 0}``. ``None`` is "not given"; ``"none"`` is none.
+        environ: an empty variable is not given.
+
+    Raises:
+        ConfigError: names the field, and the line or the variable that set it.
+    """
+    path = path or environ.get(FILE_VARIABLE) or None
+    return loads(read_text(Path(path)) if path else "", overrides, environ)
+
+
+def loads(text: str, overrides: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """As :func:`load`, from TOML text; without ``environ`` the environment has no say."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message, line = toml_text.syntax_error(error)
+        raise ConfigError(f"not TOML: {message}", None, line) from None
+    origins: dict[str, str] = {}
+    for names, value, origin in _layers(environ or {}, overrides or {}):
+        field = put(tables, names, value)
+        origins.pop(field, None)  # the strongest last
+        origins[field] = origin
+    try:
+        return Reader(origins, NOT_BUILT).struct(Config, tables)
+    except ConfigError as error:
+        raise _located(error, text, origins) from None
+
+
+def _layers(environ: Mapping[str, str], overrides: Mapping[str, object]) -> Iterator[tuple[list[str], object, str]]:
+    for name in sorted(environ):
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name and environ[name]:
+            yield name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), Text(environ[name]), name
+    for field, value in overrides.items():
+        if value is not None:
+            yield field.split("."), value, "override"
+
+
+def _located(error: ConfigError, text: str, origins: Mapping[str, str]) -> ConfigError:
+    field = error.field or ""
+    origin = origins.get(field.split("[")[0])
+    if origin is not None:
+        return ConfigError(f"{error.message} (from {origin})", error.field)
+    return ConfigError(error.message, error.field, toml_text.line_of(text, field))
+
+
+def reloadable(old: Config, new: Config) -> list[str]:
+    """The fields (``server.port``, ``stages.x``) in which ``new`` differs and that a reload can not take."""
+    return [
+        join(table, name)
+        for table in Config.__struct_fields__
+        if table not in RELOADABLE
+        for name in _differing(getattr(old, table), getattr(new, table))
+    ]
+
+
+def _differing(old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict):
+        return [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return [name for name in old.__struct_fields__ if getattr(old, name) != getattr(new, name)]
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """The configuration as plain tables in which no secret can be read; none is the string ``"none"``."""
+    return config_text.masked(config)
+
+
+def effective_toml(config: Config) -> str:
+    """:func:`masked` as TOML."""
+    return config_text.effective(config)
+
+
+def defaults_toml() -> str:
+    """The default configuration as TOML with a comment per field; :func:`load` takes it as it is."""
+    return config_text.defaults(Config, EXAMPLES, RELOADABLE)
+
+
+def reference() -> str:
+    """The tables of ``docs/configuration.md``."""
+    return config_text.reference(Config, RELOADABLE)

@@ -1,0 +1,123 @@
+"""The configuration as people read it: effective with secrets masked, default with comments, reference tables.
+
+All of it comes from the structs' own :func:`~engine.tables.about`, so that it cannot disagree with them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, get_args, get_origin
+
+from msgspec import Struct
+
+from engine import toml_text
+from engine.tables import NONE, Field, fields, join
+
+MASK = "***"
+_SECRET_NAME = re.compile(r"token|secret|passw|passphrase|auth|signature|credential|api_?key", re.IGNORECASE)
+_USER_OR_QUERY = re.compile(r"(?<=//)[^/@?#]*@|(?<=\?)[^#]+")
+
+
+def masked(struct: Struct) -> dict[str, Any]:
+    """``struct`` as plain tables. Masked are secret fields, users and queries in URLs, and in free tables every value
+    whose name sounds like a secret."""
+    return {field.name: _masked(field, getattr(struct, field.name)) for field in fields(type(struct))}
+
+
+def _masked(field: Field, value: Any) -> Any:
+    if value is None:
+        return NONE
+    if field.secret:
+        return dict.fromkeys(value, MASK) if isinstance(value, Mapping) else MASK
+    return _plain(value, field.name)
+
+
+def _plain(value: Any, name: str) -> Any:
+    if isinstance(value, Struct):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {key: MASK if _sounds_secret(key, item) else _plain(item, key) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, name) for item in value]
+    if isinstance(value, str) and "://" in value:
+        return _USER_OR_QUERY.sub(lambda found: MASK + "@" if found[0].endswith("@") else MASK, value)
+    return value
+
+
+def _sounds_secret(name: str, value: Any) -> bool:
+    return isinstance(value, (str, int, float, list, tuple)) and _SECRET_NAME.search(name) is not None
+
+
+def effective(struct: Struct) -> str:
+    """:func:`masked` as TOML."""
+    return "\n".join(_table("", masked(struct))).lstrip("\n") + "\n"
+
+
+def _table(path: str, table: Mapping[str, Any]) -> Iterator[str]:
+    simple = {name: value for name, value in table.items() if not isinstance(value, dict)}
+    if path and simple:
+        yield from ("", f"[{path}]")
+    yield from (f"{toml_text.key(name)} = {toml_text.literal(value)}" for name, value in simple.items())
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _table(join(path, toml_text.key(name)), value)
+
+
+def defaults(config: type[Struct], examples: Mapping[str, Struct], reloadable: Collection[str]) -> str:
+    """Every field with comment and default; the tables that have names as examples, commented out."""
+    lines = ["# The default configuration of heliograph. A table, field or file that is left out means the same."]
+    for table in fields(config):
+        if isinstance(table.kind, type):
+            lines += _commented(table.name, table.default, table.name in reloadable)
+    for path, example in examples.items():
+        shown = _commented(path, example, path.split(".")[0] in reloadable)
+        lines += [line if line.startswith("#") else f"#{line}" if line else "" for line in shown]
+    return "\n".join(lines) + "\n"
+
+
+def _commented(path: str, struct: Struct, reloadable: bool) -> Iterator[str]:
+    yield from ("", f"[{path}]")
+    inner = []
+    for field in fields(type(struct)):
+        value = getattr(struct, field.name)
+        if isinstance(value, Struct):
+            inner.append((join(path, field.name), value))
+            continue
+        yield f"# {_sentence(field)}. {'A reload takes it.' if reloadable else 'Needs a restart.'}"
+        yield f"{field.name} = {toml_text.literal(NONE if value is None else value)}"
+    for name, value in inner:
+        yield from _commented(name, value, reloadable)
+
+
+def _sentence(field: Field) -> str:
+    unit = f" ({field.unit})" if field.unit else ""
+    none = f'; "none": {field.none}' if field.none else ""
+    return f"{field.text[0].upper()}{field.text[1:]}{unit}{none}"
+
+
+def reference(config: type[Struct], reloadable: Collection[str]) -> str:
+    """Markdown: a heading and a table of fields per table of the configuration."""
+    return "\n".join(line for table in fields(config) for line in _section(table, table.name, table.name in reloadable))
+
+
+def _section(table: Field, path: str, reloadable: bool) -> Iterator[str]:
+    struct = get_args(table.kind)[1] if get_origin(table.kind) is dict else table.kind
+    path = f"{path}.NAME" if struct is not table.kind else path
+    rows = fields(struct)
+    yield f"## `[{path}]`\n"
+    yield "| field | default | unit | meaning | none | reload |"
+    yield "|---|---|---|---|---|---|"
+    for field in rows:
+        if isinstance(field.default, Struct):
+            continue
+        default = (
+            "required" if field.required else f"`{toml_text.literal(NONE if field.default is None else field.default)}`"
+        )
+        name = f"`{field.name}`" + (" (secret)" if field.secret else "")
+        cells = (name, default, field.unit or "–", field.text, field.none or "–", "yes" if reloadable else "restart")
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    for field in rows:
+        if isinstance(field.default, Struct):
+            yield from _section(field, join(path, field.name), reloadable)

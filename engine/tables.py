@@ -1,0 +1,222 @@
+"""Frozen structs from tables: text layers on a TOML document become typed values, or an error that names the field.
+
+The structs say all there is to know of a field in ``Annotated[type, about(...)]``; nothing here knows a field's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from transport.errors import ConfigError
+
+NONE = "none"
+"""TOML has no null: this string says none, where a field allows none."""
+
+SomeStruct = TypeVar("SomeStruct", bound=Struct)
+
+
+def about(
+    text: str,
+    unit: str = "",
+    *,
+    none: str = "",
+    secret: bool = False,
+    ge: float | None = None,
+    le: float | None = None,
+    min_length: int | None = None,
+) -> Meta:
+    """What a field is: description, unit, meaning of none, bounds; a secret is masked and can come from a file."""
+    return Meta(
+        description=text, extra={"unit": unit, "none": none, "secret": secret}, ge=ge, le=le, min_length=min_length
+    )
+
+
+class Field(NamedTuple):
+    """A struct's field as :func:`about` describes it. ``kind`` is its type without annotations."""
+
+    name: str
+    hint: Any
+    kind: Any
+    default: Any
+    required: bool
+    text: str
+    unit: str
+    none: str
+    secret: bool
+
+
+def fields(struct: type[Struct]) -> list[Field]:
+    """The fields of ``struct`` in order. ``default`` is a fresh value, ``None`` where required."""
+    hints = get_type_hints(struct, include_extras=True)
+    out = []
+    for field in msgspec.structs.fields(struct):
+        hint = hints[field.name]
+        note = next(
+            (note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Meta) and note.extra), Meta()
+        )
+        default = None if field.default is msgspec.NODEFAULT else field.default
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        extra = note.extra or {"unit": "", "none": "", "secret": False}
+        out.append(Field(field.name, hint, _bare(hint), default, field.required, text=note.description or "", **extra))
+    return out
+
+
+def _bare(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+class Text(str):
+    """Text that still has to become what its field needs, e.g. an environment variable."""
+
+    __slots__ = ()
+
+
+def put(table: dict[str, Any], path: list[str], value: object) -> str:
+    """Set ``value`` at ``path``; an existing name matches in any case, ``_`` for ``-``. Return the dotted name."""
+    found: list[str] = []
+    for depth, name in enumerate(path, 1):
+        match = next((known for known in table if _same(known, name)), name)
+        found.append(match)
+        if depth == len(path):
+            table[match] = value
+            break
+        deeper = table.setdefault(match, {})
+        if not isinstance(deeper, dict):
+            raise ConfigError("is not a table", ".".join(found))
+        table = deeper
+    return ".".join(found)
+
+
+def _same(known: str, name: str) -> bool:
+    return known.lower().replace("-", "_") == name.lower().replace("-", "_")
+
+
+class Reader:
+    """Turns tables into structs.
+
+    Args:
+        layered: dotted names that a later layer has set over the document, the strongest last.
+        refused: dotted names that this version does not know yet, though the contract does.
+    """
+
+    def __init__(self, layered: Collection[str] = (), refused: Collection[str] = ()) -> None:
+        self._rank = {name: rank for rank, name in enumerate(layered)}
+        self._refused = refused
+
+    def struct(self, kind: type[SomeStruct], table: object, path: str = "") -> SomeStruct:
+        """``table`` as a ``kind``. Field by field, so that an error names the field exactly (``feeds.fx.url``).
+
+        Raises:
+            ConfigError: with the dotted field, without a line.
+        """
+        if not isinstance(table, dict):
+            raise ConfigError("must be a table", path)
+        known = {field.name: field for field in fields(kind)}
+        values: dict[str, Any] = {}
+        for name, value in self._with_secrets(table, list(known.values()), path).items():
+            where = join(path, name)
+            if where in self._refused:
+                raise ConfigError("not supported by this version", where)
+            if name not in known:
+                raise ConfigError(_unknown(name, list(known)), where)
+            values[name] = self._value(known[name].hint, value, where)
+        for name, field in known.items():
+            if field.required and name not in values:
+                raise ConfigError("is required", join(path, name))
+        try:
+            return kind(**values)
+        except ConfigError as error:
+            raise ConfigError(error.message, join(path, error.field or "")) from None
+
+    def _value(self, hint: Any, value: object, where: str) -> Any:
+        kind = _bare(hint)
+        if isinstance(kind, type) and issubclass(kind, Struct):
+            return self.struct(kind, value, where)
+        if get_origin(kind) is dict:
+            if not isinstance(value, dict):
+                raise ConfigError("must be a table", where)
+            return {name: self._value(get_args(kind)[1], item, join(where, name)) for name, item in value.items()}
+        if isinstance(value, str) and value.lower() == NONE and NoneType in get_args(kind):
+            return None
+        try:
+            if isinstance(value, Text):
+                return msgspec.convert(str(value), hint, strict=False)
+            return msgspec.convert(value, hint)
+        except msgspec.ValidationError as error:
+            raise ConfigError(_explain(error, kind), where) from None
+
+    def _with_secrets(self, table: dict[str, Any], known: list[Field], path: str) -> dict[str, Any]:
+        """``table`` with each ``<secret>_file`` replaced by what that file holds, also in a table of secrets."""
+        out = dict(table)
+        for field in known:
+            if not field.secret:
+                continue
+            if get_origin(field.kind) is not dict:
+                self._read_secret(out, field.name, path)
+            elif isinstance(inside := out.get(field.name), dict):
+                out[field.name] = inside = dict(inside)
+                for name in [name for name in inside if name.endswith("_file")]:
+                    self._read_secret(inside, name.removesuffix("_file"), join(path, field.name))
+        return out
+
+    def _read_secret(self, table: dict[str, Any], name: str, path: str) -> None:
+        file_name = f"{name}_file"
+        if file_name not in table:
+            return
+        where = join(path, file_name)
+        file = table.pop(file_name)
+        if name in table:
+            by_value, by_file = self._rank.get(join(path, name), -1), self._rank.get(where, -1)
+            if by_value == by_file:
+                raise ConfigError(f"{name} is given too; give one of them", where)
+            if by_value > by_file:
+                return
+        if not isinstance(file, str):
+            raise ConfigError("must be the path of a file", where)
+        table[name] = read_text(Path(file), where).strip()
+        if not table[name]:
+            raise ConfigError(f"{file} is empty", where)
+
+
+def read_text(path: Path, field: str | None = None) -> str:
+    """A UTF-8 file's text, or :class:`ConfigError`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", field) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8", field) from None
+
+
+def _explain(error: msgspec.ValidationError, kind: Any) -> str:
+    text = str(error).replace("`", "").split(" - at $")[0]
+    if not text.startswith("Invalid enum value"):
+        return text
+    return f"{text}, must be one of {', '.join(_choices(kind))}"
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    for part in (kind, *get_args(kind)):
+        if get_origin(part) is Literal:
+            yield from get_args(part)
+        elif part is float or _bare(part) is float:
+            yield "a number"
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # only where there is something to explain
+
+    close = get_close_matches(name, known, 1)
+    return "unknown; " + (f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}")
+
+
+def join(path: str, name: str) -> str:
+    """Two dotted names as one; either may be empty."""
+    return f"{path}.{name}" if path and name else path or name

@@ -1,0 +1,132 @@
+"""heliograph: real-time fan-out. Events come in, and reach every client that subscribed, over all cores.
+
+    import heliograph
+
+    async with heliograph.Client("ws://127.0.0.1:8765/ws") as client:
+        async with client.subscribe("price.*") as prices:
+            async for event in prices:
+                print(event.topic, event.data)
+
+This module exports the public names of the packages ``engine``, ``actors`` and ``transport``. A name is imported when
+it is first used, so that ``import heliograph`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from engine import __version__
+
+if TYPE_CHECKING:
+    from actors.loop_actor import LoopActor
+    from actors.stage import Stage
+    from actors.supervisor import ChildSpec, Supervisor
+    from engine.client import Client
+    from engine.embedded import Engine
+    from engine.pipeline import Pipeline
+    from transport.codes import ErrorCode, Priority
+    from transport.errors import (
+        ActorError,
+        CodecError,
+        ConfigError,
+        ConnectionLost,
+        HeliographError,
+        MailboxFull,
+        RequestError,
+        Unsupported,
+        WouldDeadlock,
+    )
+    from transport.event import Event
+    from transport.topics import topic
+
+_HOME = {
+    "ActorError": "transport.errors",
+    "ChildSpec": "actors.supervisor",
+    "Client": "engine.client",
+    "CodecError": "transport.errors",
+    "ConfigError": "transport.errors",
+    "ConnectionLost": "transport.errors",
+    "Engine": "engine.embedded",
+    "ErrorCode": "transport.codes",
+    "Event": "transport.event",
+    "HeliographError": "transport.errors",
+    "LoopActor": "actors.loop_actor",
+    "MailboxFull": "transport.errors",
+    "Pipeline": "engine.pipeline",
+    "Priority": "transport.codes",
+    "RequestError": "transport.errors",
+    "Stage": "actors.stage",
+    "Supervisor": "actors.supervisor",
+    "Unsupported": "transport.errors",
+    "WouldDeadlock": "transport.errors",
+    "topic": "transport.topics",
+}
+"""Where each public name lives."""
+
+__all__ = [
+    "ActorError",
+    "ChildSpec",
+    "Client",
+    "CodecError",
+    "ConfigError",
+    "ConnectionLost",
+    "Engine",
+    "ErrorCode",
+    "Event",
+    "HeliographError",
+    "LoopActor",
+    "MailboxFull",
+    "Pipeline",
+    "Priority",
+    "RequestError",
+    "Stage",
+    "Supervisor",
+    "Unsupported",
+    "WouldDeadlock",
+    "__version__",
+    "topic",
+]
+
+
+def _refuse_foreign_packages() -> None:
+    """The packages have everyday names: say so at once where another one of that name comes first on the path."""
+    home = os.path.dirname(os.path.abspath(__file__))
+    for name in ("engine", "actors", "transport"):
+        ours = os.path.join(home, name, "__init__.py")
+        spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
+        found = spec.origin if spec else None
+        if found is None or not os.path.exists(ours):  # a namespace package, a zip file: nothing to compare
+            continue
+        if os.path.realpath(found) != os.path.realpath(ours):
+            raise ImportError(
+                f"heliograph needs its own package {name!r} at {ours}, but Python finds another one first: {found}; "
+                "rename that one or take it off the path",
+                name=name,
+                path=found,
+            )
+
+
+def __getattr__(name: str) -> object:
+    try:
+        module = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value: object = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+_refuse_foreign_packages()
+
+if __name__ == "__main__":
+    from engine.cli import main
+
+    main()
