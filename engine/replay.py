@@ -48,7 +48,9 @@ DEFAULT_PORT = 8767
 ALL = "*"
 _BAD_REQUEST = 2  # Binance's code for a request that is invalid
 
-_log = logging.getLogger("heliograph.replay")
+_log = logging.getLogger(__name__)
+_socket_log = _log.getChild("websocket")
+_socket_log.setLevel(logging.WARNING)  # one line when the exchange starts is enough
 
 
 class _Request(msgspec.Struct):
@@ -181,7 +183,7 @@ class ReplayExchange:
                 max_size=REQUEST_BYTES,
                 close_timeout=CLOSE_TIMEOUT_S,
                 server_header=None,
-                logger=logging.getLogger("heliograph.replay.websocket"),
+                logger=_socket_log,
             )
         except OSError as error:
             why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
