@@ -1,0 +1,297 @@
+"""The clients actor: owns the sessions of a worker, answers what needs no hub, hands on what does."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from actors.loop_actor import LoopActor
+from actors.messages import (
+    Answered,
+    Farewell,
+    HubLost,
+    SessionClosed,
+    SnapshotFor,
+    SubscribeFor,
+    UnsubscribeFor,
+)
+from actors.session import Connection, Session
+from transport.codec import pack
+from transport.codes import ByeReason, CloseCode, ErrorCode
+from transport.errors import RequestError
+from transport.messages import Publish, Published, Refused
+from transport.meter import Meter
+from transport.outbox import Outbox
+from transport.requests import Ping, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
+from transport.requests import Publish as PublishRequest
+from transport.topics import check_pattern, check_topic, is_system
+from transport.wire_forms import JsonForm, MsgpackForm, WireForm
+
+PROTOCOL = 1
+RECONNECT_SPREAD = 2.0  # s; clients of a worker that goes come back spread over this
+
+
+class Ref(Protocol):
+    """Where messages go."""
+
+    def tell(self, message: Any) -> None: ...
+
+
+class Uplink(Protocol):
+    """The pipe to the hub (see :class:`transport.bus_client.BusClient`)."""
+
+    @property
+    def connected(self) -> bool: ...
+    @property
+    def window_open(self) -> bool: ...
+    def send(self, packed: bytes) -> None: ...
+
+
+class ClientLimits(NamedTuple):
+    """Bounds on what one client may ask for."""
+
+    connections: int  # sessions of this worker
+    message_bytes: int
+    topics_per_request: int
+    subscriptions: int  # patterns in force of one session
+    unacknowledged_publishes: int  # of one session; beyond, its socket is not read
+    outbox_bytes: int
+    outbox_events: int
+    write_chunk: int  # bytes moved to the transport at a time from the slow lane
+    disconnect_slow: bool  # a full outbox closes (4008) instead of dropping the oldest events
+    ping_interval: float  # s, told in `welcome`
+
+
+class Clients(LoopActor):
+    """Sessions and their requests.
+
+    Args:
+        version: of the engine, for `welcome`.
+        node: this machine's name.
+        index: the subscription index of this worker.
+        uplink: the pipe to the hub.
+        stats: the public figures, for the `stats` op.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        node: str,
+        limits: ClientLimits,
+        index: Ref,
+        uplink: Uplink,
+        meter: Meter,
+        now: Callable[[], float],
+        stats: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        super().__init__()
+        self._version, self._node, self._index, self._uplink = version, node, index, uplink
+        self._meter, self._now, self._stats = meter, now, stats
+        self._json, self._msgpack = JsonForm(), MsgpackForm()
+        self.subprotocols = [self._json.subprotocol, self._msgpack.subprotocol]
+        self.sessions: dict[str, Session] = {}
+        self._in_flight: dict[int, tuple[Session, int | str]] = {}
+        self._next_ref = 0
+        self._held: set[Session] = set()  # not read until the uplink or their acknowledgements have room
+        self._draining = False
+        self.configure(limits)
+
+    def configure(self, limits: ClientLimits) -> None:
+        """Take new limits, at start and at a reload."""
+        self._limits = limits
+        self.outbox_bytes = limits.outbox_bytes
+        self.write_chunk = limits.write_chunk
+        self.disconnect_slow = limits.disconnect_slow
+
+    # the door -------------------------------------------------------------------------------------------------------
+
+    def open(self, connection: Connection) -> Session:
+        """A handshake is done: the connection's session. Called by the listener on this loop."""
+        form: WireForm = self._msgpack if connection.subprotocol == self._msgpack.subprotocol else self._json
+        session = Session(secrets.token_urlsafe(9), connection, form, self)
+        self.sessions[session.id] = session
+        self._meter.connections += 1
+        session.message(
+            op="welcome",
+            protocol=PROTOCOL,
+            server=f"heliograph/{self._version}",
+            session=session.id,
+            node=self._node,
+            ping_interval=self._limits.ping_interval,
+            limits={
+                "message_bytes": self._limits.message_bytes,
+                "topics_per_request": self._limits.topics_per_request,
+                "subscriptions": self._limits.subscriptions,
+                "unacknowledged_publishes": self._limits.unacknowledged_publishes,
+            },
+        )
+        if self._draining:
+            self.dismiss(session, CloseCode.RESTART, ByeReason.DRAIN)
+        elif len(self.sessions) > self._limits.connections:
+            self.dismiss(session, CloseCode.TRY_LATER, ByeReason.LIMIT)
+        return session
+
+    def forget(self, session: Session, code: int) -> None:
+        """A connection is gone: nothing of its session stays."""
+        if self.sessions.pop(session.id, None) is None:
+            return
+        self._meter.connections -= 1
+        self._meter.disconnects[code] = self._meter.disconnects.get(code, 0) + 1
+        self._held.discard(session)
+        self._index.tell(SessionClosed(session))
+
+    def dismiss(self, session: Session, code: CloseCode, reason: ByeReason, reconnect_in: float | None = None) -> None:
+        """Close from our side: out of the routes first, then `bye`, then the close frame."""
+        if session.leaving or session.closed:
+            return
+        session.leaving = True
+        if session in self._held:
+            self._held.discard(session)
+            session.connection.resume_reading()  # else its close frame is never read
+        if reconnect_in is None and code in (CloseCode.RESTART, CloseCode.TRY_LATER, CloseCode.SLOW):
+            reconnect_in = round(random.uniform(0, RECONNECT_SPREAD), 3)
+        self._index.tell(Farewell(session, code, reason, reconnect_in))
+
+    def drain(self) -> None:
+        """Say `bye` to everybody; who comes now is sent away at once."""
+        self._draining = True
+        for session in list(self.sessions.values()):
+            self.dismiss(session, CloseCode.RESTART, ByeReason.DRAIN)
+
+    # requests -------------------------------------------------------------------------------------------------------
+
+    def handle(self, session: Session, request: Request) -> None:
+        """One request; raises :class:`RequestError` for the session to answer."""
+        kind = type(request)
+        if kind is PublishRequest:
+            self._publish(session, request)  # type: ignore[arg-type]
+        elif kind is Subscribe:
+            self._subscribe(session, request)  # type: ignore[arg-type]
+        elif kind is Unsubscribe:
+            self._unsubscribe(session, request)  # type: ignore[arg-type]
+        elif kind is Snapshot:
+            self._snapshot(session, request)  # type: ignore[arg-type]
+        elif kind is Subscriptions:
+            session.message(op="ok", id=request.id, subscriptions=list(session.subscriptions or ()))
+        elif kind is Stats:
+            session.message(op="ok", id=request.id, stats=dict(self._stats()))
+        elif kind is Ping:
+            session.message(op="ok", id=request.id, ts=self._now())
+
+    def _publish(self, session: Session, request: PublishRequest) -> None:
+        topic = check_topic(request.topic)
+        if is_system(topic):
+            raise RequestError(ErrorCode.FORBIDDEN, "system.> belongs to the engine", "topic")
+        try:
+            data = session.form.payload(request.data)
+        except (ValueError, OverflowError) as error:
+            raise RequestError(ErrorCode.BAD_REQUEST, f"data has no JSON form: {error}", "data") from None
+        if not self._uplink.connected:
+            raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away; repeat in a moment")
+        self._next_ref = ref = self._next_ref + 1
+        priority = None if request.priority is None else request.priority.value
+        self._in_flight[ref] = (session, request.id)
+        session.unacknowledged += 1
+        self._uplink.send(pack(Publish(ref, topic, request.type, data, request.key, priority)))
+        if session.unacknowledged >= self._limits.unacknowledged_publishes or not self._uplink.window_open:
+            self._held.add(session)
+            session.connection.pause_reading()
+
+    def _patterns(self, topics: list[str], field: str = "topics") -> None:
+        if not topics:
+            raise RequestError(ErrorCode.BAD_REQUEST, "name at least one topic", field)
+        if len(topics) > self._limits.topics_per_request:
+            raise RequestError(
+                ErrorCode.LIMIT_EXCEEDED, f"at most {self._limits.topics_per_request} topics in one request", field
+            )
+        for i, pattern in enumerate(topics):
+            check_pattern(pattern, f"{field}[{i}]")
+
+    def _subscribe(self, session: Session, request: Subscribe) -> None:
+        self._patterns(request.topics)
+        held = session.subscriptions or {}
+        if len(held) + len(request.topics) > self._limits.subscriptions:
+            in_all = len(held.keys() | set(request.topics))
+            if in_all > self._limits.subscriptions:
+                raise RequestError(
+                    ErrorCode.LIMIT_EXCEEDED, f"at most {self._limits.subscriptions} subscriptions a session", "topics"
+                )
+        self._index.tell(SubscribeFor(session, request))
+
+    def _unsubscribe(self, session: Session, request: Unsubscribe) -> None:
+        if isinstance(request.topics, str):
+            if request.topics != "*":
+                raise RequestError(ErrorCode.BAD_REQUEST, 'a list of topics, or "*" for all', "topics")
+        else:
+            self._patterns(request.topics)
+        self._index.tell(UnsubscribeFor(session, request))
+
+    def _snapshot(self, session: Session, request: Snapshot) -> None:
+        self._patterns(request.topics)
+        self._index.tell(SnapshotFor(session, request))
+
+    # answers of the hub ---------------------------------------------------------------------------------------------
+
+    def on_answered(self, message: Answered) -> None:
+        """Publishes were accepted or refused."""
+        take = self._in_flight.pop
+        for item in message.items:
+            if type(item) is Published:
+                for ref, epoch, offset in item.results:
+                    entry = take(ref, None)
+                    if entry is not None:
+                        session, request_id = entry
+                        session.unacknowledged -= 1
+                        session.message(op="ok", id=request_id, epoch=epoch, offset=offset)
+            elif type(item) is Refused:
+                entry = take(item.ref, None)
+                if entry is not None:
+                    session, request_id = entry
+                    session.unacknowledged -= 1
+                    session.error(request_id, RequestError(item.code, item.message, item.field))
+        self.release()
+
+    def on_hub_lost(self, message: HubLost) -> None:
+        """What was in flight may or may not have been accepted."""
+        lost, self._in_flight = self._in_flight, {}
+        error = RequestError(ErrorCode.UNAVAILABLE, f"{message.reason}; the outcome is unknown")
+        for session, request_id in lost.values():
+            session.unacknowledged -= 1
+            session.error(request_id, error)
+        self.release()
+
+    def release(self) -> None:
+        """Read again the sockets of those who waited for room."""
+        if not self._held or not self._uplink.window_open:
+            return
+        room = self._limits.unacknowledged_publishes // 2
+        for session in [session for session in self._held if session.unacknowledged <= room]:
+            self._held.discard(session)
+            if not session.leaving and not session.closed:
+                session.connection.resume_reading()
+
+    # the slow lane's accounts -----------------------------------------------------------------------------------------
+
+    def new_outbox(self) -> Outbox:
+        """A bounded queue for a session that has become slow."""
+        self._meter.slow_sessions += 1
+        return Outbox(self._limits.outbox_bytes, self._limits.outbox_events)
+
+    def outbox_gone(self, outbox: Outbox) -> None:
+        """The session is fast again, or gone."""
+        self._meter.slow_sessions -= 1
+        self._meter.outbox_bytes -= outbox.size
+
+    def count_queued(self, delivered: int, dropped: int, size: int) -> None:
+        """Figures of one flush into an outbox; ``size`` is the change in bytes."""
+        self._meter.deliveries += delivered - dropped
+        self._meter.outbox_bytes += size
+        if dropped:
+            self.count_dropped(dropped)
+
+    def count_dropped(self, events: int) -> None:
+        """Events that a slow session will not get."""
+        self._meter.dropped["slow"] = self._meter.dropped.get("slow", 0) + events

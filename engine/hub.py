@@ -1,0 +1,102 @@
+"""The hub: the router and the stages behind the bus, one per engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from actors.messages import Arrived, PeerGone, WindowOpened
+from actors.supervisor import GetStatistics, Supervisor
+from engine import wiring
+from engine.config import Config
+from engine.log import get_logger
+from transport.bus_server import BusServer, Peer
+from transport.meter import Meter
+
+START_TIMEOUT = 30.0  # s for stages to start
+STOP_TIMEOUT = 5.0  # s for the hub's actors to finish what is queued
+
+
+class Hub:
+    """Owns the bus server, the router and the stages. Runs on one loop, in a process of its own or embedded.
+
+    Args:
+        endpoint: where workers, feeds and the daemon connect.
+        failed: called with the reason when supervision gives up; the process must end.
+    """
+
+    def __init__(
+        self, config: Config, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, failed: Callable[[str], None]
+    ) -> None:
+        self.meter = Meter()
+        self._bus = BusServer(
+            context,
+            endpoint,
+            self,
+            name="hub",
+            window=config.delivery.bus_window,
+            heartbeat_interval=config.server.heartbeat_interval,
+            heartbeat_timeout=config.server.heartbeat_timeout,
+        )
+        self._actors = wiring.hub_actors(config, self._bus.wake, self.meter)
+        self._router = self._actors.router.ref
+        self._failed = failed
+        self._supervisor: Any = None
+
+    async def start(self) -> None:
+        """Actors first, then the bus: nobody is heard before there is somebody to listen."""
+        self._supervisor = Supervisor.start(children=self._actors.specs, on_escalate=self._failed)
+        await self._supervisor.ask_async(GetStatistics(), timeout=START_TIMEOUT)
+        self._bus.start()
+
+    async def stop(self) -> None:
+        """Finish what is queued, tell the peers, close."""
+        self._bus.flush()
+        await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
+        self._bus.stop()
+
+    def report(self) -> dict[str, Any]:
+        """Figures of this node."""
+        self.meter.bus_queue = {name: len(peer.out) for name, peer in self._bus.peers.items()}
+        return self.meter.snapshot()
+
+    # the bus ---------------------------------------------------------------------------------------------------------
+
+    def on_peer(self, peer: Peer) -> None:
+        """A worker, the feeds or the daemon joined."""
+        get_logger().info("bus_peer_joined", peer=peer.name, peer_pid=peer.pid)
+
+    def on_batch(self, peer: Peer, items: list[Any]) -> None:
+        """Publishes and interests."""
+        self._router.tell(Arrived(peer, items))
+
+    def on_window(self, peer: Peer, open: bool) -> None:
+        """A worker fell behind, or reads again."""
+        get_logger().info("bus_window", peer=peer.name, open=open)
+        if open:
+            self._router.tell(WindowOpened(peer))
+
+    def on_gone(self, peer: Peer, reason: str) -> None:
+        """A peer died or left."""
+        get_logger().info("bus_peer_gone", peer=peer.name, reason=reason)
+        self._router.tell(PeerGone(peer))
+
+
+def main(argument: dict[str, Any], parent_fd: int) -> None:
+    """The hub's process."""
+    from engine.child import run_child
+
+    async def serve(child: Any) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        hub = Hub(child.config, context, child.endpoint("hub"), child.fail)
+        await hub.start()
+        try:
+            await child.serve(report=hub.report)
+        finally:
+            await hub.stop()
+            context.term()
+
+    run_child(argument, parent_fd, serve)
+

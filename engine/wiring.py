@@ -1,0 +1,185 @@
+"""The one place that names concrete actors and knows where each of them lives.
+
+Every function here returns child specs, in starting order, for one node of the engine; :mod:`engine.hub`,
+:mod:`engine.worker` and :mod:`engine.feeds` supervise them, in processes of their own or together on one loop.
+"""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from actors.broadcaster import Broadcaster
+from actors.clients import ClientLimits, Clients
+from actors.index import Index
+from actors.router import Router
+from actors.stage import Stage
+from actors.supervision import Restart
+from actors.supervisor import ChildSpec
+from actors.topic_log import TopicLog
+from engine.config import Config
+from engine.config import Stage as StageConfig
+from transport.bus_client import BusClient
+from transport.errors import ConfigError
+from transport.meter import Meter
+from transport.pacing import Pacer
+from transport.websocket import ConnectionLimits
+
+MAILBOX = 1_000_000
+"""Messages on an event's way. The bus's window bounds events long before; this bounds what clients can cause."""
+
+
+class HubActors(NamedTuple):
+    """The hub's children; ``router`` is where the bus delivers."""
+
+    specs: list[ChildSpec]
+    router: ChildSpec
+
+
+def hub_actors(config: Config, wake: Callable[[], None], meter: Meter) -> HubActors:
+    """The router and the stages on the way to it. The log belongs to the hub and survives the router."""
+    log = TopicLog(config.limits.topics, new_epoch=lambda: secrets.token_hex(4))
+    stages: list[ChildSpec] = []
+    routers: list[Router] = []
+
+    def make_router() -> Router:
+        router = Router(
+            log=log,
+            wake=wake,
+            meter=meter,
+            stages=[spec.ref for spec in stages],
+            topic_idle=config.history.topic_idle,
+        )
+        routers[:] = [router]
+        return router
+
+    def forward(message: Any) -> None:
+        routers[0].forward(message)
+
+    for name, table in config.stages.items():
+        kind = stage_class(name, table)
+        stages.append(ChildSpec(name, _stage_maker(kind, table, forward), capacity=MAILBOX))
+    router = ChildSpec("router", make_router, capacity=MAILBOX)
+    return HubActors([router, *stages], router)
+
+
+def _stage_maker(kind: type[Stage], table: StageConfig, forward: Callable[[Any], None]) -> Callable[[], Stage]:
+    return lambda: kind(topics=table.topics, forward=forward, options=table.options)
+
+
+def stage_class(name: str, table: StageConfig) -> type[Stage]:
+    """The class that ``[stages.NAME] actor`` names; :class:`ConfigError` where there is none."""
+    field = f"stages.{name}.actor"
+    module, _, qualified = table.actor.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in qualified.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cannot import {table.actor!r}: {error}", field) from error
+    if not (isinstance(found, type) and issubclass(found, Stage)):
+        raise ConfigError(f"{table.actor!r} is not a subclass of heliograph.Stage", field)
+    return found
+
+
+class WorkerActors(NamedTuple):
+    """A worker's children. The death of one ends the worker: its clients recover elsewhere."""
+
+    specs: list[ChildSpec]
+    index: ChildSpec
+    clients: ChildSpec
+    door: Clients
+    broadcaster: Broadcaster
+
+
+def worker_actors(
+    config: Config,
+    uplink: BusClient,
+    meter: Meter,
+    *,
+    version: str,
+    stats: Callable[[], Mapping[str, Any]],
+) -> WorkerActors:
+    """Broadcaster, index, clients. None restarts: they share the sessions of one process."""
+    spec: dict[str, ChildSpec] = {}
+    door = Clients(
+        version=version,
+        node=config.server.node_name(),
+        limits=client_limits(config),
+        index=_Later(spec, "index"),
+        uplink=uplink,
+        meter=meter,
+        now=time.time,
+        stats=stats,
+    )
+    broadcaster = Broadcaster(pacer=pacer(config), meter=meter, processed=uplink.processed)
+    spec["broadcaster"] = _mortal("broadcaster", lambda: broadcaster)
+    spec["index"] = _mortal(
+        "index",
+        lambda: Index(
+            broadcaster=spec["broadcaster"].ref,
+            clients=lambda: spec["clients"].ref,
+            uplink=uplink,
+            meter=meter,
+            request_timeout=config.limits.request_timeout,
+        ),
+    )
+    spec["clients"] = _mortal("clients", lambda: door)
+    return WorkerActors(list(spec.values()), spec["index"], spec["clients"], door, broadcaster)
+
+
+class _Later:
+    """The ref of an actor that is specified after this one."""
+
+    def __init__(self, specs: Mapping[str, ChildSpec], name: str) -> None:
+        self._specs, self._name = specs, name
+
+    def tell(self, message: Any) -> None:
+        self._specs[self._name].ref.tell(message)
+
+
+def _mortal(name: str, create: Callable[[], Any]) -> ChildSpec:
+    return ChildSpec(name, create, restart=Restart.PERMANENT, intensity=0, capacity=MAILBOX)
+
+
+def pacer(config: Config) -> Pacer:
+    """``delivery.pacing``."""
+    pacing = config.delivery.pacing
+    return Pacer(None if isinstance(pacing, str) else pacing)
+
+
+def client_limits(config: Config) -> ClientLimits:
+    """Bounds of a session, from ``[limits]`` and ``[delivery]``."""
+    limits, delivery = config.limits, config.delivery
+    return ClientLimits(
+        connections=limits.connections,
+        message_bytes=limits.message_bytes,
+        topics_per_request=limits.topics_per_request,
+        subscriptions=limits.subscriptions,
+        unacknowledged_publishes=limits.unacknowledged_publishes,
+        outbox_bytes=delivery.outbox_bytes,
+        outbox_events=delivery.outbox_events,
+        write_chunk=delivery.write_buffer,
+        disconnect_slow=delivery.slow_policy == "disconnect",
+        ping_interval=delivery.ping_interval,
+    )
+
+
+def connection_limits(config: Config) -> ConnectionLimits:
+    """Bounds of a client's connection."""
+    limits, delivery = config.limits, config.delivery
+    return ConnectionLimits(
+        message_bytes=limits.message_bytes,
+        handshake_timeout=limits.handshake_timeout,
+        write_buffer=delivery.write_buffer,
+        ping_interval=delivery.ping_interval,
+        ping_timeout=delivery.ping_timeout,
+    )
+
+
+def stage_table(kind: type[Any], topics: Sequence[str], options: Mapping[str, Any]) -> StageConfig:
+    """A stage given as a class, as the configuration would name it; it must be importable by name."""
+    return StageConfig(actor=f"{kind.__module__}:{kind.__qualname__}", topics=tuple(topics), options=dict(options))

@@ -1,0 +1,173 @@
+"""A worker: client sockets and fan-out, one per core."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import zmq
+
+from actors.clients import Clients
+from actors.messages import Downlink, HubFound, HubLost
+from actors.session import Session
+from actors.supervisor import Supervisor
+from engine import wiring
+from engine.config import Config
+from engine.log import get_logger
+from engine.version import VERSION
+from transport.bus_client import BusClient
+from transport.listener import Listener
+from transport.meter import Meter
+from transport.websocket import WebSocketConnection
+
+STOP_TIMEOUT = 2.0  # s for the worker's actors to finish what is queued
+
+
+class Worker:
+    """Owns the listener, the link to the hub, and the clients, index and broadcaster actors. Runs on one loop.
+
+    Args:
+        sock: bound client socket, shared by port with the other workers.
+        failed: called with the reason when an actor died; the process must end, its clients recover elsewhere.
+    """
+
+    path = "/ws"
+
+    def __init__(
+        self,
+        config: Config,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        sock: socket.socket,
+        failed: Callable[[str], None],
+        name: str = "worker-0",
+    ) -> None:
+        self.meter = Meter()
+        self._config, self._sock, self._failed = config, sock, failed
+        self._uplink = BusClient(
+            context,
+            endpoint,
+            self,
+            name=name,
+            window=config.delivery.bus_window,
+            heartbeat_interval=config.server.heartbeat_interval,
+            heartbeat_timeout=config.server.heartbeat_timeout,
+            auto_ack=False,
+        )
+        self._actors = wiring.worker_actors(config, self._uplink, self.meter, version=VERSION, stats=self._stats)
+        self._clients: Clients = self._actors.door
+        self._index = self._actors.index.ref
+        self._listener: Listener | None = None
+        self._supervisor: Any = None
+        self._hub = asyncio.Event()
+
+    async def start(self) -> None:
+        """Actors, then the link, then the listener: a client is accepted when the worker can serve it."""
+        self._supervisor = Supervisor.start(children=self._actors.specs, on_escalate=self._failed)
+        self._uplink.start()
+        await self._hub.wait()
+        loop = asyncio.get_running_loop()
+        self._listener = Listener(loop, self._sock, self, wiring.connection_limits(self._config))
+        await self._listener.start()
+
+    async def drain(self) -> None:
+        """Stop accepting, send `bye` and 1012 to everybody, wait for them to go; at the deadline cut the rest."""
+        if self._listener is None:
+            return
+        await self._listener.stop_accepting()
+        self._clients.drain()
+        await self._listener.wait_closed(self._config.server.drain_timeout)
+
+    async def stop(self) -> None:
+        """Leave; clients that are still there are cut."""
+        if self._listener is not None:
+            await self._listener.stop()
+        await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
+        self._uplink.stop()
+
+    def reload(self, config: Config) -> None:
+        """Take what a reload can: limits and delivery, for sessions to come and for pacing."""
+        self._config = config
+        self._clients.configure(wiring.client_limits(config))
+        self._actors.broadcaster.configure(wiring.pacer(config))
+        if self._listener is not None:
+            self._listener.limits = wiring.connection_limits(config)
+
+    def report(self) -> dict[str, Any]:
+        """Figures of this node."""
+        return self.meter.snapshot()
+
+    def _stats(self) -> dict[str, Any]:
+        meter = self.meter
+        return {
+            "worker": self._uplink.name,
+            "connections": meter.connections,
+            "subscriptions": meter.subscriptions,
+            "deliveries": meter.deliveries,
+            "slow_sessions": meter.slow_sessions,
+        }
+
+    # the door --------------------------------------------------------------------------------------------------------
+
+    @property
+    def subprotocols(self) -> list[str]:
+        """What a client may speak."""
+        return self._clients.subprotocols
+
+    def open(self, connection: WebSocketConnection) -> Session:
+        """A client's handshake is done."""
+        return self._clients.open(connection)
+
+    def http(self, method: str, path: str) -> tuple[int, str, bytes] | None:
+        """Bare health on the client port."""
+        if path == "/health":
+            return 200, "application/json", b'{"status":"ok"}'
+        if path == "/ready":
+            ready = self._uplink.connected
+            body = {"ready": ready} if ready else {"ready": False, "reason": "no hub"}
+            return (200 if ready else 503), "application/json", msgspec.json.encode(body)
+        return None
+
+    # the link to the hub ---------------------------------------------------------------------------------------------
+
+    def on_server(self, incarnation: str) -> None:
+        """A hub answers: tell it everything."""
+        get_logger().info("hub_found", incarnation=incarnation)
+        self._index.tell(HubFound(incarnation))
+        self._hub.set()
+
+    def on_batch(self, items: list[Any]) -> None:
+        """Events, fences and answers."""
+        self._index.tell(Downlink(items, self._uplink.received))
+
+    def on_window(self, open: bool) -> None:
+        """The hub is behind, or reads again."""
+        if open:
+            self._clients.release()
+
+    def on_lost(self, reason: str) -> None:
+        """The hub went; the link finds the next one by itself."""
+        get_logger().warning("hub_lost", reason=reason)
+        self._actors.clients.ref.tell(HubLost(f"the hub went away ({reason})"))
+
+
+def main(argument: dict[str, Any], parent_fd: int) -> None:
+    """A worker's process."""
+    from engine.child import run_child
+    from transport.listener import bind
+
+    async def serve(child: Any) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        sock = bind(child.config.server.host, argument["client_port"])
+        worker = Worker(child.config, context, child.endpoint("hub"), sock, child.fail, argument["name"])
+        await worker.start()
+        try:
+            await child.serve(report=worker.report, drain=worker.drain, reload=worker.reload)
+        finally:
+            await worker.stop()
+            context.term()
+
+    run_child(argument, parent_fd, serve)

@@ -1,0 +1,72 @@
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.topic_log import TopicLog
+from transport.codes import ErrorCode
+from transport.errors import RequestError
+from transport.messages import Publish
+from transport.topics import matches
+
+
+def _log(max_topics: int = 100) -> TopicLog:
+    numbers = count()
+    return TopicLog(max_topics, lambda: f"e{next(numbers)}")
+
+
+def _publish(topic: str, data: bytes = b"1") -> Publish:
+    return Publish(0, topic, "message", data)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1000)), max_size=50))
+def test_offsets_rise_by_one_per_topic_and_time_never_falls(events: list[tuple[str, float]]) -> None:
+    log, last = _log(), dict[str, tuple[int, float]]()
+    for topic, now in events:
+        accepted = log.accept(_publish(topic), now)
+        offset, ts = last.get(topic, (0, 0.0))
+        assert accepted.offset == offset + 1
+        assert accepted.ts >= max(ts, now)
+        last[topic] = (accepted.offset, accepted.ts)
+        assert log.where(topic) == (accepted.epoch, accepted.offset)
+
+
+def test_a_topic_too_many_is_refused_and_known_ones_go_on() -> None:
+    log = _log(max_topics=1)
+    log.accept(_publish("a"), 1.0)
+    with pytest.raises(RequestError) as caught:
+        log.accept(_publish("b"), 1.0)
+    assert caught.value.code is ErrorCode.LIMIT_EXCEEDED
+    assert log.accept(_publish("a"), 2.0).offset == 2
+
+
+def test_a_forgotten_topic_returns_with_a_new_epoch() -> None:
+    log = _log()
+    first = log.accept(_publish("a"), 1.0)
+    assert log.forget_idle(before=2.0) == 1
+    expected = log.where("a")
+    again = log.accept(_publish("a"), 3.0)
+    assert again.offset == 1
+    assert again.epoch != first.epoch
+    assert expected == (again.epoch, 0)
+
+
+def test_a_position_in_an_unknown_topic_is_the_one_before_its_first_event() -> None:
+    log = _log()
+    epoch, offset = log.where("a")
+    assert len(log) == 0
+    first = log.accept(_publish("a"), 1.0)
+    assert (first.epoch, first.offset) == (epoch, offset + 1)
+
+
+TOKEN = st.sampled_from(["a", "b", "system"])
+NAMES = st.lists(TOKEN, min_size=1, max_size=3).map(".".join)
+
+
+@given(st.sets(NAMES, max_size=12), st.sampled_from([">", "*", "a.*", "a.>", "*.b", "a", "system.>", "*.>"]))
+def test_last_events_are_those_that_the_pattern_matches(names: set[str], pattern: str) -> None:
+    log = _log()
+    for name in names:
+        log.accept(_publish(name), 1.0)
+    assert {event.topic for event in log.last(pattern)} == {name for name in names if matches(pattern, name)}

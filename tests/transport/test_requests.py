@@ -1,0 +1,55 @@
+import msgspec
+import pytest
+
+from transport.codes import ErrorCode
+from transport.requests import Ping, Publish, Rejected, RequestDecoder, Subscribe
+
+JSON, MSGPACK = RequestDecoder(binary=False), RequestDecoder(binary=True)
+
+
+def test_requests_decode_in_both_encodings() -> None:
+    fields = {"op": "subscribe", "id": 1, "topics": ["price.*"], "snapshot": True}
+    for decoder, encode in ((JSON, msgspec.json.encode), (MSGPACK, msgspec.msgpack.encode)):
+        request = decoder.decode(encode(fields))
+        assert isinstance(request, Subscribe)
+        assert (request.id, request.topics, request.snapshot) == (1, ["price.*"], True)
+
+
+def test_data_of_a_publish_keeps_its_bytes() -> None:
+    request = JSON.decode(b'{"op":"publish","id":"x","topic":"a","data":{"p": 1.1200, "n":[1e2]}}')
+    assert isinstance(request, Publish)
+    assert bytes(request.data) == b'{"p": 1.1200, "n":[1e2]}'
+    assert isinstance(JSON.decode(b'{"op":"ping","id":7}'), Ping)
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "field", "request_id"),
+    [
+        (b"", ErrorCode.BAD_REQUEST, None, None),
+        (b"{", ErrorCode.BAD_REQUEST, None, None),
+        (b"[]", ErrorCode.BAD_REQUEST, None, None),
+        (b"[" * 10_000, ErrorCode.BAD_REQUEST, None, None),
+        (b'{"op":"nope","id":3}', ErrorCode.BAD_REQUEST, "op", 3),
+        (b'{"id":3}', ErrorCode.BAD_REQUEST, "op", 3),
+        (b'{"op":"ping"}', ErrorCode.BAD_REQUEST, "id", None),
+        (b'{"op":"ping","id":1.5}', ErrorCode.BAD_REQUEST, "id", None),
+        (b'{"op":"ping","id":1,"x":2}', ErrorCode.BAD_REQUEST, "x", 1),
+        (b'{"op":"subscribe","id":1}', ErrorCode.BAD_REQUEST, "topics", 1),
+        (b'{"op":"subscribe","id":1,"topics":"a"}', ErrorCode.BAD_REQUEST, "topics", 1),
+        (b'{"op":"subscribe","id":1,"topics":["a",2]}', ErrorCode.BAD_REQUEST, "topics[1]", 1),
+        (b'{"op":"publish","id":1,"topic":"a","data":NaN}', ErrorCode.BAD_REQUEST, None, None),
+        (b'{"op":"publish","id":1,"topic":"a","data":1,"priority":"urgent"}', ErrorCode.BAD_REQUEST, "priority", 1),
+        (b'{"op":"subscribe","id":1,"topics":["a"],"where":{"b":1}}', ErrorCode.UNSUPPORTED, "where", 1),
+        (b'{"op":"subscribe","id":1,"topics":["a"],"since":null}', ErrorCode.UNSUPPORTED, "since", 1),
+        (b'{"op":"subscribe","id":1,"topics":["a"],"conflate":true}', ErrorCode.UNSUPPORTED, "conflate", 1),
+        (b'{"op":"subscribe","id":1,"topics":["a"],"max_rate":1}', ErrorCode.UNSUPPORTED, "max_rate", 1),
+        (b'{"op":"subscribe","id":1,"topics":["a"],"group":"g"}', ErrorCode.UNSUPPORTED, "group", 1),
+        (b'{"op":"publish","id":1,"topic":"a","data":1,"idempotency_key":"k"}', ErrorCode.UNSUPPORTED, "idempotency_key", 1),
+        (b'{"op":"history","id":9,"topic":"a"}', ErrorCode.UNSUPPORTED, "op", 9),
+        (b'{"op":"auth","id":9,"token":"a"}', ErrorCode.UNSUPPORTED, "op", 9),
+    ],
+)
+def test_what_is_wrong_is_named(message: bytes, code: ErrorCode, field: str | None, request_id: int | None) -> None:
+    with pytest.raises(Rejected) as caught:
+        JSON.decode(message)
+    assert (caught.value.error.code, caught.value.error.field, caught.value.id) == (code, field, request_id)

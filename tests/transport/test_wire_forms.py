@@ -1,0 +1,56 @@
+from decimal import Decimal
+from typing import Any
+
+import msgpack
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transport.messages import Publication
+from transport.wire_forms import JsonForm, MsgpackForm
+
+EVENT = Publication("price.EUR_USD", "e1", 42, 1700000000.123456, 'ty"pe', b'{"bid":1.12000}', "EUR_USD", "high", 1.5)
+
+
+def _payload(frame: bytes) -> bytes:
+    length = frame[1]
+    return frame[2:] if length < 126 else frame[4:] if length == 126 else frame[10:]
+
+
+def test_an_event_as_json_keeps_the_publishers_digits() -> None:
+    frame = JsonForm().event(EVENT)
+    assert frame[0] == 0x81
+    assert _payload(frame) == (
+        b'{"op":"event","topic":"price.EUR_USD","type":"ty\\"pe","offset":42,"epoch":"e1","ts":1700000000.123456,'
+        b'"key":"EUR_USD","priority":"high","source_ts":1.500000,"data":{"bid":1.12000}}'
+    )
+
+
+def test_an_event_as_messagepack_is_the_same_map() -> None:
+    frame = MsgpackForm().event(EVENT._replace(data=b'{"a":1.5,"b":1.1,"c":123456789012345678901234567890}'))
+    assert frame[0] == 0x82
+    fields: dict[str, Any] = msgpack.unpackb(_payload(frame))
+    data = fields.pop("data")
+    expected = msgspec.json.decode(_payload(JsonForm().event(EVENT)))
+    del expected["data"]
+    assert fields == expected
+    assert data["a"] == 1.5
+    assert data["b"] == msgpack.ExtType(1, b"1.1")
+    assert data["c"] == msgpack.ExtType(1, b"123456789012345678901234567890")
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.decimals(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(JSON_VALUES)
+def test_what_messagepack_clients_publish_comes_back_equal(value: Any) -> None:
+    form = MsgpackForm()
+    encoder = msgspec.json.Encoder(decimal_format="number")
+    decode = msgspec.json.Decoder(float_hook=Decimal).decode
+    raw = msgspec.msgpack.encode(form._transcode(encoder.encode(value)))
+    back = decode(form.payload(raw))
+    assert back == decode(encoder.encode(value))

@@ -1,0 +1,129 @@
+"""What a client may send, as typed structs, and one decoder per encoding.
+
+A field of the contract that this version has not built is decoded and refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from transport.codes import ErrorCode, Priority
+from transport.errors import RequestError, Unsupported
+
+RequestId = int | str
+
+
+class _Request(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, kw_only=True, gc=False):
+    id: RequestId
+
+
+class Subscribe(_Request, tag="subscribe"):
+    topics: list[str]
+    snapshot: bool = False
+    where: Any | UnsetType = UNSET
+    since: Any | UnsetType = UNSET
+    conflate: Any | UnsetType = UNSET
+    max_rate: Any | UnsetType = UNSET
+    group: Any | UnsetType = UNSET
+
+
+class Unsubscribe(_Request, tag="unsubscribe"):
+    topics: list[str] | str
+
+
+class Publish(_Request, tag="publish"):
+    topic: str
+    data: msgspec.Raw
+    type: str = "message"
+    key: str | None = None
+    priority: Priority | None = None
+    idempotency_key: Any | UnsetType = UNSET
+
+
+class Snapshot(_Request, tag="snapshot"):
+    topics: list[str]
+
+
+class Subscriptions(_Request, tag="subscriptions"):
+    pass
+
+
+class Stats(_Request, tag="stats"):
+    pass
+
+
+class Ping(_Request, tag="ping"):
+    pass
+
+
+Request = Subscribe | Unsubscribe | Publish | Snapshot | Subscriptions | Stats | Ping
+LATER_OPS = frozenset({"history", "presence", "ack", "auth", "call"})
+LATER_FIELDS = {
+    Subscribe: ("where", "since", "conflate", "max_rate", "group"),
+    Publish: ("idempotency_key",),
+}
+
+
+class Rejected(Exception):
+    """A message that is not a request; ``id`` is its id where one could be read, ``error`` the answer to it."""
+
+    def __init__(self, request_id: RequestId | None, error: RequestError) -> None:
+        super().__init__(error)
+        self.id, self.error = request_id, error
+
+
+class _Probe(msgspec.Struct):
+    id: Any = None
+    op: Any = None
+
+
+class RequestDecoder:
+    """Decodes one message of a client; ``binary`` chooses MessagePack over JSON. Pure."""
+
+    def __init__(self, *, binary: bool) -> None:
+        module: Any = msgspec.msgpack if binary else msgspec.json
+        self._decoder = module.Decoder(Request)
+        self._probe = module.Decoder(_Probe)
+        self._later = {kind: fields for kind, fields in LATER_FIELDS.items()}
+
+    def decode(self, data: bytes) -> Request:
+        """One request.
+
+        Raises:
+            Rejected: with the contract's error code and the field at fault.
+        """
+        try:
+            request: Request = self._decoder.decode(data)
+        except msgspec.DecodeError as error:
+            raise self._rejected(data, error) from None
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise Rejected(None, RequestError(ErrorCode.BAD_REQUEST, f"malformed message: {error}")) from None
+        for field in self._later.get(type(request), ()):
+            if getattr(request, field) is not UNSET:
+                raise Rejected(request.id, Unsupported(f"`{field}`", field))
+        return request
+
+    def _rejected(self, data: bytes, error: msgspec.DecodeError) -> Rejected:
+        try:
+            probe = self._probe.decode(data)
+        except (msgspec.DecodeError, RecursionError):
+            return Rejected(None, RequestError(ErrorCode.BAD_REQUEST, f"not a request: {error}"))
+        request_id = probe.id if isinstance(probe.id, (int, str)) and not isinstance(probe.id, bool) else None
+        if isinstance(probe.op, str) and probe.op in LATER_OPS:
+            return Rejected(request_id, Unsupported(f"op {probe.op!r}", "op"))
+        return Rejected(request_id, RequestError(ErrorCode.BAD_REQUEST, str(error), _field(str(error))))
+
+
+_PATH = re.compile(r"at `\$\.?([^`]*)`")
+_NAMED = re.compile(r"field `([^`]*)`")
+
+
+def _field(text: str) -> str | None:
+    # msgspec says "... - at `$.topics[0]`" or "... unknown field `x`"
+    path, named = _PATH.search(text), _NAMED.search(text)
+    parts = [match.group(1) for match in (path, named) if match and match.group(1)]
+    return ".".join(parts) or None

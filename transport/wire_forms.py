@@ -1,0 +1,181 @@
+"""Wire forms: pure ``encode(publication) → frame``; one frame serves every client that speaks the form.
+
+No field of an event depends on the client, so an event is encoded once per form and not once per client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Protocol
+
+import msgspec
+
+from transport.event import to_json
+from transport.frames import binary_frame, text_frame
+from transport.messages import Missed, Publication
+from transport.requests import Request, RequestDecoder
+
+_TYPES_CACHED = 4096
+
+
+class WireForm(Protocol):
+    """How a kind of client wants its messages. Stateless but for caches; shared by all sessions of a worker."""
+
+    subprotocol: str
+    binary: bool
+
+    def event(self, publication: Publication) -> bytes:
+        """The whole WebSocket frame of a publication."""
+
+    def message(self, fields: Mapping[str, Any]) -> bytes:
+        """The frame of any other server message; ``fields`` holds JSON-able values."""
+
+    def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
+        """The frame of the answer to ``snapshot``."""
+
+    def decode(self, data: bytes) -> Request:
+        """A client's message; raises :class:`transport.requests.Rejected`."""
+
+    def payload(self, raw: bytes) -> bytes:
+        """``data`` of a client's publish as JSON; raises :class:`RequestError` where it has none."""
+
+
+def gap(missed: Missed) -> dict[str, Any]:
+    """The fields of a ``gap`` notice."""
+    return {
+        "op": "gap",
+        "topic": missed.topic,
+        "epoch": missed.epoch,
+        "from": missed.first,
+        "to": missed.last,
+        "reason": missed.reason,
+    }
+
+
+class JsonForm:
+    """``heliograph.v1.json``: JSON in text frames."""
+
+    subprotocol = "heliograph.v1.json"
+    binary = False
+
+    def __init__(self) -> None:
+        self._decoder = RequestDecoder(binary=False)
+        self._encode = msgspec.json.Encoder(decimal_format="number").encode
+        self._types: dict[str, str] = {}
+
+    def event(self, publication: Publication) -> bytes:
+        return text_frame(self.event_json(publication))
+
+    def event_json(self, publication: Publication) -> bytes:
+        """The event's map; topics need no escaping, types and keys do."""
+        topic, epoch, offset, ts, kind, data, key, priority, source_ts = publication
+        quoted = self._types.get(kind)
+        if quoted is None:
+            quoted = self._quote(kind)
+        head = f'{{"op":"event","topic":"{topic}","type":{quoted},"offset":{offset},"epoch":"{epoch}","ts":{ts:.6f},'
+        if key is not None:
+            head += f'"key":{self._encode(key).decode()},'
+        if priority is not None:
+            head += f'"priority":"{priority}",'
+        if source_ts is not None:
+            head += f'"source_ts":{source_ts:.6f},'
+        return b'%b"data":%b}' % (head.encode(), data)
+
+    def message(self, fields: Mapping[str, Any]) -> bytes:
+        return text_frame(self._encode(fields))
+
+    def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
+        events = b",".join(self.event_json(publication) for publication in publications)
+        return text_frame(b'{"op":"ok","id":%b,"events":[%b]}' % (self._encode(request_id), events))
+
+    def decode(self, data: bytes) -> Request:
+        return self._decoder.decode(data)
+
+    def payload(self, raw: bytes) -> bytes:
+        return bytes(raw)
+
+    def _quote(self, kind: str) -> str:
+        if len(self._types) >= _TYPES_CACHED:
+            self._types.clear()  # types come from strangers
+        quoted = self._types[kind] = self._encode(kind).decode()
+        return quoted
+
+
+class MsgpackForm:
+    """``heliograph.v1.msgpack``: the same maps as MessagePack in binary frames.
+
+    ``data`` is transcoded once per event; a number without an exact float64 or 64-bit integer becomes ExtType 1 holding
+    its ASCII digits.
+    """
+
+    subprotocol = "heliograph.v1.msgpack"
+    binary = True
+
+    def __init__(self) -> None:
+        self._decoder = RequestDecoder(binary=True)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._from_json = msgspec.json.Decoder(float_hook=_number)
+
+    def event(self, publication: Publication) -> bytes:
+        return binary_frame(self._encoder.encode(self._event_map(publication)))
+
+    def _event_map(self, publication: Publication) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "op": "event",
+            "topic": publication.topic,
+            "type": publication.type,
+            "offset": publication.offset,
+            "epoch": publication.epoch,
+            "ts": publication.ts,
+        }
+        for name in ("key", "priority", "source_ts"):
+            if (value := getattr(publication, name)) is not None:
+                fields[name] = value
+        fields["data"] = self._transcode(publication.data)
+        return fields
+
+    def _transcode(self, data: bytes) -> Any:
+        value = self._from_json.decode(data)
+        try:
+            self._encoder.encode(value)
+        except OverflowError:
+            return _without_big_integers(value)
+        return value
+
+    def message(self, fields: Mapping[str, Any]) -> bytes:
+        return binary_frame(self._encoder.encode(fields))
+
+    def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
+        return self.message({"op": "ok", "id": request_id, "events": [self._event_map(p) for p in publications]})
+
+    def decode(self, data: bytes) -> Request:
+        return self._decoder.decode(data)
+
+    def payload(self, raw: bytes) -> bytes:
+        return to_json(msgspec.msgpack.decode(raw, ext_hook=_from_ext))
+
+
+DECIMAL_EXT = 1
+
+
+def _number(digits: str) -> Any:
+    value = float(digits)
+    return value if Decimal(digits) == Decimal(value) else msgspec.msgpack.Ext(DECIMAL_EXT, digits.encode())
+
+
+def _without_big_integers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_big_integers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_big_integers(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return msgspec.msgpack.Ext(DECIMAL_EXT, str(value).encode())
+    return value
+
+
+def _from_ext(code: int, data: memoryview) -> Any:
+    if code == DECIMAL_EXT:
+        digits = bytes(data).decode("ascii")
+        return Decimal(digits)
+    raise ValueError(f"unknown ExtType {code}")
