@@ -227,7 +227,7 @@ class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[stages.NAME]``: an actor of one's own on the events' way."""
 
     actor: Annotated[str, about('class of the stage, "package.module:Class"')]
-    topics: Annotated[tuple[str, ...], about("patterns of the events that it gets", min_length=1)] = (">",)
+    topics: Annotated[tuple[str, ...], Meta(min_length=1), about("patterns of the events that it gets")] = (">",)
     options: Annotated[dict[str, Any], about("keyword arguments of the class")] = {}
 
     def __post_init__(self) -> None:

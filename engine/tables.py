@@ -29,12 +29,9 @@ def about(
     secret: bool = False,
     ge: float | None = None,
     le: float | None = None,
-    min_length: int | None = None,
 ) -> Meta:
     """What a field is: description, unit, meaning of none, bounds; a secret is masked and can come from a file."""
-    return Meta(
-        description=text, extra={"unit": unit, "none": none, "secret": secret}, ge=ge, le=le, min_length=min_length
-    )
+    return Meta(description=text, extra={"unit": unit, "none": none, "secret": secret}, ge=ge, le=le)
 
 
 class Field(NamedTuple):
