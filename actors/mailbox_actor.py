@@ -88,6 +88,13 @@ class MailboxActor(pykka.Actor):
         ref: Ref = self._actor_ref  # type: ignore[assignment]
         return ref
 
+    @classmethod
+    def start(cls, *args: Any, **kwargs: Any) -> Ref:
+        """Makes an actor from the arguments and starts it without a supervisor: one that fails is gone for good."""
+        actor = cls(*args, **kwargs)
+        actor._begin()
+        return actor.actor_ref
+
     def launch(self, mailbox: Mailbox, watcher: Watcher) -> None:
         """Starts this new actor as the consumer of ``mailbox``. For supervisors; others use ``start()``.
 
@@ -103,13 +110,7 @@ class MailboxActor(pykka.Actor):
             mailbox.put(item)
         self._actor_ref = mailbox.ref
         self.actor_urn = mailbox.ref.actor_urn
-        pykka.ActorRegistry.register(mailbox.ref)
-        try:
-            self._start_actor_loop()
-        except BaseException:
-            pykka.ActorRegistry.unregister(mailbox.ref)
-            mailbox.detach(self)
-            raise
+        self._begin()
 
     def stop(self) -> None:
         """Ends this incarnation after what is queued now; any thread, returns at once."""
@@ -133,6 +134,15 @@ class MailboxActor(pykka.Actor):
     @staticmethod
     def _create_future() -> Reply:
         return Reply()
+
+    def _begin(self) -> None:
+        pykka.ActorRegistry.register(self.mailbox.ref)
+        try:
+            self._start_actor_loop()
+        except BaseException:
+            pykka.ActorRegistry.unregister(self.mailbox.ref)
+            self.mailbox.detach(self)
+            raise
 
     def _enter(self, state: ActorState) -> None:
         if self._state is ActorState.ENDED:  # a killed blocking actor may come to and carry on
