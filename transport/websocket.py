@@ -1,0 +1,439 @@
+"""A client's WebSocket: an :class:`asyncio.Protocol` around the library's sans-I/O protocol.
+
+Here are the bytes and the connection's life; what messages mean is the :class:`Handler`'s business, who may come in the
+:class:`Door`'s. Everything runs on the loop's thread.
+
+    HANDSHAKE ──► OPEN ──► CLOSING ──► CLOSED
+        └─ an answer in HTTP ──┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import IntEnum
+from http import HTTPStatus
+from typing import Final, Protocol, cast
+
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import OPEN, SEND_EOF
+from websockets.server import ServerProtocol
+
+from transport import frames, http
+from transport.codes import CloseCode
+from transport.keepalive import Keepalive
+from transport.reassembly import BadMessage, Reassembly, check_text
+
+NO_STATUS: Final = 1005  # RFC 6455 section 7.4.1: the peer closed without saying why; never sent
+ABNORMAL: Final = 1006  # the connection went away without a close frame; never sent
+
+_log = logging.getLogger(__name__)
+# The library says "connection closed" at INFO for each client.
+_library_log = logging.getLogger(f"{__name__}.library")
+_library_log.setLevel(logging.WARNING)
+
+
+class Handler(Protocol):
+    """What sits behind an open connection: a session. None of its methods is called after :meth:`on_closed`."""
+
+    def on_message(self, data: bytes, binary: bool) -> None:
+        """A whole message; text is valid UTF-8. Raising closes this connection with 1011."""
+
+    def on_paused(self) -> None:
+        """``write_buffer`` bytes wait: write no more until :meth:`on_resumed`. Nothing is refused, it just grows."""
+
+    def on_resumed(self) -> None:
+        """A quarter of ``write_buffer`` is left."""
+
+    def on_closed(self, code: int, reason: str) -> None:
+        """Exactly once, when the connection stops being open; never within a call of the session's own.
+
+        From here on a kept ``write`` may raise RuntimeError: leave every route. ``code`` is that of the side that
+        closed first, 1005 where the peer gave none, 1006 for a connection that was lost.
+        """
+
+
+class Door(Protocol):
+    """Decides who comes in. One for all connections of a listener."""
+
+    @property
+    def path(self) -> str:
+        """Where WebSocket clients knock, ``/ws``."""
+
+    @property
+    def subprotocols(self) -> Collection[str]:
+        """Those spoken here. A client that offers none of them is let in without one."""
+
+    def open(self, connection: WebSocketConnection) -> Handler | None:
+        """A client completed the handshake; nothing was read from it yet, writing is allowed.
+
+        None refuses it: closed with 1013 unless ``connection.close`` said otherwise.
+        """
+
+    def http(self, method: str, path: str) -> tuple[int, str, bytes] | None:
+        """Answer a request that is no WebSocket: status, content type, body. None is 404. Only GET arrives."""
+
+
+class Owner(Protocol):
+    """Where a connection belongs: the listener."""
+
+    def joined(self, connection: WebSocketConnection) -> None:
+        """TCP is there; the handshake is not."""
+
+    def left(self, connection: WebSocketConnection) -> None:
+        """TCP is gone; the last that is heard of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one connection may take. Times are seconds, kept to the second tick of the :class:`Keepalive` after them."""
+
+    message_bytes: int = 1 << 20  # a longer message closes with 1009
+    handshake_timeout: float = 10.0  # from the first byte of TCP to the whole request
+    write_buffer: int = 256 * 1024  # bytes not yet taken by the kernel at which the handler is paused
+    ping_interval: float = 25.0  # of silence, then a ping
+    ping_timeout: float = 20.0  # of silence after it, then the connection is dropped
+    close_timeout: float = 5.0  # for what was written, the peer's close frame and its end of TCP
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+
+    @property
+    def tick(self) -> float:
+        """The resolution that these times need, seconds: an eighth of the shortest, at most 1."""
+        shortest = min(self.handshake_timeout, self.ping_interval, self.ping_timeout, self.close_timeout)
+        return min(1.0, shortest / 8)
+
+
+class State(IntEnum):
+    """Where a connection is in its life."""
+
+    HANDSHAKE, OPEN, CLOSING, CLOSED = range(4)
+
+
+class WebSocketConnection(asyncio.Protocol):
+    """One client.
+
+    Args:
+        door: who decides.
+        limits: what the connection may take.
+        keepalive: keeps its deadlines.
+        owner: who lists it.
+
+    Attributes:
+        write: the transport's own bound ``write(data: bytes)``, for whole frames; while open it never blocks nor
+            refuses. A copy of it kept beyond ``Handler.on_closed`` may raise RuntimeError.
+        subprotocol: the one agreed on, if any.
+        address: the peer's ``host:port``.
+    """
+
+    # One of these per client: no dict, nothing kept from the handshake, one shared object per listener each.
+    __slots__ = (
+        "_core",
+        "_door",
+        "_handler",
+        "_head",
+        "_heard",
+        "_keepalive",
+        "_limits",
+        "_owner",
+        "_partial",
+        "_paused",
+        "_reading",
+        "_state",
+        "_transport",
+        "_why",
+        "address",
+        "bucket",
+        "subprotocol",
+        "write",
+    )
+
+    write: Callable[[bytes], None]
+
+    def __init__(self, door: Door, limits: ConnectionLimits, keepalive: Keepalive, owner: Owner) -> None:
+        self._door, self._limits, self._keepalive, self._owner = door, limits, keepalive, owner
+        self._state = State.HANDSHAKE
+        self._head: bytes | None = b""
+        self._core: ServerProtocol | None = None
+        self._handler: Handler | None = None
+        self._partial: Reassembly | None = None
+        self._paused = False
+        self._reading = True
+        self._heard = self.bucket = 0
+        self._why: tuple[int, str] | None = None
+        self.subprotocol: str | None = None
+        self.address = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether messages can be exchanged."""
+        return self._state is State.OPEN
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is on its way out, for whatever reason."""
+        return self._state >= State.CLOSING
+
+    @property
+    def buffered(self) -> int:
+        """Bytes written that the kernel has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send a close frame behind what was written, wait ``close_timeout`` for the peer's, then drop the connection.
+
+        The handler's ``on_closed`` follows in the loop's next turn. Without effect unless :attr:`open`.
+        """
+        if self._state is not State.OPEN or self._core is None:
+            return
+        if self._core.state is OPEN:  # else its own close frame is about to be flushed, with an error's code
+            self._core.send_close(code, frames.fit_reason(reason))
+        self._end(code, reason)
+        self._flush()
+
+    def abort(self) -> None:
+        """Drop the connection and what was not sent yet."""
+        self._end(ABNORMAL, "")
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        """Leave what the client sends to TCP. Messages already received, one read at most, still come."""
+        self._reading = False
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._reading = True
+        self._heard = self._keepalive.now
+        self._transport.resume_reading()
+
+    # Called by the loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # TCP_NODELAY and TCP_NOTSENT_LOWAT came with the listening socket, see transport.listener.bind.
+        self._transport = cast(asyncio.Transport, transport)
+        self.write = self._transport.write
+        high = self._limits.write_buffer
+        self._transport.set_write_buffer_limits(high=high, low=high // 4)
+        peer = self._transport.get_extra_info("peername")
+        self.address = f"{peer[0]}:{peer[1]}" if peer else ""
+        self._owner.joined(self)
+        self._watch(self._limits.handshake_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._keepalive.now
+        if self._core is not None:
+            self._receive(data)
+        elif self._state is State.HANDSHAKE:
+            self._knock(data)
+
+    def eof_received(self) -> bool:
+        self._end(ABNORMAL, "")
+        return False  # the transport closes itself once it has written what it has
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(ABNORMAL, "")
+        self._enter(State.CLOSED)
+        self._finish()
+        self._keepalive.forget(self)
+        if self._core is not None:
+            # The library's parser refers back to it; so closed, the collector is not needed to free both.
+            self._core.parser.close()
+        self._core = self._partial = self._head = None
+        self._owner.left(self)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        if self._handler is not None:
+            self._guard(self._handler.on_paused)
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._heard = self._keepalive.now  # the peer reads, so it lives
+        if self._handler is not None:
+            self._guard(self._handler.on_resumed)
+
+    def on_deadline(self) -> None:
+        """Called by the :class:`Keepalive`."""
+        keepalive, limits = self._keepalive, self._limits
+        if self._state is not State.OPEN:
+            # A request that never got complete, or a peer that does not end its side.
+            self.abort()
+            return
+        silent = keepalive.now - self._heard if self._reading else 0
+        interval = keepalive.ticks(limits.ping_interval)
+        patience = interval + keepalive.ticks(limits.ping_timeout)
+        if silent < interval:
+            keepalive.watch(self, interval - silent)
+        elif silent < patience:
+            self.write(frames.PING)
+            keepalive.watch(self, patience - silent)
+        else:
+            self._end(ABNORMAL, "no answer to a ping")
+            self._transport.abort()
+
+    # The opening handshake.
+
+    def _knock(self, data: bytes) -> None:
+        head = self._head + data if self._head else data
+        try:
+            parsed = http.parse(head)
+            if parsed is None:
+                self._head = head
+                return
+            request, size = parsed
+            answer = self._answer(request)
+        except http.HttpError as error:
+            answer = error.response()
+        except Exception:
+            _log.exception("the door failed", extra={"address": self.address})
+            answer = http.HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug here; see the server's log").response()
+        self._head = None
+        self.write(answer)
+        if self._core is None:
+            self._end(ABNORMAL, "")
+            self._hang_up(peer_is_done=False)
+            return
+        self._enter(State.OPEN)
+        self._watch(self._limits.ping_interval)
+        try:
+            self._handler = self._door.open(self)
+        except Exception:
+            _log.exception("the door failed", extra={"address": self.address})
+            self.close(CloseCode.INTERNAL)
+        if self._handler is None:
+            self.close(CloseCode.TRY_LATER)
+        if len(head) > size:
+            self._receive(head[size:])
+
+    def _answer(self, request: http.Request) -> bytes:
+        door = self._door
+        if request.upgrade:
+            if request.path != door.path:
+                raise http.HttpError(HTTPStatus.NOT_FOUND, f"WebSocket clients connect to {door.path}")
+            answer, self.subprotocol = http.accept(request, door.subprotocols)
+            self._core = ServerProtocol(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
+            return answer
+        if request.method != "GET":
+            raise http.HttpError(HTTPStatus.METHOD_NOT_ALLOWED, "only GET is served here", (("Allow", "GET"),))
+        if request.path == door.path:
+            raise http.HttpError(
+                HTTPStatus.UPGRADE_REQUIRED, f"{door.path} speaks WebSocket", (("Upgrade", "websocket"),)
+            )
+        found = door.http(request.method, request.path)
+        if found is None:
+            raise http.HttpError(HTTPStatus.NOT_FOUND, "there is nothing at this path")
+        return http.response(*found)
+
+    # Frames.
+
+    def _receive(self, data: bytes) -> None:
+        core = self._core
+        assert core is not None, "frames before the handshake"
+        core.receive_data(data)
+        for event in core.events_received():
+            if self._state is not State.OPEN:
+                break  # the handler closed the connection in an earlier message of these
+            self._on_frame(cast(Frame, event))
+        self._flush()
+
+    def _on_frame(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        try:
+            if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+                binary = opcode is Opcode.BINARY
+                message: bytes | None = bytes(frame.data)
+                if not frame.fin:
+                    self._partial = Reassembly(binary, self._limits.message_bytes)
+                    message = self._partial.add(bytes(frame.data), False)
+                elif not binary:
+                    check_text(bytes(frame.data))
+            elif opcode is Opcode.CONT:
+                assert self._partial is not None, "the library lets no stray continuation through"
+                binary, message = self._partial.binary, self._partial.add(bytes(frame.data), frame.fin)
+                if frame.fin:
+                    self._partial = None
+            else:
+                return  # the library answers pings and close frames
+        except BadMessage as error:
+            assert self._core is not None
+            if self._core.state is OPEN:
+                self._core.fail(error.code, error.message)
+            return
+        if message is not None and self._handler is not None:
+            self._guard(self._handler.on_message, message, binary)
+
+    def _flush(self) -> None:
+        """Send what the library has to say and follow it into the close."""
+        core = self._core
+        assert core is not None
+        closing = core.state is not OPEN
+        for data in core.data_to_send():
+            if data == SEND_EOF:
+                self._hang_up(peer_is_done=core.close_rcvd is not None)
+            elif self._paused and data[0] == frames.PONG:
+                continue  # a client that pings without reading must not grow the buffer
+            else:
+                self._transport.write(data)
+        if closing and self._state is State.OPEN:
+            self._end(*_said(core))
+            self._finish()
+
+    def _hang_up(self, peer_is_done: bool) -> None:
+        """End our side of TCP behind what was written."""
+        if peer_is_done:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            # Half of it only: to close with bytes unread would reset the connection and destroy what was just written.
+            self._transport.write_eof()
+
+    # The end.
+
+    def _end(self, code: int, reason: str) -> None:
+        """Enter CLOSING, once; the handler hears of it in the loop's next turn, or earlier by :meth:`_finish`."""
+        if self._state >= State.CLOSING:
+            return
+        self._enter(State.CLOSING)
+        self._why = (code, reason)
+        self._partial = None
+        self.write = _discard
+        self._keepalive.loop.call_soon(self._finish)
+        self._watch(self._limits.close_timeout)
+
+    def _finish(self) -> None:
+        handler, self._handler = self._handler, None
+        if handler is not None and self._why is not None:
+            self._guard(handler.on_closed, *self._why)
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("connection is %s", state.name.lower(), extra={"address": self.address})
+
+    def _watch(self, delay: float) -> None:
+        self._keepalive.watch(self, self._keepalive.ticks(delay))
+
+    def _guard(self, method: Callable[..., None], *args: object) -> None:
+        """Call the handler; an error in it stays in this connection."""
+        try:
+            method(*args)
+        except Exception:
+            _log.exception("the session failed", extra={"address": self.address})
+            self.close(CloseCode.INTERNAL)
+
+
+def _discard(data: bytes) -> None:
+    """What ``write`` is from the close frame on: nothing may follow it (RFC 6455 section 5.5.1)."""
+
+
+def _said(core: ServerProtocol) -> tuple[int, str]:
+    """Code and reason of the side that closed first."""
+    if core.close_rcvd is not None and core.close_rcvd_then_sent:
+        return core.close_rcvd.code, core.close_rcvd.reason
+    close = core.close_sent or Close(ABNORMAL, "")
+    return close.code, close.reason
