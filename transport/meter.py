@@ -1,0 +1,133 @@
+"""What one process counts about itself.
+
+The hot path adds to plain attributes; once a second or so :meth:`Meter.snapshot` goes to the daemon, which sums the
+processes (``engine/metrics.py``). Counters only rise while the process lives; gauges are what holds now.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from transport.errors import CodecError
+
+
+class Histogram(msgspec.Struct):
+    """Observations by size. One observation costs a bisection of the bounds and two additions.
+
+    Attributes:
+        BOUNDS: inclusive upper bounds in seconds, rising; one bucket more holds what is above the last.
+        counts: observations per bucket, not cumulative, ``len(BOUNDS) + 1`` of them.
+        sum: of all observations, seconds.
+    """
+
+    BOUNDS: ClassVar[tuple[float, ...]] = ()
+    counts: list[int] = []
+    sum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.counts:
+            self.counts = [0] * (len(self.BOUNDS) + 1)
+        elif len(self.counts) != len(self.BOUNDS) + 1:
+            raise ValueError(f"{type(self).__name__} has {len(self.BOUNDS) + 1} buckets, not {len(self.counts)}")
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation. Below 0 (clocks of two processes differ) counts as 0, so that ``sum`` never falls."""
+        self.counts[bisect_left(self.BOUNDS, seconds)] += 1
+        if seconds > 0.0:
+            self.sum += seconds
+
+    def observe_many(self, seconds: float, times: int) -> None:
+        """Count ``times`` observations of the same size at the cost of one: an event that went to many clients."""
+        self.counts[bisect_left(self.BOUNDS, seconds)] += times
+        if seconds > 0.0:
+            self.sum += seconds * times
+
+    @property
+    def count(self) -> int:
+        """All observations."""
+        return sum(self.counts)
+
+
+class DeliverySeconds(Histogram):
+    """From an event's acceptance by the hub to its bytes being written to a client's socket."""
+
+    BOUNDS: ClassVar[tuple[float, ...]] = (
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    )  # fmt: skip
+
+
+class MatchSeconds(Histogram):
+    """Finding the route of an event that the route cache did not know."""
+
+    BOUNDS: ClassVar[tuple[float, ...]] = (
+        1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 1e-1,
+    )  # fmt: skip
+
+
+class Meter(msgspec.Struct, kw_only=True):
+    """The figures of one process, each written by the one actor that knows it, all on the process's loop.
+
+    Attributes:
+        events_published: events that the hub accepted.
+        deliveries: events written to clients, one per event and client.
+        dropped: events that somebody will not get, by reason.
+        disconnects: sessions that ended, by WebSocket close code.
+        route_hits, route_misses: events whose route the cache knew, or not.
+        delivery, match: see their types.
+        feed_reconnects: attempts to reconnect, by feed.
+        connections: WebSocket sessions now.
+        subscriptions: topic patterns now, one per pattern and session.
+        slow_sessions: sessions in the slow lane now.
+        outbox_bytes: bytes that wait in slow sessions' outboxes.
+        loop_lag: how late the loop ran a timer last, seconds.
+        bus_queue: events that the hub holds for a worker, by worker.
+        feed_states: the connection's state now, by feed.
+    """
+
+    # counters
+    events_published: int = 0
+    deliveries: int = 0
+    dropped: dict[str, int] = {}
+    disconnects: dict[int, int] = {}
+    route_hits: int = 0
+    route_misses: int = 0
+    delivery: DeliverySeconds = msgspec.field(default_factory=DeliverySeconds)
+    match: MatchSeconds = msgspec.field(default_factory=MatchSeconds)
+    feed_reconnects: dict[str, int] = {}
+    # gauges
+    connections: int = 0
+    subscriptions: int = 0
+    slow_sessions: int = 0
+    outbox_bytes: int = 0
+    loop_lag: float = 0.0
+    bus_queue: dict[str, int] = {}
+    feed_states: dict[str, str] = {}
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy as maps with string keys, lists and numbers: whatever packs those can carry it."""
+        snapshot: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
+        return snapshot
+
+    @classmethod
+    def of(cls, snapshot: Any) -> Self:
+        """The meter that :meth:`snapshot` copied.
+
+        Raises:
+            CodecError: it is no such copy; names the field.
+        """
+        try:
+            return msgspec.convert(snapshot, cls, str_keys=True)
+        except msgspec.ValidationError as error:
+            raise CodecError(f"not a meter's snapshot: {error}") from None
+
+
+COUNTERS = (
+    "events_published", "deliveries", "dropped", "disconnects", "route_hits", "route_misses",
+    "delivery", "match", "feed_reconnects",
+)  # fmt: skip
+"""Fields of :class:`Meter` that only rise."""
+GAUGES = ("connections", "subscriptions", "slow_sessions", "outbox_bytes", "bus_queue")
+"""Fields of :class:`Meter` whose sum over processes means something."""
