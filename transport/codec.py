@@ -96,6 +96,8 @@ def unpack_batch(body: bytes) -> list[Any]:
         CodecError: not msgpack, an unknown tag, or a field of the wrong type.
     """
     items = unpack(body)
+    if type(items) is not list:
+        raise CodecError("not a batch of known messages")
     out: list[Any] = []
     try:
         # One conversion for each run of equal tags: for a batch of publications 0.15 µs an event instead of 0.4.
