@@ -1,0 +1,47 @@
+# Needs git, make and Python 3.11 or later; everything else goes into .venv. `make PYTHON=python3.12 test` picks one.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+NEEDS_PYTHON := import sys; sys.exit("heliograph needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/.runtime  ## the engine with recorded ticks; then: .venv/bin/heliograph subscribe 'price.>'
+	@$(BIN)/heliograph run --demo
+
+test: .venv/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+bench: .venv/.bench
+	$(BIN)/python -m pytest bench --benchmark-only -p no:randomly $(ARGS)
+
+clean:
+	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks \
+		.import_linter_cache .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp a set of dependencies: nothing runs while setup.cfg is as it was.
+.venv/.python:
+	@$(PYTHON) -c '$(NEEDS_PYTHON)'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.runtime: setup.cfg | .venv/.python
+	$(PIP) install --editable .
+	@touch $@
+
+.venv/.dev: setup.cfg | .venv/.python
+	$(PIP) install --editable '.[dev,examples]'
+	@touch $@ .venv/.runtime
+
+.venv/.bench: setup.cfg | .venv/.python
+	$(PIP) install --editable '.[dev,examples,bench]'
+	@touch $@ .venv/.dev .venv/.runtime
