@@ -1,0 +1,502 @@
+"""The asyncio client: connects, comes back after a loss, subscribes again, drops duplicates, tells gaps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import inspect
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypedDict, TypeVar, Unpack
+
+import msgspec
+
+from actors.backoff import Backoff, BackoffPolicy
+from engine.client_connection import ClientConnection
+from engine.client_messages import (
+    EventMessage,
+    GapMessage,
+    Message,
+    Pong,
+    Position,
+    PublishedAt,
+    Skipped,
+    Slow,
+    SnapshotEvents,
+    Subscribed,
+    Unsubscribed,
+)
+from engine.client_subscription import OnGap, Subscription, SubscriptionOptions
+from engine.sync_client import SyncClient
+from transport.codes import ErrorCode, Priority
+from transport.errors import ConnectionLost, HeliographError, RequestError
+from transport.event import Event, to_json
+from transport.requests import (
+    Ping,
+    Publish,
+    Request,
+    Snapshot,
+    Stats,
+    Subscriptions,
+    Unsubscribe,
+)
+
+DEFAULT_URL = "ws://127.0.0.1:8765/ws"
+REQUEST_TIMEOUT_S = 10.0
+OPEN_TIMEOUT_S = 10.0
+MAX_QUEUE = 1_000
+RECONNECT = BackoffPolicy(first_s=0.5, cap_s=30.0)
+_ROUTES_CACHED = 10_000
+_REPEAT_CODES = frozenset((ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED))
+_TOKEN_CODES = frozenset((ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN))
+
+Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
+AnswerT = TypeVar("AnswerT")
+_log = logging.getLogger("heliograph.client")
+
+
+class State(StrEnum):
+    """Where a client stands; the log tells each change."""
+
+    NEW = "new"
+    CONNECTING = "connecting"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class ClientOptions(TypedDict, total=False):
+    """The keyword arguments of :class:`Client`."""
+
+    token: Token | None
+    request_timeout: float
+    open_timeout: float
+    connect_within: float
+    max_queue: int
+    reconnect: BackoffPolicy
+
+
+class Client:
+    """A connection to the engine that comes back by itself, from ``async with`` to its end; on one loop.
+
+    Promised: events of a subscription in order per topic and priority, none twice; what is known to be lost is told as
+    a :class:`~engine.client_messages.Gap`. Not promised: that nothing is lost while disconnected. A publish whose
+    connection is lost before its answer raises :class:`ConnectionLost` and may or may not have happened (with an
+    ``idempotency_key`` it is repeated instead); all other requests are repeated.
+
+    Args:
+        url: ``ws://HOST:PORT/ws``.
+        token: sent as ``Authorization: Bearer``; a function, sync or async, is called for each connection.
+        request_timeout: seconds a request may take, waiting for a connection included.
+        open_timeout: seconds one attempt to connect may take.
+        connect_within: seconds for which entering repeats a failed first connect; 0 is one attempt.
+        max_queue: events that wait per subscription; beyond them the client stops reading its socket.
+        reconnect: how long to wait between attempts.
+
+    Raises:
+        ConnectionLost: on entering, nobody answers at ``url``; from requests, see above.
+        RequestError: refused; ``code`` says why. After a refusal for good (no token, kicked) everything raises it.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: Token | None = None,
+        request_timeout: float = REQUEST_TIMEOUT_S,
+        open_timeout: float = OPEN_TIMEOUT_S,
+        connect_within: float = 0.0,
+        max_queue: int = MAX_QUEUE,
+        reconnect: BackoffPolicy = RECONNECT,
+    ) -> None:
+        self.url = url
+        self._token, self._token_sent = token, ""
+        self._request_timeout, self._open_timeout = request_timeout, open_timeout
+        self._connect_within, self._max_queue, self._policy = connect_within, max_queue, reconnect
+        self._state = State.NEW
+        self._failure: HeliographError | None = None
+        self._connection: ClientConnection | None = None
+        self._changed = asyncio.Event()  # set while OPEN or CLOSED
+        self._room = asyncio.Event()
+        self._subscriptions: list[Subscription] = []
+        self._held: set[str] = set()  # patterns that this connection's session has at the engine
+        self._routes: dict[str, list[Subscription]] = {}
+        self._keeper: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def sync(url: str = DEFAULT_URL, **options: Unpack[ClientOptions]) -> SyncClient:
+        """A client for code without a loop; takes the same arguments and runs in a thread of its own."""
+        return SyncClient(lambda: Client(url, **options))
+
+    @property
+    def state(self) -> State:
+        """Where the client stands now."""
+        return self._state
+
+    @property
+    def session(self) -> str:
+        """The engine's name for the present connection; empty without one."""
+        return self._connection.welcome.session if self._connection is not None else ""
+
+    async def __aenter__(self) -> Self:
+        assert self._state is State.NEW, "a Client is entered once"
+        self._become(State.CONNECTING)
+        self._keeper = asyncio.create_task(self._keep(), name="heliograph-client")
+        try:
+            await self._changed.wait()
+            if self._failure is not None:
+                raise self._failure
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; iterations end, requests in flight raise :class:`ConnectionLost`."""
+        self._end(None)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+            self._keeper = None
+
+    # Requests
+
+    def subscribe(
+        self,
+        *topics: str,
+        where: Any = None,
+        snapshot: bool = False,
+        conflate: bool = False,
+        max_rate: float | None = None,
+        on_gap: OnGap | None = None,
+    ) -> Subscription:
+        """Subscribe to topics or patterns: a context manager and iterator of :class:`Event`.
+
+        A subscription gets every event that the client receives and one of its patterns matches, also those that
+        came for another, overlapping subscription.
+
+        Args:
+            where: a filter, see the client protocol.
+            snapshot: first the last event of each topic that has one, also after each reconnect if it was missed.
+            conflate: of what waits in the engine, only the newest per key.
+            max_rate: events per second and key.
+            on_gap: called with a :class:`Gap` where events are missing, sync or async; none logs it.
+        """
+        if not topics:
+            raise RequestError(ErrorCode.BAD_REQUEST, "name at least one topic or pattern", "topics")
+        options = SubscriptionOptions(where=where, snapshot=snapshot, conflate=conflate, max_rate=max_rate)
+        return Subscription(self, tuple(dict.fromkeys(topics)), options, on_gap, self._max_queue)
+
+    async def unsubscribe(self, *topics: str) -> list[str]:
+        """End these patterns in all subscriptions, without arguments all; returns the patterns left."""
+        gone = set(topics)
+        for subscription in list(self._subscriptions):
+            subscription.topics = tuple(t for t in subscription.topics if topics and t not in gone)
+            if not subscription.topics:
+                self._subscriptions.remove(subscription)
+                subscription.end()
+        self._routes.clear()
+        answer = await self._request(Unsubscribe(id=0, topics=list(topics) or "*"), Unsubscribed)
+        self._held = set(answer.topics)
+        return answer.topics
+
+    async def publish(
+        self,
+        topic: str,
+        data: Any,
+        type: str = "message",  # noqa: A002  (the protocol's word)
+        key: str | None = None,
+        priority: Priority | str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Position:
+        """Publish ``data`` (see :func:`transport.event.to_json`); returns its position when the engine has accepted it.
+
+        Raises:
+            ConnectionLost: the outcome is unknown.
+            RequestError: refused, nothing was published.
+        """
+        request = Publish(
+            id=0,
+            topic=topic,
+            data=msgspec.Raw(to_json(data)),
+            type=type,
+            key=key,
+            priority=_priority(priority),
+            idempotency_key=msgspec.UNSET if idempotency_key is None else idempotency_key,
+        )
+        answer = await self._request(request, PublishedAt, repeat=idempotency_key is not None)
+        return Position(answer.epoch, answer.offset)
+
+    async def snapshot(self, topics: str | list[str]) -> list[Event]:
+        """The last event of each of these topics that has one."""
+        wanted = [topics] if isinstance(topics, str) else list(topics)
+        answer = await self._request(Snapshot(id=0, topics=wanted), SnapshotEvents)
+        return [message.event() for message in answer.events]
+
+    async def stats(self) -> dict[str, Any]:
+        """The engine's public figures."""
+        figures: dict[str, Any] = _body(await self._request(Stats(id=0), dict[str, Any]), "stats")
+        return figures
+
+    async def subscriptions(self) -> Any:
+        """What this session has subscribed to, as the engine sees it."""
+        return _body(await self._request(Subscriptions(id=0), dict[str, Any]), "subscriptions")
+
+    async def ping(self) -> float:
+        """The engine's time, Unix seconds."""
+        return (await self._request(Ping(id=0), Pong)).ts
+
+    async def _request(
+        self,
+        request: Request,
+        answer: type[AnswerT],
+        *,
+        repeat: bool = True,
+        on_answer: Callable[[AnswerT], None] | None = None,
+    ) -> AnswerT:
+        try:
+            async with asyncio.timeout(self._request_timeout):
+                while True:
+                    connection = await self._connected()
+                    try:
+                        return await connection.request(request, answer, on_answer)
+                    except ConnectionLost:
+                        if not repeat:
+                            raise
+        except TimeoutError:
+            what = "answer; outcome unknown" if self._state is State.OPEN else "connection"
+            raise ConnectionLost(f"{self.url}: after {self._request_timeout:g} s no {what}") from None
+
+    async def _connected(self) -> ClientConnection:
+        while self._connection is None:
+            if self._state is State.NEW:
+                raise HeliographError("the client is not open: use `async with Client(url) as client`")
+            if self._state is State.CLOSED:
+                raise self._failure or ConnectionLost("the client is closed")
+            await self._changed.wait()
+        return self._connection
+
+    # The owner's side of subscriptions
+
+    async def enter(self, subscription: Subscription) -> None:
+        """Subscribe; see :class:`engine.client_subscription.Owner`."""
+        for other in self._subscriptions:
+            shared = set(other.topics) & set(subscription.topics)
+            if shared and other.options != subscription.options:
+                message = f"{min(shared)!r} is subscribed to with other options by this client; use another Client"
+                raise RequestError(ErrorCode.CONFLICT, message, "topics")
+
+        def accepted(answer: Subscribed) -> None:
+            self._held.update(subscription.topics)
+            subscription.subscribed(answer)
+            self._routes.clear()
+
+        self._subscriptions.append(subscription)
+        try:
+            request = subscription.options.request(list(subscription.topics))
+            await self._request(request, Subscribed, on_answer=accepted)
+        except BaseException:
+            subscription.end()
+            await self.leave(subscription)
+            raise
+
+    async def leave(self, subscription: Subscription) -> None:
+        """Unsubscribe; see :class:`engine.client_subscription.Owner`."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+        self._routes.clear()
+        wanted = {topic for other in self._subscriptions for topic in other.topics}
+        gone = self._held.intersection(subscription.topics) - wanted
+        if gone and self._connection is not None:
+            self._held -= gone
+            with contextlib.suppress(HeliographError, TimeoutError):  # the next connection will not have them
+                async with asyncio.timeout(self._request_timeout):
+                    await self._connection.request(Unsubscribe(id=0, topics=sorted(gone)), Unsubscribed)
+
+    def room_made(self) -> None:
+        """Read on; see :class:`engine.client_subscription.Owner`."""
+        self._room.set()
+
+    # The connection's keeper
+
+    async def _keep(self) -> None:
+        try:
+            await self._stay_connected()
+        except HeliographError as error:
+            self._end(error)
+        except Exception as error:
+            _log.exception("the client failed")
+            self._end(ConnectionLost(f"the client failed: {error!r}"))
+
+    async def _stay_connected(self) -> None:
+        clock = asyncio.get_running_loop().time
+        backoff = Backoff(self._policy)
+        give_up: float | None = clock() + self._connect_within
+        while True:
+            lasted, bye_delay = 0.0, None
+            try:
+                self._token_sent = await self._current_token()
+                connection = await ClientConnection.open(self.url, self._token_sent or None, self._open_timeout)
+                give_up = None
+                opened = clock()
+                why = await self._serve(connection)
+                lasted = clock() - opened
+                if (refusal := connection.refusal()) is not None:
+                    raise refusal
+                bye_delay = connection.bye.reconnect_in if connection.bye is not None else None
+            except ConnectionLost as error:
+                if give_up is not None and clock() >= give_up:
+                    raise
+                why = str(error)
+            except RequestError as error:
+                another_try = give_up is None or clock() < give_up
+                if not another_try or error.code not in _TOKEN_CODES or await self._current_token() == self._token_sent:
+                    raise
+                why = str(error)  # another token may be let in
+            delay = backoff.failed(lasted)
+            if bye_delay is not None and backoff.failures == 1:
+                delay = bye_delay * random.random()  # the engine knows when it will be back
+            self._become(State.CONNECTING, f"{why}; reconnecting in {delay:.1f} s")
+            await asyncio.sleep(delay)
+
+    async def _current_token(self) -> str:
+        if not callable(self._token):
+            return self._token or ""
+        try:
+            token = self._token()
+            return await token if inspect.isawaitable(token) else token
+        except Exception as error:
+            # Most likely the service that mints tokens is away, which passes as a lost connection does.
+            raise ConnectionLost(f"the token function raised {type(error).__name__}") from error
+
+    async def _serve(self, connection: ClientConnection) -> str:
+        """Until the connection is lost; returns why."""
+
+        def lost() -> None:
+            self._connection = None
+            self._become(State.CONNECTING)
+            self._room.set()
+
+        connection.on_request, connection.on_lost = self._room.set, lost
+        self._connection = connection
+        self._held.clear()
+        self._become(State.OPEN, f"connected to {self.url}")
+        why = ""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watch(connection), name="heliograph-client-watch")
+                for subscription in [s for s in self._subscriptions if s.live]:
+                    subscription.reconnected()
+                    tasks.create_task(self._resubscribe(connection, subscription), name="heliograph-client-resubscribe")
+                await self._read(connection)
+        except* ConnectionLost as losses:
+            why = str(losses.exceptions[0])
+        finally:
+            await connection.close()
+        return why
+
+    async def _read(self, connection: ClientConnection) -> None:
+        while True:
+            while connection.quiet and any(subscription.blocking for subscription in self._subscriptions):
+                self._room.clear()
+                await self._room.wait()
+            self._dispatch(await connection.receive())
+
+    def _dispatch(self, message: Message) -> None:
+        if isinstance(message, EventMessage):
+            subscriptions = self._subscribed_to(message.topic)
+            if subscriptions:
+                event = message.event()
+                for subscription in subscriptions:
+                    subscription.deliver(event)
+        elif isinstance(message, GapMessage):
+            for subscription in self._subscribed_to(message.topic):
+                subscription.deliver_gap(message.gap())
+        elif isinstance(message, Skipped):
+            for subscription in self._subscribed_to(message.topic):
+                subscription.skipped += message.count
+        elif isinstance(message, Slow):
+            _log.warning("this client reads too slowly: %d of %d queued in the engine", message.queued, message.limit)
+
+    def _subscribed_to(self, topic: str) -> list[Subscription]:
+        found = self._routes.get(topic)
+        if found is None:
+            if len(self._routes) >= _ROUTES_CACHED:
+                self._routes.clear()
+            found = self._routes[topic] = [s for s in self._subscriptions if s.wants(topic)]
+        return found
+
+    async def _watch(self, connection: ClientConnection) -> None:
+        # Liveness by requests, while reading: a stopped reader would not see the answer, and blames nobody.
+        while True:
+            received = connection.received
+            await asyncio.sleep(connection.welcome.ping_interval)
+            if connection.received == received and not any(s.blocking for s in self._subscriptions):
+                try:
+                    async with asyncio.timeout(self._request_timeout):
+                        await connection.request(Ping(id=0), Pong)
+                except TimeoutError:
+                    raise ConnectionLost(f"{self.url} is silent") from None
+                except RequestError as error:
+                    _log.debug("ping was refused: %s", error)  # an answer, so the engine lives
+
+    async def _resubscribe(self, connection: ClientConnection, subscription: Subscription) -> None:
+        def accepted(answer: Subscribed) -> None:
+            self._held.update(subscription.topics)
+            subscription.subscribed(answer)
+
+        backoff = Backoff(dataclasses.replace(self._policy, stable_s=float("inf")))
+        while subscription.live:
+            try:
+                await connection.request(
+                    subscription.options.request(list(subscription.topics)), Subscribed, on_answer=accepted
+                )
+                return
+            except RequestError as error:
+                if error.code not in _REPEAT_CODES:
+                    _log.error("could not subscribe to %s again: %s", ", ".join(subscription.topics), error)
+                    subscription.end(error)
+                    return
+                await asyncio.sleep(backoff.failed())
+
+    def _become(self, state: State, why: str = "") -> None:
+        if self._state is State.CLOSED:
+            return
+        if state is not self._state or why:
+            level = logging.INFO if state is State.OPEN or not why else logging.WARNING
+            _log.log(level if why else logging.DEBUG, "%s", why or state)
+        self._state = state
+        if state in (State.OPEN, State.CLOSED):
+            self._changed.set()
+        else:
+            self._changed.clear()
+
+    def _end(self, failure: HeliographError | None) -> None:
+        if self._state is State.CLOSED:
+            return
+        self._failure = failure
+        self._become(State.CLOSED)
+        for subscription in self._subscriptions:
+            subscription.end(failure)
+        self._room.set()
+
+
+def _priority(priority: Priority | str | None) -> Priority | None:
+    try:
+        return None if priority is None else Priority(priority)
+    except ValueError:
+        allowed = ", ".join(Priority)
+        raise RequestError(ErrorCode.BAD_REQUEST, f"{priority!r} is none of {allowed}", "priority") from None
+
+
+def _body(answer: dict[str, Any], name: str) -> Any:
+    # The figures are the answer without its envelope, or under one name of their own.
+    return answer.get(name, {field: value for field, value in answer.items() if field not in ("op", "id")})

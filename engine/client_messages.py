@@ -1,0 +1,187 @@
+"""What the engine sends to a native client, as typed structs, and one decoder for it.
+
+Source: the client protocol, ``docs/protocol.md``. Requests are in :mod:`transport.requests`. Unknown ops and fields are
+ignored, so that an older client works with a newer engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from transport.codes import ErrorCode, Priority
+from transport.errors import CodecError, RequestError
+from transport.event import Event
+
+DISCONNECTED = "disconnected"  # a gap's reason besides GapReason's: published while this client was not connected
+
+
+class Position(msgspec.Struct, frozen=True):
+    """A place in a topic's log: ``offset`` rises by one per event within ``epoch``."""
+
+    epoch: str
+    offset: int
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Events ``first`` to ``last`` of a topic's epoch that this client will not get.
+
+    ``reason`` is one of :class:`transport.codes.GapReason` or ``"disconnected"``. Where ``last < first`` nobody knows
+    how many were lost.
+    """
+
+    topic: str
+    epoch: str
+    first: int
+    last: int
+    reason: str
+
+
+class Welcome(msgspec.Struct, tag_field="op", tag="welcome"):
+    """The first message of each connection; ``ping_interval`` in seconds."""
+
+    protocol: int
+    session: str = ""
+    server: str = ""
+    node: str = ""
+    ping_interval: float = 25.0
+    limits: dict[str, Any] = {}
+
+
+class EventMessage(msgspec.Struct, tag_field="op", tag="event", gc=False):
+    """A publication as it is on the wire."""
+
+    topic: str
+    epoch: str
+    offset: int
+    ts: float
+    data: msgspec.Raw
+    type: str = "message"
+    key: str | None = None
+    priority: Priority | None = None
+    source_ts: float | None = None
+
+    def event(self) -> Event:
+        """The event that users see."""
+        return Event(
+            topic=self.topic,
+            payload=bytes(self.data),  # a copy: the view would keep the whole frame alive
+            type=self.type,
+            key=self.key,
+            priority=self.priority,
+            source_ts=self.source_ts,
+            epoch=self.epoch,
+            offset=self.offset,
+            ts=self.ts,
+        )
+
+
+class GapMessage(msgspec.Struct, tag_field="op", tag="gap"):
+    """A :class:`Gap` as it is on the wire."""
+
+    topic: str
+    epoch: str
+    first: int = msgspec.field(name="from")
+    last: int = msgspec.field(name="to")
+    reason: str
+
+    def gap(self) -> Gap:
+        """The gap that users see."""
+        return Gap(self.topic, self.epoch, self.first, self.last, self.reason)
+
+
+class Skipped(msgspec.Struct, tag_field="op", tag="skipped"):
+    """``count`` events of a topic were conflated away."""
+
+    topic: str
+    count: int
+
+
+class Slow(msgspec.Struct, tag_field="op", tag="slow"):
+    """Half of what the engine keeps for this session is used."""
+
+    queued: int
+    limit: int
+
+
+class Bye(msgspec.Struct, tag_field="op", tag="bye"):
+    """The engine is about to close; ``reconnect_in`` in seconds."""
+
+    code: int
+    reason: str = ""
+    reconnect: bool = True
+    reconnect_in: float | None = None
+
+
+class Refusal(msgspec.Struct, tag_field="op", tag="error"):
+    """A request was refused; without ``id`` it could not even be read."""
+
+    code: str
+    message: str
+    id: int | str | None = None
+    field: str | None = None
+
+    def error(self) -> RequestError:
+        """The exception for it."""
+        code = self.code if self.code in set(ErrorCode) else ErrorCode.INTERNAL  # v1 may grow codes
+        return RequestError(code, self.message, self.field)
+
+
+class Ok(msgspec.Struct, tag_field="op", tag="ok"):
+    """An answer; what else it holds depends on the request and is decoded as the class below that fits."""
+
+    id: int | str
+
+
+class Subscribed(Ok, tag="ok"):
+    topics: list[str] = []
+    positions: dict[str, Position] = {}
+
+
+class Unsubscribed(Ok, tag="ok"):
+    topics: list[str] = []
+
+
+class PublishedAt(Ok, tag="ok"):
+    epoch: str
+    offset: int
+
+
+class SnapshotEvents(Ok, tag="ok"):
+    events: list[EventMessage]
+
+
+class Pong(Ok, tag="ok"):
+    ts: float
+
+
+Message = Welcome | EventMessage | GapMessage | Skipped | Slow | Bye | Refusal | Ok
+
+
+class _Probe(msgspec.Struct):
+    op: str
+
+
+_messages = msgspec.json.Decoder(Message)
+_probe = msgspec.json.Decoder(_Probe)
+_KNOWN = frozenset(("welcome", "event", "gap", "skipped", "slow", "bye", "error", "ok"))
+
+
+def decode(data: bytes) -> Message | None:
+    """One message of the engine; ``None`` for an op that this client does not know.
+
+    Raises:
+        CodecError: it is not a message of the protocol.
+    """
+    try:
+        message: Message = _messages.decode(data)
+        return message
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        try:
+            op = _probe.decode(data).op
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise CodecError(f"not a message of the protocol: {error}") from None
+        if op in _KNOWN:
+            raise CodecError(f"malformed {op!r} message: {error}") from None
+        return None

@@ -1,0 +1,194 @@
+"""A subscription of the asyncio client: what its consumer iterates."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import msgspec
+
+from engine.client_inbox import Inbox
+from engine.client_messages import Gap, Subscribed
+from engine.client_positions import Positions
+from transport.errors import HeliographError
+from transport.event import Event
+from transport.requests import Subscribe
+from transport.topics import matches
+
+OnGap = Callable[[Gap], Awaitable[None] | None]
+_log = logging.getLogger("heliograph.client")
+
+
+class SubscriptionOptions(msgspec.Struct, frozen=True):
+    """What a subscription asks for besides its topics; see the client protocol."""
+
+    where: Any = None
+    snapshot: bool = False
+    conflate: bool = False
+    max_rate: float | None = None
+
+    def request(self, topics: list[str]) -> Subscribe:
+        """The request for it; options that are off are left out."""
+        return Subscribe(
+            id=0,
+            topics=topics,
+            snapshot=self.snapshot,
+            where=msgspec.UNSET if self.where is None else self.where,
+            conflate=self.conflate or msgspec.UNSET,
+            max_rate=msgspec.UNSET if self.max_rate is None else self.max_rate,
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every event is wanted, so that a jump in offsets means loss."""
+        return self.where is None and not self.conflate and self.max_rate is None
+
+
+class Owner(Protocol):
+    """What a subscription needs of its client."""
+
+    async def enter(self, subscription: Subscription) -> None:
+        """Subscribe; returns when the engine has accepted it."""
+
+    async def leave(self, subscription: Subscription) -> None:
+        """Unsubscribe, as far as nobody else wants the same."""
+
+    def room_made(self) -> None:
+        """An inbox that was full is roomy again."""
+
+
+class Subscription:
+    """``async with client.subscribe(…) as subscription: async for event in subscription: …``.
+
+    Events come in order per topic and priority, each once. What was lost comes as a call of ``on_gap`` between the
+    events where it is missing, in the consumer's own task; without ``on_gap`` it is logged. A consumer that does not
+    keep up makes the client stop reading (all its subscriptions wait) and the engine conflate or drop, with gaps.
+
+    Attributes:
+        topics: the patterns still subscribed to.
+        missed: events lost so far, as far as known.
+        skipped: events conflated away so far.
+    """
+
+    def __init__(
+        self, owner: Owner, topics: tuple[str, ...], options: SubscriptionOptions, on_gap: OnGap | None, capacity: int
+    ) -> None:
+        self.topics, self.options = topics, options
+        self.missed = self.skipped = 0
+        self.live = False
+        self._owner, self._on_gap = owner, on_gap
+        self._inbox = Inbox(capacity)
+        self._positions = Positions(holes=options.complete)
+        self._arrived = asyncio.Event()
+        self._blocking = False
+        self._ended = False
+        self._failure: HeliographError | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._owner.enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+        await self._owner.leave(self)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            item = await self.next_item()
+            if item is None:
+                raise StopAsyncIteration
+            if isinstance(item, Event):
+                return item
+            handled = self.tell_gap(item)
+            if inspect.isawaitable(handled):
+                await handled
+
+    async def next_item(self) -> Event | Gap | None:
+        """The next event or gap, ``None`` at the end."""
+        while (item := self.take()) is None:
+            if self._failure is not None:
+                raise self._failure
+            if self._ended:
+                return None
+            if not self.live:
+                raise HeliographError("the subscription is not open: use `async with client.subscribe(…) as …`")
+            self._arrived.clear()
+            await self._arrived.wait()
+        return item
+
+    def take(self) -> Event | Gap | None:
+        """The next event or gap that is here already, ``None`` if there is none."""
+        item = self._inbox.take()
+        if self._blocking and self._inbox.roomy:
+            self._blocking = False
+            self._owner.room_made()
+        return item
+
+    def tell_gap(self, gap: Gap) -> Awaitable[None] | None:
+        """Count a gap and hand it to ``on_gap``, whose result is returned, or log it."""
+        self.missed += max(0, gap.last - gap.first + 1)
+        if self._on_gap is not None:
+            return self._on_gap(gap)
+        _log.warning("events lost on %s: %d to %d (%s)", gap.topic, gap.first, gap.last, gap.reason)
+        return None
+
+    # What follows is the client's side.
+
+    def wants(self, topic: str) -> bool:
+        """Whether a pattern matches."""
+        return self.live and any(matches(pattern, topic) for pattern in self.topics)
+
+    @property
+    def blocking(self) -> bool:
+        """Whether the client should not read on before some of this was consumed."""
+        return self._blocking
+
+    def subscribed(self, answer: Subscribed) -> None:
+        """The engine has accepted it: events from here on are ours."""
+        self.live = not self._ended
+        for topic, position in answer.positions.items():
+            # With a snapshot the event at the position itself is still to come.
+            offset = max(0, position.offset - 1) if self.options.snapshot else position.offset
+            if (gap := self._positions.start(topic, position.epoch, offset)) is not None:
+                self._put(gap)
+
+    def reconnected(self) -> None:
+        """The connection is a new one."""
+        self._positions.reconnected()
+
+    def deliver(self, event: Event) -> None:
+        """An event that matches."""
+        new, gap = self._positions.admit(event.topic, event.epoch, event.offset, event.priority)
+        if gap is not None:
+            self._put(gap)
+        if new:
+            self._put(event)
+
+    def deliver_gap(self, gap: Gap) -> None:
+        """The engine told of a gap on a topic that matches."""
+        self._positions.skip(gap)
+        self._put(gap)
+
+    def end(self, failure: HeliographError | None = None) -> None:
+        """Nothing more will come; the iteration ends, with ``failure`` if there is one, after what is here."""
+        if self._ended:
+            return
+        self._ended, self._failure, self.live = True, failure, False
+        self._arrived.set()
+        if self._blocking:
+            self._blocking = False
+            self._owner.room_made()
+
+    def _put(self, item: Event | Gap) -> None:
+        self._inbox.put(item)
+        self._blocking = self._blocking or self._inbox.full
+        self._arrived.set()

@@ -1,0 +1,273 @@
+"""The client for code without a loop: an asyncio :class:`Client` in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from transport.codes import Priority
+from transport.errors import ConnectionLost, HeliographError, WouldDeadlock
+from transport.event import Event
+
+if TYPE_CHECKING:
+    from engine.client import Client
+    from engine.client_messages import Gap, Position
+    from engine.client_subscription import OnGap, Subscription
+
+CLOSE_TIMEOUT_S = 5.0
+T = TypeVar("T")
+
+
+class SyncClient:
+    """``with Client.sync(url) as client: client.publish(…)``; works in Jupyter, where a loop is running already.
+
+    Every method may be called from any thread and blocks only that one; Ctrl-C interrupts a wait and leaves the client
+    usable. Promises and errors are those of :class:`engine.client.Client`. Without ``with``, call :meth:`open` and
+    :meth:`close`.
+    """
+
+    def __init__(self, create: Callable[[], Client]) -> None:
+        self._create = create
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client: Client | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> Self:
+        """Connect; raises as entering a :class:`Client` does."""
+        if self._thread is not None:
+            raise HeliographError("the client is open already")
+        opened: concurrent.futures.Future[None] = concurrent.futures.Future()
+        # A daemon thread, so that a client that nobody closed does not keep the interpreter from ending.
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._main(opened)), name="heliograph-client", daemon=True
+        )
+        self._thread.start()
+        try:
+            opened.result()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Close the connection and end the thread; iterations end."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        if self._loop is not None and self._stop is not None and thread.is_alive():
+            try:
+                self._loop.call_soon_threadsafe(self._stop.set)
+            except RuntimeError:
+                pass  # the loop has just ended by itself
+        thread.join(CLOSE_TIMEOUT_S)
+        self._client = None
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _main(self, opened: concurrent.futures.Future[None]) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        stop = asyncio.create_task(self._stop.wait())
+        entering: asyncio.Task[Client] | None = None
+        client = self._create()
+        try:
+            entering = asyncio.create_task(client.__aenter__())
+            await asyncio.wait((entering, stop), return_when=asyncio.FIRST_COMPLETED)
+            if entering.done():
+                entering.result()
+                self._client = client
+                opened.set_result(None)
+                await stop
+            else:
+                entering.cancel()
+                await asyncio.wait({entering})
+        except BaseException as error:
+            if not opened.done():
+                opened.set_exception(error)
+        finally:
+            stop.cancel()
+            await client.close()
+
+    def subscribe(
+        self,
+        *topics: str,
+        where: Any = None,
+        snapshot: bool = False,
+        conflate: bool = False,
+        max_rate: float | None = None,
+        on_gap: OnGap | None = None,
+    ) -> SyncSubscription:
+        """As :meth:`Client.subscribe`; ``on_gap`` is a plain function, called in the iterating thread."""
+        client = self._opened()
+        if inspect.iscoroutinefunction(on_gap):
+            raise TypeError("on_gap of a sync client is a plain function")
+        subscription = client.subscribe(
+            *topics, where=where, snapshot=snapshot, conflate=conflate, max_rate=max_rate, on_gap=on_gap
+        )
+        return SyncSubscription(self, subscription)
+
+    def unsubscribe(self, *topics: str) -> list[str]:
+        """As :meth:`Client.unsubscribe`."""
+        return self.call(self._opened().unsubscribe(*topics))
+
+    def publish(
+        self,
+        topic: str,
+        data: Any,
+        type: str = "message",  # noqa: A002  (the protocol's word)
+        key: str | None = None,
+        priority: Priority | str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Position:
+        """As :meth:`Client.publish`."""
+        return _result(self.publish_soon(topic, data, type, key, priority, idempotency_key))
+
+    def publish_soon(
+        self,
+        topic: str,
+        data: Any,
+        type: str = "message",  # noqa: A002  (the protocol's word)
+        key: str | None = None,
+        priority: Priority | str | None = None,
+        idempotency_key: str | None = None,
+    ) -> concurrent.futures.Future[Position]:
+        """Publish many without waiting, in order; the future has the outcome. Leave at most 1,000 unanswered."""
+        return self.start(self._opened().publish(topic, data, type, key, priority, idempotency_key))
+
+    def snapshot(self, topics: str | list[str]) -> list[Event]:
+        """As :meth:`Client.snapshot`."""
+        return self.call(self._opened().snapshot(topics))
+
+    def stats(self) -> dict[str, Any]:
+        """As :meth:`Client.stats`."""
+        return self.call(self._opened().stats())
+
+    def subscriptions(self) -> Any:
+        """As :meth:`Client.subscriptions`."""
+        return self.call(self._opened().subscriptions())
+
+    def ping(self) -> float:
+        """As :meth:`Client.ping`."""
+        return self.call(self._opened().ping())
+
+    def _opened(self) -> Client:
+        if self._client is None:
+            raise HeliographError("the client is not open: use `with Client.sync(url) as client` or client.open()")
+        return self._client
+
+    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run a coroutine on the client's loop."""
+        if self._thread is None or self._loop is None or not self._thread.is_alive():
+            work.close()
+            raise ConnectionLost("the client is closed")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the client's loop and wait for it; an interrupt cancels it."""
+        if self._thread is threading.current_thread():
+            work.close()
+            raise WouldDeadlock("a blocking call on the client's own thread waits for itself")
+        return _result(self.start(work))
+
+
+class SyncSubscription:
+    """``with client.subscribe("price.*") as subscription: for event in subscription: …``.
+
+    Events cross over from the client's thread in batches. One thread at a time may iterate.
+    """
+
+    def __init__(self, client: SyncClient, subscription: Subscription) -> None:
+        self._client, self._subscription = client, subscription
+        self._items: deque[Event | Gap] = deque()
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The patterns still subscribed to."""
+        return self._subscription.topics
+
+    @property
+    def missed(self) -> int:
+        """Events lost so far, as far as known."""
+        return self._subscription.missed
+
+    @property
+    def waiting(self) -> int:
+        """Events that are here already and not yet iterated."""
+        return len(self._items)
+
+    def __enter__(self) -> Self:
+        self._client.call(self._subscription.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._client.call(self._subscription.__aexit__(None, None, None))
+        except ConnectionLost:
+            pass  # nothing left to unsubscribe from
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        event = self._next(None)
+        if event is None:
+            raise StopIteration
+        return event
+
+    def get(self, timeout: float | None = None) -> Event:
+        """The next event.
+
+        Raises:
+            TimeoutError: none came within ``timeout`` seconds.
+            ConnectionLost: the subscription has ended.
+        """
+        event = self._next(timeout)
+        if event is None:
+            raise ConnectionLost("the subscription has ended")
+        return event
+
+    def _next(self, timeout: float | None) -> Event | None:
+        while True:
+            if not self._items:
+                self._fetch(timeout)
+                if not self._items:
+                    return None
+            item = self._items.popleft()
+            if isinstance(item, Event):
+                return item
+            self._subscription.tell_gap(item)
+
+    def _fetch(self, seconds: float | None) -> None:
+        _result(self._client.start(self._batch(seconds)))
+
+    async def _batch(self, seconds: float | None) -> None:
+        # Filled on the loop's thread, so that an interrupt of the one that waits loses nothing.
+        async with asyncio.timeout(seconds):
+            item = await self._subscription.next_item()
+        while item is not None:
+            self._items.append(item)
+            item = self._subscription.take()
+
+
+def _result(future: concurrent.futures.Future[T]) -> T:
+    try:
+        return future.result()
+    except concurrent.futures.CancelledError:
+        raise ConnectionLost("the client was closed meanwhile; outcome unknown") from None
+    except BaseException:
+        future.cancel()
+        raise
