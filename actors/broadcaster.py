@@ -103,10 +103,10 @@ class Broadcaster(LoopActor):
         if not pending:
             return  # sealed since
         meter = self._meter
-        observe = meter.delivery.observe
+        count, members = len(pending), len(route.members)
+        observe = meter.delivery.observe_many
         for publication in pending:
-            observe(now - publication.ts)
-        count = len(pending)
+            observe(now - publication.ts, members)
         for form, lane in list(route.lanes.items()):
             encode = form.event
             frames = [encode(publication) for publication in pending]

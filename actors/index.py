@@ -6,6 +6,7 @@ its answer, the fence, stands in that pipe: events before it were for others, ev
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -135,7 +136,9 @@ class Index(LoopActor):
         topic = item.topic
         if len(self._seen) >= TOPICS_CACHED:
             del self._seen[next(iter(self._seen))]
+        began = time.perf_counter()
         patterns = self._patterns.match(topic)
+        self._meter.match.observe(time.perf_counter() - began)
         if not patterns:
             self._seen[topic] = None
             return

@@ -10,6 +10,7 @@ import zmq
 from actors.messages import Arrived, PeerGone, WindowOpened
 from actors.supervisor import GetStatistics, Supervisor
 from engine import wiring
+from engine.child import Child, run_child
 from engine.config import Config
 from engine.log import get_logger
 from transport.bus_server import BusServer, Peer
@@ -41,7 +42,7 @@ class Hub:
             heartbeat_timeout=config.server.heartbeat_timeout,
         )
         self._actors = wiring.hub_actors(config, self._bus.wake, self.meter)
-        self._router = self._actors.router.ref
+        self._router = self._actors.router_ref
         self._failed = failed
         self._supervisor: Any = None
 
@@ -57,10 +58,15 @@ class Hub:
         await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
         self._bus.stop()
 
-    def report(self) -> dict[str, Any]:
-        """Figures of this node."""
+    async def drain(self) -> None:
+        """Nothing to wait for: by the time the hub is drained, those who publish have gone."""
+
+    async def reload(self, config: Config) -> None:
+        """The hub takes nothing from a reload; what it would need says so (``needs_restart``)."""
+
+    async def refresh(self) -> None:
+        """Bring the gauges up to date."""
         self.meter.bus_queue = {name: len(peer.out) for name, peer in self._bus.peers.items()}
-        return self.meter.snapshot()
 
     # the bus ---------------------------------------------------------------------------------------------------------
 
@@ -86,17 +92,12 @@ class Hub:
 
 def main(argument: dict[str, Any], parent_fd: int) -> None:
     """The hub's process."""
-    from engine.child import run_child
-
-    async def serve(child: Any) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        hub = Hub(child.config, context, child.endpoint("hub"), child.fail)
+    async def serve(child: Child) -> None:
+        hub = Hub(child.config, child.context, child.endpoint("hub"), child.fail)
         await hub.start()
         try:
-            await child.serve(report=hub.report)
+            await child.serve(meter=hub.meter, drain=hub.drain, reload=hub.reload, refresh=hub.refresh)
         finally:
             await hub.stop()
-            context.term()
 
     run_child(argument, parent_fd, serve)
-

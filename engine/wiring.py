@@ -12,14 +12,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from actors.backoff import BackoffPolicy
 from actors.broadcaster import Broadcaster
 from actors.clients import ClientLimits, Clients
+from actors.connection import FeedSpec, Publisher
+from actors.feed_supervisor import FeedSupervisor
 from actors.index import Index
+from actors.mapping import FeedMap
 from actors.router import Router
+from actors.ref import Ref
 from actors.stage import Stage
 from actors.supervision import Restart
 from actors.supervisor import ChildSpec
 from actors.topic_log import TopicLog
+import msgspec
+
 from engine.config import Config
 from engine.config import Stage as StageConfig
 from transport.bus_client import BusClient
@@ -36,7 +43,7 @@ class HubActors(NamedTuple):
     """The hub's children; ``router`` is where the bus delivers."""
 
     specs: list[ChildSpec]
-    router: ChildSpec
+    router_ref: Ref
 
 
 def hub_actors(config: Config, wake: Callable[[], None], meter: Meter) -> HubActors:
@@ -63,7 +70,7 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter) -> HubAct
         kind = stage_class(name, table)
         stages.append(ChildSpec(name, _stage_maker(kind, table, forward), capacity=MAILBOX))
     router = ChildSpec("router", make_router, capacity=MAILBOX)
-    return HubActors([router, *stages], router)
+    return HubActors([router, *stages], router.ref)
 
 
 def _stage_maker(kind: type[Stage], table: StageConfig, forward: Callable[[Any], None]) -> Callable[[], Stage]:
@@ -89,8 +96,8 @@ class WorkerActors(NamedTuple):
     """A worker's children. The death of one ends the worker: its clients recover elsewhere."""
 
     specs: list[ChildSpec]
-    index: ChildSpec
-    clients: ChildSpec
+    index_ref: Ref
+    clients_ref: Ref
     door: Clients
     broadcaster: Broadcaster
 
@@ -128,7 +135,7 @@ def worker_actors(
         ),
     )
     spec["clients"] = _mortal("clients", lambda: door)
-    return WorkerActors(list(spec.values()), spec["index"], spec["clients"], door, broadcaster)
+    return WorkerActors(list(spec.values()), spec["index"].ref, spec["clients"].ref, door, broadcaster)
 
 
 class _Later:
@@ -183,3 +190,34 @@ def connection_limits(config: Config) -> ConnectionLimits:
 def stage_table(kind: type[Any], topics: Sequence[str], options: Mapping[str, Any]) -> StageConfig:
     """A stage given as a class, as the configuration would name it; it must be importable by name."""
     return StageConfig(actor=f"{kind.__module__}:{kind.__qualname__}", topics=tuple(topics), options=dict(options))
+
+
+def feeds_actor(config: Config, publisher: Publisher) -> ChildSpec:
+    """The feed supervisor; it keeps the state that outlives each feed's connection actor."""
+    return ChildSpec("feeds", lambda: FeedSupervisor(publisher, feed_specs(config)), capacity=MAILBOX)
+
+
+def feed_specs(config: Config) -> tuple[FeedSpec, ...]:
+    """``[feeds.*]`` as the actors want them."""
+    return tuple(
+        FeedSpec(
+            name=name,
+            url=feed.url,
+            map=FeedMap(
+                topic=feed.map.topic,
+                type=feed.map.type,
+                key=feed.map.key,
+                time=feed.map.time,
+                time_unit=feed.map.time_unit,
+                symbols=feed.map.symbols,
+                data=feed.map.data,
+                filter=feed.map.filter,
+            ),
+            subscribe=tuple(msgspec.json.encode(message).decode() for message in feed.subscribe),
+            headers=feed.headers,
+            backoff=BackoffPolicy(first_s=feed.backoff_initial, cap_s=feed.backoff_max),
+            connect_timeout_s=feed.connect_timeout,
+            idle_timeout_s=feed.idle_timeout,
+        )
+        for name, feed in config.feeds.items()
+    )

@@ -15,11 +15,12 @@ from actors.messages import Downlink, HubFound, HubLost
 from actors.session import Session
 from actors.supervisor import Supervisor
 from engine import wiring
+from engine.child import Child, run_child
 from engine.config import Config
 from engine.log import get_logger
 from engine.version import VERSION
 from transport.bus_client import BusClient
-from transport.listener import Listener
+from transport.listener import Listener, bind
 from transport.meter import Meter
 from transport.websocket import WebSocketConnection
 
@@ -59,7 +60,7 @@ class Worker:
         )
         self._actors = wiring.worker_actors(config, self._uplink, self.meter, version=VERSION, stats=self._stats)
         self._clients: Clients = self._actors.door
-        self._index = self._actors.index.ref
+        self._index = self._actors.index_ref
         self._listener: Listener | None = None
         self._supervisor: Any = None
         self._hub = asyncio.Event()
@@ -88,17 +89,13 @@ class Worker:
         await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
         self._uplink.stop()
 
-    def reload(self, config: Config) -> None:
+    async def reload(self, config: Config) -> None:
         """Take what a reload can: limits and delivery, for sessions to come and for pacing."""
         self._config = config
         self._clients.configure(wiring.client_limits(config))
         self._actors.broadcaster.configure(wiring.pacer(config))
         if self._listener is not None:
             self._listener.limits = wiring.connection_limits(config)
-
-    def report(self) -> dict[str, Any]:
-        """Figures of this node."""
-        return self.meter.snapshot()
 
     def _stats(self) -> dict[str, Any]:
         meter = self.meter
@@ -151,23 +148,18 @@ class Worker:
     def on_lost(self, reason: str) -> None:
         """The hub went; the link finds the next one by itself."""
         get_logger().warning("hub_lost", reason=reason)
-        self._actors.clients.ref.tell(HubLost(f"the hub went away ({reason})"))
+        self._actors.clients_ref.tell(HubLost(f"the hub went away ({reason})"))
 
 
 def main(argument: dict[str, Any], parent_fd: int) -> None:
     """A worker's process."""
-    from engine.child import run_child
-    from transport.listener import bind
-
-    async def serve(child: Any) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    async def serve(child: Child) -> None:
         sock = bind(child.config.server.host, argument["client_port"])
-        worker = Worker(child.config, context, child.endpoint("hub"), sock, child.fail, argument["name"])
+        worker = Worker(child.config, child.context, child.endpoint("hub"), sock, child.fail, argument["name"])
         await worker.start()
         try:
-            await child.serve(report=worker.report, drain=worker.drain, reload=worker.reload)
+            await child.serve(meter=worker.meter, drain=worker.drain, reload=worker.reload)
         finally:
             await worker.stop()
-            context.term()
 
     run_child(argument, parent_fd, serve)

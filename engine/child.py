@@ -1,0 +1,135 @@
+"""What hub, feeds and worker processes share: logging, loop, the link to the daemon, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import uvloop
+import zmq
+
+from engine import log
+from engine.config import Config
+from engine.control import ControlClient
+from engine.runtime_dir import endpoint
+from transport.errors import HeliographError
+from transport.meter import Meter
+
+
+class Child:
+    """One process of the engine, on its main thread's loop.
+
+    Attributes:
+        argument: what the daemon gave: name, role, incarnation, runtime_dir, client_port, config.
+        config: the configuration at its start.
+        context: for all of the process's bus links.
+    """
+
+    def __init__(self, argument: dict[str, Any], parent_fd: int) -> None:
+        self.argument = argument
+        self.config = msgspec.convert(argument["config"], Config)
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._parent_fd = parent_fd
+        self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reported_at: float | None = None
+
+    def endpoint(self, name: str) -> str:
+        """Address of a bus of this engine."""
+        return endpoint(self.argument["runtime_dir"], name)
+
+    def fail(self, reason: str) -> None:
+        """Supervision has given up: the process ends with 1, the daemon starts another."""
+        if not self._failed.done():
+            self._failed.set_result(reason)
+
+    async def serve(
+        self,
+        *,
+        meter: Meter,
+        drain: Callable[[], Awaitable[None]],
+        reload: Callable[[Config], Awaitable[None]],
+        health: Callable[[], dict[str, Any]] = dict,
+        refresh: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Say ready and report until told to end.
+
+        Args:
+            meter: the node's figures.
+            drain: finish what is going on.
+            reload: take a new configuration.
+            health: of the node's parts, ``{component: {status, reason, retry_in}}``.
+            refresh: brings meter and health up to date, once per report.
+
+        Raises:
+            HeliographError: supervision has given up, or the daemon does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        interval = self.config.server.heartbeat_interval
+
+        def report() -> dict[str, Any]:
+            now = loop.time()
+            if self._reported_at is not None:
+                meter.loop_lag = max(0.0, now - self._reported_at - interval)
+            self._reported_at = now
+            if refresh is not None:
+                self._own(refresh(), "refresh")
+            return {"figures": meter.snapshot(), "health": health()}
+
+        control = ControlClient(
+            self.argument,
+            self._parent_fd,
+            drain,
+            lambda config: self._own(reload(config), "reload"),
+            report,
+            context=self.context,
+        )
+        await control.start()
+        try:
+            await control.ready()
+            stopped = asyncio.ensure_future(control.wait_stopped())
+            await asyncio.wait((stopped, self._failed), return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if self._failed.done():
+                raise HeliographError(self._failed.result())
+        finally:
+            await control.close()
+            for task in self._tasks:
+                task.cancel()
+
+    def _own(self, coroutine: Awaitable[None], name: str) -> None:
+        async def guarded() -> None:
+            try:
+                await coroutine
+            except Exception as error:
+                log.get_logger().error(f"{name}_failed", error=str(error))
+
+        task = asyncio.create_task(guarded(), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def run_child(argument: dict[str, Any], parent_fd: int, serve: Callable[[Child], Awaitable[None]]) -> None:
+    """A process's whole life: ``serve`` starts the node, calls :meth:`Child.serve` and stops the node."""
+
+    async def main() -> None:
+        child = Child(argument, parent_fd)
+        config = child.config
+        log.configure(argument["name"], config.server.node_name(), config.log.level, config.log.format)
+        try:
+            await serve(child)
+        finally:
+            child.context.term()
+
+    raise_descriptor_limit()
+    uvloop.run(main())
+
+
+def raise_descriptor_limit() -> None:
+    """As many open files as the system allows: one per client."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,135 @@
+"""The feeds node: one supervised connection actor per upstream feed, and the link to the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from actors.connection import FeedState
+from actors.feed_supervisor import ApplyFeeds, FeedSupervisor, GetFeeds
+from actors.supervisor import GetStatistics, Supervisor
+from engine import wiring
+from engine.child import Child, run_child
+from engine.config import Config
+from engine.log import get_logger
+from transport.bus_client import BusClient
+from transport.codec import pack
+from transport.messages import Publish
+from transport.meter import Meter
+
+START_TIMEOUT = 10.0  # s for the feed supervisor to start
+STOP_TIMEOUT = 5.0  # s for all connections to close
+ASK_TIMEOUT = 5.0  # s for a reload to be taken
+
+
+class Feeds:
+    """Owns the feed supervisor. Runs on one loop, in a process of its own or embedded.
+
+    It is the feeds' way to the hub (:class:`actors.connection.Publisher`): while the hub is away or behind, no upstream
+    socket is read; the batch in hand is held.
+    """
+
+    def __init__(
+        self, config: Config, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, failed: Callable[[str], None]
+    ) -> None:
+        self.meter = Meter()
+        self._held: list[bytes] = []  # at most one batch per feed: nothing is read meanwhile
+        self._uplink = BusClient(
+            context,
+            endpoint,
+            self,
+            name="feeds",
+            window=config.delivery.bus_window,
+            heartbeat_interval=config.server.heartbeat_interval,
+            heartbeat_timeout=config.server.heartbeat_timeout,
+        )
+        self._spec = wiring.feeds_actor(config, self)
+        self._failed = failed
+        self._supervisor: Any = None
+        self.status: dict[str, dict[str, Any]] = {}
+
+    async def start(self) -> None:
+        """The link first, so that the feeds have somewhere to publish."""
+        self._uplink.start()
+        self._supervisor = Supervisor.start(children=[self._spec], on_escalate=self._failed)
+        await self._supervisor.ask_async(GetStatistics(), timeout=START_TIMEOUT)
+
+    async def stop(self) -> None:
+        """Close the feeds, then the link."""
+        await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
+        self._uplink.stop()
+
+    async def reload(self, config: Config) -> None:
+        """Add, remove and change feeds; those that stay the same notice nothing."""
+        await self._spec.ref.ask_async(ApplyFeeds(wiring.feed_specs(config)), timeout=ASK_TIMEOUT)
+
+    async def drain(self) -> None:
+        """Nothing to wait for: stopping closes the upstream sockets and passes on the batch in hand."""
+
+    async def refresh(self) -> None:
+        """Look at the feeds: brings :attr:`status` and the meter up to date."""
+        self.status = await self._spec.ref.ask_async(GetFeeds(), timeout=ASK_TIMEOUT)
+        self.meter.feed_states = {name: feed["state"] for name, feed in self.status.items()}
+        self.meter.feed_reconnects = {name: feed["reconnects"] for name, feed in self.status.items()}
+
+    def health(self) -> dict[str, Any]:
+        """One component per feed."""
+        return {
+            f"feed:{name}": {
+                "status": "ok" if feed["state"] == FeedState.CONNECTED else "degraded",
+                "reason": feed["reason"] or (None if feed["state"] == FeedState.CONNECTED else feed["state"]),
+                "retry_in": feed["retry_in"],
+            }
+            for name, feed in self.status.items()
+        }
+
+    # the feeds' publisher --------------------------------------------------------------------------------------------
+
+    def publish(self, batch: list[Publish]) -> None:
+        """Pass on a batch, in order."""
+        packed = [pack(publish) for publish in batch]
+        if self._uplink.connected:
+            self._uplink.out.extend(packed)
+            self._uplink.wake()
+        else:
+            self._held += packed
+
+    async def writable(self) -> None:
+        """Return when the hub is there and keeps up."""
+        await self._uplink.writable()
+
+    # the link to the hub ---------------------------------------------------------------------------------------------
+
+    def on_server(self, incarnation: str) -> None:
+        """A hub answers: what was held goes first."""
+        get_logger().info("hub_found", incarnation=incarnation)
+        held, self._held = self._held, []
+        self._uplink.out.extend(held)
+        self._uplink.wake()
+
+    def on_batch(self, items: list[Any]) -> None:
+        """The hub has nothing to say to feeds: their publishes ask for no answer."""
+
+    def on_window(self, open: bool) -> None:
+        """Those who wait in :meth:`writable` are woken by the link."""
+
+    def on_lost(self, reason: str) -> None:
+        """The hub went; the link finds the next one by itself."""
+        get_logger().warning("hub_lost", reason=reason)
+
+
+def main(argument: dict[str, Any], parent_fd: int) -> None:
+    """The feeds' process."""
+    async def serve(child: Child) -> None:
+        feeds = Feeds(child.config, child.context, child.endpoint("hub"), child.fail)
+        await feeds.start()
+        try:
+            await child.serve(
+                meter=feeds.meter, drain=feeds.drain, reload=feeds.reload, health=feeds.health, refresh=feeds.refresh
+            )
+        finally:
+            await feeds.stop()
+
+    run_child(argument, parent_fd, serve)

@@ -1,0 +1,113 @@
+"""Publishing into the engine from its own process: the daemon's admin API and the embedded engine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple
+
+import zmq
+
+from engine.config import Config
+from transport.bus_client import BusClient
+from transport.codec import pack
+from transport.codes import ErrorCode
+from transport.errors import RequestError
+from transport.messages import Publish, Published, Refused
+
+PUBLISH_TIMEOUT = 5.0  # s for the hub to answer
+IN_FLIGHT = 10_000  # publishes; one more is refused as unavailable
+
+
+class Position(NamedTuple):
+    """Where a topic's log holds an event."""
+
+    epoch: str
+    offset: int
+
+
+class HubLink:
+    """A peer of the hub that publishes and waits for the answers. On one loop."""
+
+    def __init__(self, config: Config, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, name: str) -> None:
+        self._link = BusClient(
+            context,
+            endpoint,
+            self,
+            name=name,
+            window=config.delivery.bus_window,
+            heartbeat_interval=config.server.heartbeat_interval,
+            heartbeat_timeout=config.server.heartbeat_timeout,
+        )
+        self._waiting: dict[int, asyncio.Future[Position]] = {}
+        self._next_ref = 0
+
+    def start(self) -> None:
+        """Look for the hub."""
+        self._link.start()
+
+    def stop(self) -> None:
+        """Leave; whoever waits for an answer is refused."""
+        self._link.stop()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hub is there."""
+        return self._link.connected
+
+    async def publish(self, batch: list[Publish]) -> list[Position]:
+        """Publish in order; the positions once the hub has accepted all.
+
+        Raises:
+            RequestError: ``unavailable`` without a hub or answer (some may have been accepted), or the hub's refusal.
+        """
+        if not self._link.connected or len(self._waiting) + len(batch) > IN_FLIGHT:
+            raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away or busy; repeat in a moment")
+        loop = asyncio.get_running_loop()
+        answers: dict[int, asyncio.Future[Position]] = {}
+        for publish in batch:
+            self._next_ref += 1
+            answers[self._next_ref] = loop.create_future()
+            self._link.out.append(pack(publish._replace(ref=self._next_ref)))
+        self._waiting |= answers
+        self._link.wake()
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
+                await asyncio.wait(answers.values())
+        except TimeoutError:
+            raise RequestError(
+                ErrorCode.UNAVAILABLE, f"no answer from the hub in {PUBLISH_TIMEOUT:g} s; the outcome is unknown"
+            ) from None
+        finally:
+            for ref in answers:
+                self._waiting.pop(ref, None)
+        return [answer.result() for answer in answers.values()]
+
+    # the link --------------------------------------------------------------------------------------------------------
+
+    def on_server(self, incarnation: str) -> None:
+        """A hub answers; there is nothing to tell it."""
+
+    def on_batch(self, items: list[Any]) -> None:
+        """Answers to publishes."""
+        for item in items:
+            if type(item) is Published:
+                for ref, epoch, offset in item.results:
+                    answer = self._waiting.pop(ref, None)
+                    if answer is not None and not answer.done():
+                        answer.set_result(Position(epoch, offset))
+            elif type(item) is Refused:
+                self._fail(item.ref, RequestError(item.code, item.message, item.field))
+
+    def on_window(self, open: bool) -> None:
+        """``IN_FLIGHT`` bounds what waits."""
+
+    def on_lost(self, reason: str) -> None:
+        """What was in flight has an unknown outcome."""
+        for ref in tuple(self._waiting):
+            self._fail(ref, RequestError(ErrorCode.UNAVAILABLE, f"the hub went away ({reason}); the outcome is unknown"))
+
+    def _fail(self, ref: int, error: RequestError) -> None:
+        answer = self._waiting.pop(ref, None)
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+            answer.exception()  # retrieved: its waiter may have timed out

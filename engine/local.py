@@ -1,0 +1,144 @@
+"""Everything in one process on one loop: hub, feeds and one worker over ``inproc://``, with the admin API.
+
+The same nodes as in processes of their own; a failure that supervision gives up on ends the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import zmq
+
+from engine.admin import AdminServer
+from engine.config import Config, needs_restart
+from engine.feeds import Feeds
+from engine.hub import Hub
+from engine.hub_link import HubLink, Position
+from engine.log import get_logger
+from engine.metrics import Figures
+from engine.version import VERSION
+from engine.worker import Worker
+from transport.errors import HeliographError
+from transport.listener import bind
+from transport.messages import Publish
+
+ENDPOINT = "inproc://hub"
+
+
+class LocalEngine:
+    """``workers = 0``. Implements :class:`engine.admin.Backend`.
+
+    Stopping leaves no thread, task, socket or file behind.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._figures = Figures(VERSION)
+        self._failure: asyncio.Future[None] | None = None
+        self._draining = False
+        self._admin: AdminServer | None = None
+
+    async def start(self) -> None:
+        """Bind both ports first: a taken one is an error before anything runs."""
+        config = self._config
+        self._failure = asyncio.get_running_loop().create_future()
+        client_sock = bind(config.server.host, config.server.port)
+        try:
+            admin_sock = bind(config.admin.host, config.admin.port, reuse_port=False)
+        except HeliographError:
+            client_sock.close()
+            raise
+        self.port, self.admin_port = client_sock.getsockname()[1], admin_sock.getsockname()[1]
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._hub = Hub(config, self._context, ENDPOINT, self._fail)
+        self._worker = Worker(config, self._context, ENDPOINT, client_sock, self._fail)
+        self._feeds = Feeds(config, self._context, ENDPOINT, self._fail)
+        self._link = HubLink(config, self._context, ENDPOINT, "engine")
+        await self._hub.start()
+        self._link.start()
+        await self._worker.start()
+        await self._feeds.start()
+        self._admin = AdminServer(self, config, admin_sock)
+        await self._admin.start()
+
+    async def stop(self) -> None:
+        """Drain the clients, then stop in reverse order of the event's way."""
+        self._draining = True
+        await self._worker.drain()
+        if self._admin is not None:
+            await self._admin.stop()
+        await self._feeds.stop()
+        await self._worker.stop()
+        self._link.stop()
+        await self._hub.stop()
+        self._context.term()
+        if self._failure is not None and not self._failure.done():
+            self._failure.cancel()
+
+    async def wait(self) -> None:
+        """Until supervision gives up, which raises; for ever otherwise."""
+        assert self._failure is not None
+        await asyncio.shield(self._failure)
+
+    def _fail(self, reason: str) -> None:
+        get_logger().error("engine_failed", reason=reason)
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(HeliographError(f"the engine failed: {reason}"))
+            self._failure.exception()  # whoever waits raises it; nobody has to
+
+    # the admin API's backend -----------------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, Any]:
+        """The contract's shape."""
+        failed = self._failure is not None and self._failure.done()
+        components = {
+            name: {"status": "down" if failed else "ok", "reason": None, "retry_in": None}
+            for name in ("hub", "worker-0", "feeds")
+        }
+        components |= self._feeds.health()
+        worst = {component["status"] for component in components.values()}
+        status = "down" if "down" in worst else "degraded" if "degraded" in worst else "ok"
+        return {
+            "status": status,
+            "version": VERSION,
+            "node": self._config.server.node_name(),
+            "components": components,
+        }
+
+    def ready(self) -> str | None:
+        """``None``, or why not."""
+        return "draining" if self._draining else None if self._link.connected else "no hub"
+
+    async def stats(self) -> dict[str, Any]:
+        """The engine at a glance."""
+        await self._collect()
+        return self._figures.stats()
+
+    async def metrics(self) -> bytes:
+        """Prometheus text."""
+        await self._collect()
+        return self._figures.render()
+
+    async def _collect(self) -> None:
+        await self._feeds.refresh()
+        await self._hub.refresh()
+        for name, meter in (("hub", self._hub.meter), ("worker-0", self._worker.meter), ("feeds", self._feeds.meter)):
+            self._figures.update(name, "local", meter.snapshot())
+
+    async def publish(self, batch: list[Publish]) -> list[Position]:
+        """Publish in order; see :meth:`engine.hub_link.HubLink.publish`."""
+        return await self._link.publish(batch)
+
+    async def reload(self, config: Config) -> list[str]:
+        """Take a new configuration; the names of what only a restart takes."""
+        left = needs_restart(self._config, config)
+        self._config = config
+        await self._worker.reload(config)
+        await self._feeds.reload(config)
+        return left
+
+    async def drain(self) -> None:
+        """Send all clients away."""
+        self._draining = True
+        await self._worker.drain()
