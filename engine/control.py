@@ -1,0 +1,271 @@
+"""The control bus between the daemon and its children: who is ready, how it goes, and drain, reload, stop.
+
+Each child says ``ready`` once and then, every ``heartbeat_interval``, ``report``; both carry its name and the
+incarnation that the daemon gave to this life of it. A child that stops reporting is taken for dead
+(:mod:`engine.process_supervisor` kills it): the report comes from the loop that does the child's work. All of it are
+tells and asks (:mod:`actors.remote`) to an actor called ``control``.
+
+| to the daemon | body |
+|---|---|
+| tell ``ready`` | ``{name, incarnation, …}`` and the child's own facts |
+| tell ``report`` | ``{name, incarnation, figures, health}``; health is ``{component: {status, reason, retry_in}}`` |
+
+| to a child | body |
+|---|---|
+| tell ``drain`` | none: finish, then end; SIGTERM says the same |
+| ask ``reload`` | the new configuration as plain values; answered when it is in force |
+| tell ``stop`` | none: end now |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+import zmq
+
+from actors.remote import Dispatcher, RemoteLink
+from engine.config import Config
+from engine.log import get_logger
+from engine.runtime_dir import endpoint
+from transport.bus_client import BusClient
+from transport.bus_server import BusServer, Peer
+from transport.errors import ConnectionLost, HeliographError, RequestError
+
+ACTOR = "control"
+LINK_TIMEOUT = 10.0  # s for a child to find the daemon
+RELOAD_TIMEOUT = 10.0  # s for a child to take a new configuration
+ORPHAN_TIMEOUT = 4.5  # s from the daemon's death to this child's, whatever it does
+
+
+class Daemon(Protocol):
+    """Whom the children talk to; called on the loop, must not block."""
+
+    def on_ready(self, body: dict[str, Any], /) -> None:
+        """A child said ``ready``."""
+
+    def on_report(self, body: dict[str, Any], /) -> None:
+        """A child's ``report``."""
+
+
+class ControlServer:
+    """The daemon's end."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        daemon: Daemon,
+        *,
+        heartbeat_interval: float,
+        heartbeat_timeout: float,
+    ) -> None:
+        self._dispatcher = Dispatcher()
+        self._dispatcher.register(ACTOR, daemon, ("ready", "report"))
+        self._links: dict[str, RemoteLink] = {}
+        self._bus = BusServer(
+            context,
+            address,
+            self,
+            name="daemon",
+            heartbeat_interval=heartbeat_interval,
+            heartbeat_timeout=heartbeat_timeout,
+        )
+
+    def start(self) -> None:
+        """Listen; raises :class:`HeliographError` where that is impossible."""
+        self._bus.start()
+
+    def stop(self) -> None:
+        """Send what waits, and close."""
+        self._bus.stop()
+
+    def tell(self, method: str) -> None:
+        """``drain`` or ``stop`` to every child that is there."""
+        for link in self._links.values():
+            link.ref(ACTOR).tell(method)
+
+    async def reload(self, config: Config) -> dict[str, str]:
+        """Give every child ``config``; what went wrong, by the child's name."""
+        body = msgspec.to_builtins(config)
+        links = dict(self._links)
+        answers = await asyncio.gather(
+            *(link.ref(ACTOR).ask("reload", body, timeout=RELOAD_TIMEOUT) for link in links.values()),
+            return_exceptions=True,
+        )
+        return {name: str(answer) for name, answer in zip(links, answers, strict=True) if isinstance(answer, Exception)}
+
+    def on_peer(self, peer: Peer) -> None:
+        """A child's link is up; it counts when it says ready."""
+        self._links[peer.name] = RemoteLink(peer, self._dispatcher)
+
+    def on_batch(self, peer: Peer, items: list[Any]) -> None:
+        """What children say."""
+        for item in items:
+            self._links[peer.name].receive(item)
+
+    def on_window(self, peer: Peer, is_open: bool) -> None:
+        """Too little is said here to fill a window."""
+
+    def on_gone(self, peer: Peer, reason: str) -> None:
+        """The link only; whether the child lives is told by its exit or its silence."""
+        self._links.pop(peer.name).lost(reason)
+
+
+class ControlClient:
+    """A child's end; all on its main thread's loop. Also watches SIGTERM and the pipe from the daemon.
+
+    Args:
+        argument: what ``main`` was given.
+        parent_fd: end of file there means that the daemon is dead.
+        on_drain: finish what is going on; it is over when this returns. After the daemon's death it has
+            :data:`ORPHAN_TIMEOUT`, then the process is killed.
+        on_reload: takes a new configuration; what it raises is the daemon's answer.
+        report: ``{"figures": …, "health": …}``, plain values.
+        context: shared with the child's other links, not terminated here; ``None`` makes one of its own.
+    """
+
+    def __init__(
+        self,
+        argument: Mapping[str, Any],
+        parent_fd: int,
+        on_drain: Callable[[], Awaitable[None]],
+        on_reload: Callable[[Config], Awaitable[None] | None],
+        report: Callable[[], Mapping[str, Any]],
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        config = msgspec.convert(argument["config"], Config)
+        self._who = {"name": argument["name"], "incarnation": argument["incarnation"]}
+        self._interval = config.server.heartbeat_interval
+        self._parent_fd = parent_fd
+        self._drained_by, self._reloaded_by, self._report = on_drain, on_reload, report
+        self._loop = asyncio.get_running_loop()
+        self._context = context or zmq.Context()
+        self._owns_context = context is None
+        self._link = BusClient(
+            self._context,
+            endpoint(argument["runtime_dir"], "control"),
+            self,
+            name=argument["name"],
+            heartbeat_interval=self._interval,
+            heartbeat_timeout=config.server.heartbeat_timeout,
+            auto_ack=True,
+        )
+        self._dispatcher = Dispatcher()
+        self._dispatcher.register(ACTOR, self, ("drain", "reload", "stop"))
+        self._remote = RemoteLink(self._link, self._dispatcher)
+        self._daemon = self._remote.ref(ACTOR)
+        self._stopped: asyncio.Future[str] = self._loop.create_future()
+        self._draining: asyncio.Task[None] | None = None
+        self._reporter: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Find the daemon; from here on drain, stop and the daemon's death are heeded.
+
+        Raises:
+            HeliographError: it did not answer within :data:`LINK_TIMEOUT`.
+        """
+        self._loop.add_reader(self._parent_fd, self._on_parent_gone)
+        self._loop.add_signal_handler(signal.SIGTERM, self.drain, "SIGTERM")
+        self._link.start()
+        try:
+            async with asyncio.timeout(LINK_TIMEOUT):
+                await self._link.writable()
+        except TimeoutError:
+            raise HeliographError(f"the daemon did not answer within {LINK_TIMEOUT:g} s") from None
+
+    async def ready(self, **info: Any) -> None:
+        """Tell the daemon, and report from here on."""
+        await self._link.writable()
+        self._daemon.tell("ready", {**info, **self._who})
+        self._beat()
+
+    async def wait_stopped(self) -> str:
+        """Return, with the reason, when the process has to end: drained, told so, or the daemon is dead."""
+        return await asyncio.shield(self._stopped)
+
+    def drain(self, reason: str) -> None:
+        """Begin to drain; again is without effect."""
+        if self._draining is None and not self._stopped.done():
+            get_logger().info("draining", reason=reason)
+            self._draining = asyncio.create_task(self._drain(reason), name="drain")
+
+    async def close(self) -> None:
+        """Say goodbye. After it nothing is watched any more."""
+        self._loop.remove_reader(self._parent_fd)
+        self._loop.remove_signal_handler(signal.SIGTERM)
+        if self._reporter is not None:
+            self._reporter.cancel()
+        if self._draining is not None:
+            self._draining.cancel()
+            await asyncio.gather(self._draining, return_exceptions=True)
+        await self._dispatcher.close()
+        self._link.stop()
+        if self._owns_context:
+            self._context.term()
+
+    async def _drain(self, reason: str) -> None:
+        try:
+            await self._drained_by()
+        except Exception as error:
+            get_logger().error("drain_failed", error=str(error), exc_info=error)
+        self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(reason)
+
+    def _on_parent_gone(self) -> None:
+        self._loop.remove_reader(self._parent_fd)
+        # The kernel's timer: it comes also to a loop that hangs. The default action of SIGALRM ends the process.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, ORPHAN_TIMEOUT)
+        self.drain("the daemon is dead")
+
+    def _beat(self) -> None:
+        self._reporter = self._loop.call_later(self._interval, self._beat)
+        try:
+            self._daemon.tell("report", {**self._report(), **self._who})
+        except ConnectionLost:
+            pass  # the next report goes to the next link
+
+    # what the daemon says --------------------------------------------------------------------------------------------
+
+    def on_drain(self, body: Any) -> None:
+        """See :meth:`drain`."""
+        self.drain("the daemon said so")
+
+    def on_stop(self, body: Any) -> None:
+        """End now."""
+        self._stop("the daemon said so")
+
+    async def on_reload(self, body: Any) -> None:
+        """A new configuration."""
+        try:
+            done = self._reloaded_by(msgspec.convert(body, Config))
+            if done is not None:
+                await done
+        except HeliographError as error:
+            get_logger().error("reload_failed", error=str(error))
+            raise RequestError("bad_request", str(error)) from error
+        get_logger().info("reloaded")
+
+    # the link to the daemon ------------------------------------------------------------------------------------------
+
+    def on_server(self, incarnation: str) -> None:
+        """The link is up."""
+
+    def on_batch(self, items: list[Any]) -> None:
+        """Tells, asks and answers."""
+        for item in items:
+            self._remote.receive(item)
+
+    def on_window(self, is_open: bool) -> None:
+        """Too little is said here to fill a window."""
+
+    def on_lost(self, reason: str) -> None:
+        """The pipe tells whether the daemon is dead."""
+        self._remote.lost(reason)
