@@ -19,8 +19,6 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from engine import __version__
-
 if TYPE_CHECKING:
     from actors.loop_actor import LoopActor
     from actors.stage import Stage
@@ -110,6 +108,11 @@ def _refuse_foreign_packages() -> None:
             )
 
 
+_refuse_foreign_packages()
+
+from engine.version import VERSION as __version__  # noqa: E402, N811  only now is it certain whose engine it is
+
+
 def __getattr__(name: str) -> object:
     try:
         module = _HOME[name]
@@ -123,8 +126,6 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
 
-
-_refuse_foreign_packages()
 
 if __name__ == "__main__":
     from engine.cli import main

@@ -60,6 +60,9 @@ class RepeatLimiter:
         self._limit, self._period, self._capacity = limit, period, capacity
         self._seen: dict[Key, tuple[float, int]] = {}  # start of the window and lines in it, the oldest window first
 
+    def __len__(self) -> int:
+        return len(self._seen)
+
     def admit(self, level: str, event: str, now: float) -> bool:
         """Count a line at ``now`` (seconds, monotonic); whether it may be written. Call :meth:`ended` before."""
         key = (level, event)
@@ -94,7 +97,8 @@ class Renderer:
         limiter: RepeatLimiter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._write_line, self._limiter, self._clock = write_line, limiter or RepeatLimiter(), clock
+        self._write_line, self._clock = write_line, clock
+        self._limiter = RepeatLimiter() if limiter is None else limiter
 
     def __call__(self, logger: object, method: str, line: Line) -> str:
         now, repeat_key = self._clock(), str(line.pop("repeat_key", line["event"]))

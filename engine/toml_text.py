@@ -43,7 +43,7 @@ def _places(text: str) -> Iterator[tuple[int, str]]:
         paths = list(_paths(parsed))
         if is_header:
             table = paths[-1]
-            yield start, table
+            yield from ((start, path) for path in paths)  # [a.b] says a too
         else:
             yield from ((start, f"{table}.{path}" if table else path) for path in paths)
 

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.mapping import Mapper
+from engine import config, toml_text
+from engine.config import Admin, Config, Feed, Server, load, loads
+from transport.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+FEED = '[feeds.fx]\nurl = "ws://exchange.example/stream"\n'
+
+
+def refused(text: str, **more: Any) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        loads(text, **more)
+    return caught.value
+
+
+def test_without_file_and_environment_every_field_has_its_default() -> None:
+    assert load(environ={}) == Config()
+
+
+def test_command_line_beats_environment_beats_file(tmp_path: Path) -> None:
+    file = tmp_path / "heliograph.toml"
+    file.write_text("[server]\nport = 1\nworkers = 1\n[limits]\ntopics = 7\n")
+    environ = {"HELIOGRAPH_SERVER__PORT": "2", "HELIOGRAPH_SERVER__WORKERS": "2"}
+    effective = load(file, {"server.port": 3}, environ)
+    assert (effective.server.port, effective.server.workers, effective.limits.topics) == (3, 2, 7)
+    assert load(None, None, {"HELIOGRAPH_CONFIG": str(file)}).server.port == 1
+
+
+def test_overrides_of_none_and_empty_variables_are_not_given() -> None:
+    assert loads("[server]\nport = 1", {"server.port": None}, {"HELIOGRAPH_SERVER__PORT": ""}).server.port == 1
+
+
+def test_variables_that_are_not_fields_are_left_alone() -> None:
+    environ = {"HELIOGRAPH_URL": "ws://x", "HELIOGRAPH_TOKEN": "t", "PATH__X": "1"}
+    assert load(environ=environ) == Config()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("SERVER__WORKERS", "0", "server.workers", 0),
+        ("SERVER__WORKERS", "none", "server.workers", None),
+        ("DELIVERY__PACING", "adaptive", "delivery.pacing", "adaptive"),
+        ("DELIVERY__PACING", "0.01", "delivery.pacing", 0.01),
+        ("SERVER__NODE", "42", "server.node", "42"),
+        ("FEEDS__FX__IDLE_TIMEOUT", "None", "feeds.fx.idle_timeout", None),
+        ("FEEDS__FX__MAP__TYPE", "tick", "feeds.fx.map.type", "tick"),
+    ],
+)
+def test_environment_becomes_what_the_field_needs(variable: str, text: str, field: str, value: object) -> None:
+    found: Any = loads(FEED, environ={f"HELIOGRAPH_{variable}": text})
+    for name in field.split("."):
+        found = found[name] if isinstance(found, dict) else getattr(found, name)
+    assert found == value
+
+
+def test_environment_finds_a_name_in_any_case() -> None:
+    effective = loads('[feeds.My-Feed]\nurl = "ws://a"', environ={"HELIOGRAPH_FEEDS__MY_FEED__URL": "ws://b"})
+    assert effective.feeds["My-Feed"].url == "ws://b"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "line", "says"),
+    [
+        ('[server]\n\nport = "x"', "server.port", 3, "Expected int, got str"),
+        ("[server]\nport = 65536", "server.port", 2, "65535"),
+        ("[server]\nhost = ''", "server.host", 2, "length >= 1"),
+        ("[server]\nprot = 1", "server.prot", 2, "did you mean port?"),
+        ("[sever]\nport = 1", "sever", 1, "did you mean server?"),
+        ("[limits]\n# x\nqqq = 1", "limits.qqq", 3, "known here: connections"),
+        ("server = 1", "server", 1, "must be a table"),
+        ("[log]\nlevel = 'loud'", "log.level", 2, "one of debug, info"),
+        ("[delivery]\npacing = 'fast'", "delivery.pacing", 2, "one of adaptive, a number"),
+        ("[delivery]\npacing = 1.5", "delivery.pacing", 2, "<= 1.0"),
+        ("[limits]\ntopics = true", "limits.topics", 2, "Expected int, got bool"),
+        ("[server]\nheartbeat_timeout = 2", "server.heartbeat_timeout", 2, "twice heartbeat_interval"),
+        ("[server]\ndrain_timeout = nan", "server.drain_timeout", 2, ""),
+        ('[admin]\nhost = "0.0.0.0"', "admin.api_key", 1, "not a loopback"),
+        ("[admin]\nport = 8765", "admin.port", 2, "server.port already"),
+        ("[feeds.fx]\nidle_timeout = 1", "feeds.fx.url", 1, "required"),
+        ('[feeds.fx]\nurl = "http://x"', "feeds.fx.url", 2, "ws://"),
+        ('[feeds.fx]\nurl = "ws://x:99999"', "feeds.fx.url", 2, "ws://"),
+        (FEED + "backoff_initial = 2\nbackoff_max = 1", "feeds.fx.backoff_max", 4, "backoff_initial"),
+        (FEED + "[feeds.fx.headers]\nA = 1", "feeds.fx.headers.A", 4, "Expected str"),
+        (FEED + "map = { topic = 'a b' }", "feeds.fx.map.topic", 3, "not a topic"),
+        (FEED + "map.topic = 'system.x'", "feeds.fx.map.topic", 3, "engine"),
+        (FEED + "subscribe = [\n1,\n]", "feeds.fx.subscribe", 3, "Expected object"),
+        ("[stages.s]\nactor = 'nope'", "stages.s.actor", 2, "package.module:Class"),
+        ("[stages.s]\nactor = 'a:B'\ntopics = ['a', '.']", "stages.s.topics[1]", 3, "topic pattern"),
+        ("[stages.s]\nactor = 'a:B'\ntopics = []", "stages.s.topics", 3, "length >= 1"),
+    ],
+)
+def test_an_error_names_field_and_line(text: str, field: str, line: int, says: str) -> None:
+    error = refused(text)
+    assert (error.field, error.line) == (field, line)
+    assert says in error.message
+
+
+@pytest.mark.parametrize("table", ["auth", "redis", "backplane", "store", "topics.'a.*'", "alerts.x", "admin.keys.x"])
+def test_tables_to_come_are_refused_by_name(table: str) -> None:
+    error = refused(f"[log]\n[{table}]\na = 1")
+    assert error.line == 2
+    assert error.message == "not supported by this version"
+
+
+def test_text_that_is_not_toml_names_the_line() -> None:
+    assert refused("[server]\nport = = 1").line == 2
+    assert "not TOML" in refused("[server]\nport = 1\nport = 2").message
+
+
+def test_an_error_in_the_environment_names_the_variable_and_no_line() -> None:
+    error = refused("[server]\nport = 1", environ={"HELIOGRAPH_SERVER__PORT": "many"})
+    assert (error.field, error.line) == ("server.port", None)
+    assert "HELIOGRAPH_SERVER__PORT" in error.message
+    assert "did you mean port?" in refused("", environ={"HELIOGRAPH_SERVER__PROT": "1"}).message
+    assert refused("", overrides={"server.port": -1}).field == "server.port"
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*No such file"):
+        load(tmp_path / "none.toml", environ={})
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load(tmp_path / "latin.toml", environ={})
+
+
+def test_a_secret_comes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(" s3cret \n")
+    assert loads(f'[admin]\napi_key_file = "{tmp_path}/key"').admin.api_key == "s3cret"
+    headers = loads(FEED + f'headers.Authorization_file = "{tmp_path}/key"').feeds["fx"].headers
+    assert headers == {"Authorization": "s3cret"}
+    environ = {"HELIOGRAPH_ADMIN__API_KEY_FILE": f"{tmp_path}/key"}
+    assert loads("[admin]\napi_key = 'other'", environ=environ).admin.api_key == "s3cret"
+    assert loads(f'[admin]\napi_key_file = "{tmp_path}/key"', {"admin.api_key": "o"}).admin.api_key == "o"
+
+
+def test_a_secret_given_twice_or_in_a_missing_or_empty_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    assert refused("[admin]\napi_key = 'a'\napi_key_file = 'b'").field == "admin.api_key_file"
+    assert refused("[admin]\napi_key_file = '/nowhere/key'").line == 2
+    assert "empty" in refused(f'[admin]\napi_key_file = "{tmp_path}/empty"').message
+
+
+def test_errors_never_show_a_secret() -> None:
+    assert "s3cret" not in str(refused("[admin]\napi_key = ['s3cret']"))
+
+
+def test_masked_shows_no_secret_but_what_is_there() -> None:
+    effective = loads(
+        "[admin]\napi_key = 's3cret'\n[feeds.fx]\nurl = 'wss://me:s3cret@host/p?token=s3cret'\n"
+        "headers = { Cookie = 's3cret' }\nsubscribe = [{ op = 'login', args = [{ apiKey = 's3cret', sign = 1 }] }]\n"
+        "[stages.s]\nactor = 'a:B'\noptions = { db_password = 's3cret', window = 5 }"
+    )
+    shown = config.masked(effective)
+    assert "s3cret" not in str(shown)
+    assert shown["feeds"]["fx"]["url"] == "wss://***@host/p?***"
+    assert shown["feeds"]["fx"]["headers"] == {"Cookie": "***"}
+    assert shown["stages"]["s"]["options"]["window"] == 5
+    assert config.masked(Config())["admin"]["api_key"] == "none"
+
+
+def test_the_effective_configuration_is_toml_that_loads() -> None:
+    effective = loads('[server]\nworkers = 3\n[feeds."a b"]\nurl = "ws://x"\n[feeds."a b".map.symbols]\n"A/B" = "C"')
+    assert loads(config.effective_toml(effective)) == effective
+
+
+def test_the_default_configuration_loads_and_says_everything() -> None:
+    text = config.defaults_toml()
+    assert loads(text) == Config()
+    uncommented = re.sub(r"^#(?! )", "", text, flags=re.MULTILINE)
+    assert set(loads(uncommented).feeds) == {"fx"}
+    for line, above in zip(text.splitlines()[1:], text.splitlines(), strict=False):
+        if "=" in line and not line.startswith("# "):
+            assert above.startswith("# "), f"no comment above {line}"
+
+
+def test_the_documentation_has_every_field() -> None:
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    assert page.endswith(config.reference()), (
+        "renew its end: python -c 'from engine import config; print(config.reference())'"
+    )
+
+
+def test_the_example_in_the_documentation_loads() -> None:
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    example = page.split("```toml\n")[1].split("```")[0].replace("api_key_file = ", "# ")
+    Mapper(loads(example).feeds["fx"].map)
+
+
+def test_reloadable_names_what_a_reload_can_not_take() -> None:
+    old = Config()
+    new = loads(FEED + "[log]\nlevel = 'debug'\n[limits]\ntopics = 5\n[delivery]\npacing = 0")
+    assert config.reloadable(old, new) == []
+    new = loads("[server]\nport = 1\nworkers = 2\n[history]\ntopic_idle = 1\n[stages.s]\nactor = 'a:B'")
+    assert config.reloadable(old, new) == ["server.port", "server.workers", "history.topic_idle", "stages.s"]
+
+
+def test_the_configuration_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Config().server.port = 1  # type: ignore[misc]
+
+
+def test_defaults_of_the_machine() -> None:
+    assert Server(workers=0).worker_count() == 0
+    assert Server().worker_count() >= 1
+    assert Server(node="n").node_name() == "n"
+    assert Server().node_name()
+    assert Server(port=5).runtime_path({"XDG_RUNTIME_DIR": "/run/user/7"}) == Path("/run/user/7/heliograph-5")
+    assert Server(port=5).runtime_path({}).name == f"heliograph-{os.getuid()}-5"
+    assert Server(runtime_dir="/r").runtime_path({}) == Path("/r")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert Admin(host=host).api_key is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "127.evil.example", "example.com"])
+def test_everything_else_needs_a_key(host: str) -> None:
+    with pytest.raises(ConfigError, match="api_key"):
+        Admin(host=host)
+    assert Admin(host=host, api_key="k").api_key == "k"
+
+
+def test_a_feed_from_python_is_checked_as_well() -> None:
+    with pytest.raises(ConfigError, match="url"):
+        Feed(url="")
+
+
+names = st.text(min_size=1, max_size=8).filter(lambda name: "\x00" not in name)
+scalars = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=12), st.floats(allow_nan=False))
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3))
+
+
+@given(st.dictionaries(names, values, max_size=4))
+def test_what_is_written_as_toml_reads_the_same(table: dict[str, Any]) -> None:
+    text = "".join(f"{toml_text.key(name)} = {toml_text.literal(value)}\n" for name, value in table.items())
+    assert tomllib.loads(text) == table
+
+
+def test_line_of_sees_through_strings_lists_and_dotted_names() -> None:
+    text = (
+        '# c\na.b = 1\n[t."x.y"]\ns = """\n[t.fake]\nk = 1\n"""\nl = [\n  1,\n]\nk = { deep = 1 }\n[[z.list]]\nq = 1\n'
+    )
+    lines = {f: toml_text.line_of(text, f) for f in ("a.b", "t.x.y", "t.x.y.s", "t.x.y.l", "t.x.y.k.deep", "z.list.q")}
+    assert lines == {"a.b": 2, "t.x.y": 3, "t.x.y.s": 4, "t.x.y.l": 8, "t.x.y.k.deep": 11, "z.list.q": 13}
+    assert toml_text.line_of(text, "t.fake.k") == 3
+    assert toml_text.line_of(text, "nowhere") is None
