@@ -126,7 +126,7 @@ class ProcessSupervisor:
             for process in group:
                 name = process.spec.name
                 self._tasks[name] = asyncio.create_task(self._keep(process), name=f"process {name}")
-            ready = asyncio.gather(*(process.is_ready.wait() for process in group))
+            ready = asyncio.create_task(_all_ready(group), name="ready")
             try:
                 await asyncio.wait((ready, self._escalated), return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -175,16 +175,17 @@ class ProcessSupervisor:
         while True:
             reason = await self._live(process)
             if self._stopping:
+                reason = ""
                 break
-            now = self._loop.time()
-            decision = self._policy.exited(name, abnormal=True, now=now)
+            if self._escalated.done():
+                break
+            decision = self._policy.exited(name, abnormal=True, now=self._loop.time())
             if decision.escalate is not None:
-                self._set(process, ProcessState.STOPPED, reason)
                 self._escalate(HeliographError(f"{decision.escalate}; at last: {reason}"))
-                return
+                break
             process.restarts += 1
             self._set(process, ProcessState.RESTARTING, reason)
-        self._set(process, ProcessState.STOPPED)
+        self._set(process, ProcessState.STOPPED, reason)
 
     async def _live(self, process: Process) -> str:
         """One life: from the fork to the exit; why it ended."""
@@ -262,6 +263,11 @@ class ProcessSupervisor:
     def _set(self, process: Process, state: ProcessState, reason: str = "") -> None:
         process.state, process.reason = state, reason
         self._on_change(process)
+
+
+async def _all_ready(group: Sequence[Process]) -> None:
+    for process in group:
+        await process.is_ready.wait()
 
 
 def _described(code: int) -> str:

@@ -1,0 +1,5 @@
+"""Another role, that does the same."""
+
+from tests.engine.roles import main
+
+__all__ = ["main"]
