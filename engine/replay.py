@@ -21,10 +21,10 @@ stands still while nobody is subscribed. A client that does not read loses its c
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +36,6 @@ from websockets.asyncio.server import serve as serve_websocket
 from websockets.exceptions import ConnectionClosed
 
 from engine.recording import DEMO_PACE, Instrument, Pace, Quote, Record, instruments, merge
-from transport.codes import CloseCode
 from transport.errors import ConfigError
 
 WRITE_LIMIT_BYTES = 1 << 20  # unsent bytes to one client
@@ -189,6 +188,7 @@ class ReplayExchange:
             why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
             raise ConfigError(f"{self.host}:{self._wanted_port} {why}", "port") from None
         self._player = asyncio.create_task(self._play(), name="replay")
+        self._player.add_done_callback(_report)
         _log.info("replay exchange plays %s at %s", ", ".join(self.symbols), self.url)
         return self
 
@@ -197,10 +197,9 @@ class ReplayExchange:
     ) -> None:
         if self._player is not None:
             self._player.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._player
+            await asyncio.wait([self._player])  # what ended it is wait_ended()'s to raise
         if self._server is not None:
-            self._server.close(code=CloseCode.GOING_AWAY, reason="replay ended")
+            self._server.close()  # 1001, going away
             await self._server.wait_closed()
 
     async def wait_ended(self) -> None:
@@ -266,8 +265,13 @@ class ReplayExchange:
             if connection.transport.get_write_buffer_size() > WRITE_LIMIT_BYTES:
                 _log.warning("dropped a client that does not read: %s", connection.remote_address)
                 connection.transport.abort()
-        broadcast(connections, message_of(record, sequence, time.time_ns() // 1_000_000), text=True)
+        broadcast(connections, message_of(record, sequence, time.time_ns() // 1_000_000).decode())
         self.sent += 1
+
+
+def _report(player: asyncio.Task[None]) -> None:
+    if not player.cancelled() and player.exception():
+        _log.error("the replay stopped: %s", player.exception())
 
 
 def _id_of(raw: str | bytes) -> int | str | None:
@@ -313,6 +317,10 @@ async def serve(
     Raises:
         ConfigError: a file, the speed or the address cannot be used; names it.
     """
-    async with ReplayExchange(host, port, pace=speed, loop=loop, play=files) as exchange:
+    play = instruments(files)
+    if files:  # a bad row is an error now, not in an hour
+        for instrument in play:
+            deque(instrument.records(), maxlen=0)
+    async with ReplayExchange(host, port, pace=speed, loop=loop, play=play) as exchange:
         on_ready(exchange)
         await exchange.wait_ended()

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+from websockets.asyncio.server import ServerConnection, serve
+
+from actors import feed_supervisor
+from actors.backoff import BackoffPolicy
+from actors.connection import FeedSpec
+from actors.feed_supervisor import ApplyFeeds, FeedsApplied, FeedSupervisor, GetFeeds
+from actors.mapping import FeedMap
+from actors.ref import Ref
+from transport.errors import ConfigError
+from transport.messages import Publish
+
+DEADLINE_S = 15.0
+QUICK = BackoffPolicy(first_s=0.01, cap_s=0.05)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    uvloop.run(asyncio.wait_for(main, DEADLINE_S))
+
+
+async def until(condition: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    give_up = time.monotonic() + DEADLINE_S / 2
+    while not await condition():
+        assert time.monotonic() < give_up, "it did not happen in time"
+        await asyncio.sleep(0.005)
+
+
+class Hub:
+    """Counts by topic; publishing ``poison`` is a bug that crashes the connection actor."""
+
+    def __init__(self) -> None:
+        self.count: dict[str, int] = {}
+        self.poison: str | None = None
+
+    def publish(self, batch: list[Publish]) -> None:
+        for event in batch:
+            if event.topic == self.poison:
+                raise RuntimeError("a bug")
+            self.count[event.topic] = self.count.get(event.topic, 0) + 1
+
+    async def writable(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def upstream() -> AsyncIterator[str]:
+    """Ticks every few milliseconds until the client leaves."""
+
+    async def play(connection: ServerConnection) -> None:
+        while True:
+            await connection.send('{"symbol":"A"}')
+            await asyncio.sleep(0.005)
+
+    async with serve(play, "127.0.0.1", 0, compression=None) as server:
+        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
+
+
+def spec(name: str, url: str, **fields: Any) -> FeedSpec:
+    return FeedSpec(name, url, FeedMap(topic=f"{name}.{{symbol}}", **fields), backoff=QUICK)
+
+
+@asynccontextmanager
+async def supervising(hub: Hub, *specs: FeedSpec) -> AsyncIterator[Ref]:
+    ref = FeedSupervisor.start(hub, specs)
+    assert isinstance(ref, Ref)
+    try:
+        yield ref
+    finally:
+        await ref.stop_async(timeout=10)
+
+
+async def states(ref: Ref) -> dict[str, str]:
+    return {name: feed["state"] for name, feed in (await ref.ask_async(GetFeeds())).items()}
+
+
+async def until_states(ref: Ref, **expected: str) -> None:
+    async def reached() -> bool:
+        return await states(ref) == expected
+
+    await until(reached)
+
+
+async def until_more(hub: Hub, topic: str) -> None:
+    before = hub.count.get(topic, 0)
+
+    async def more() -> bool:
+        return hub.count.get(topic, 0) > before + 2
+
+    await until(more)
+
+
+def test_every_feed_flows_and_a_broken_one_costs_the_others_nothing() -> None:
+    async def main() -> None:
+        hub = Hub()
+        async with (
+            upstream() as url,
+            supervising(hub, spec("a", url), spec("b", url), spec("c", "ws://127.0.0.1:1/")) as ref,
+        ):
+            await until_more(hub, "a.A")
+            await until_more(hub, "b.A")
+            feeds = await ref.ask_async(GetFeeds())
+            assert (feeds["a"]["state"], feeds["b"]["state"]) == ("connected", "connected")
+            assert feeds["c"]["state"] in ("reconnecting", "connecting")
+            assert "refused" in feeds["c"]["last_error"]
+
+    run(main())
+
+
+def test_a_reload_adds_removes_and_restarts_what_changed_and_leaves_the_rest_alone() -> None:
+    async def main() -> None:
+        hub = Hub()
+        async with (
+            upstream() as url,
+            supervising(hub, spec("kept", url), spec("gone", url), spec("new_map", url)) as ref,
+        ):
+            await until_states(ref, kept="connected", gone="connected", new_map="connected")
+            before = await ref.ask_async(GetFeeds())
+            wanted = (spec("kept", url), spec("new_map", url, type="other"), spec("added", url))
+            applied = await ref.ask_async(ApplyFeeds(wanted))
+            assert applied == FeedsApplied(("added",), ("gone",), ("new_map",))
+            await until_states(ref, kept="connected", new_map="connected", added="connected")
+            after = await ref.ask_async(GetFeeds())
+            assert after["kept"]["since"] == before["kept"]["since"]
+            assert after["new_map"]["since"] > before["new_map"]["since"]
+            assert after["new_map"]["messages"] >= before["new_map"]["messages"]
+            gone = hub.count["gone.A"]
+            await until_more(hub, "added.A")
+            assert hub.count["gone.A"] == gone
+            assert await ref.ask_async(ApplyFeeds(wanted)) == FeedsApplied((), (), ())
+
+    run(main())
+
+
+def test_a_bad_reload_names_the_field_and_changes_nothing() -> None:
+    async def main() -> None:
+        hub = Hub()
+        async with upstream() as url, supervising(hub, spec("a", url)) as ref:
+            await until_states(ref, a="connected")
+            for specs, field in (
+                ((spec("b", url), spec("c", url, data={"x": ".."})), "feeds.c.map.data.x"),
+                ((spec("b", url), spec("b", url)), "feeds.b"),
+            ):
+                with pytest.raises(ConfigError) as caught:
+                    await ref.ask_async(ApplyFeeds(specs))
+                assert caught.value.field == field
+            assert await states(ref) == {"a": "connected"}
+
+    run(main())
+
+
+def test_a_crash_restarts_the_connection_and_keeps_its_counters() -> None:
+    async def main() -> None:
+        hub = Hub()
+        async with upstream() as url, supervising(hub, spec("a", url)) as ref:
+            await until_more(hub, "a.A")
+            before = (await ref.ask_async(GetFeeds()))["a"]
+            hub.poison = "a.A"
+
+            async def crashed() -> bool:
+                return "crashed" in str((await ref.ask_async(GetFeeds()))["a"]["last_error"])
+
+            await until(crashed)
+            hub.poison = None
+            await until_more(hub, "a.A")
+            after = (await ref.ask_async(GetFeeds()))["a"]
+            assert after["state"] == "connected"
+            assert after["last_error"] == "crashed: RuntimeError"
+            assert after["published"] >= before["published"] + 3
+
+    run(main())
+
+
+def test_a_feed_that_keeps_crashing_is_paused_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_supervisor, "FAILED_RETRY_S", 0.3)
+
+    async def main() -> None:
+        hub = Hub()
+        hub.poison = "bad.A"
+        async with upstream() as url, supervising(hub, spec("bad", url), spec("good", url)) as ref:
+            await until_states(ref, bad="failed", good="connected")
+            bad = (await ref.ask_async(GetFeeds()))["bad"]
+            assert 0 < bad["retry_in"] <= 0.3
+            assert bad["reason"]
+            await until_more(hub, "good.A")
+            hub.poison = None
+            await until_states(ref, bad="connected", good="connected")
+
+    run(main())
+
+
+def test_a_stop_leaves_no_task_behind() -> None:
+    async def main() -> None:
+        hub = Hub()
+        async with upstream() as url:
+            async with supervising(hub, spec("a", url), spec("b", "ws://127.0.0.1:1/")) as ref:
+                await until_more(hub, "a.A")
+            left = [task.get_name() for task in asyncio.all_tasks() if "feed" in task.get_name()]
+            assert not left
+            count = hub.count["a.A"]
+            assert not ref.is_alive()
+            await asyncio.sleep(0)
+            assert hub.count["a.A"] == count
+        gc.collect()  # a socket left open would warn here
+
+    run(main())
