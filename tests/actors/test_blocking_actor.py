@@ -175,6 +175,21 @@ def test_one_that_hangs_can_be_left_and_says_what_was_left() -> None:
     assert watching.exits == [None]
 
 
+def test_message_taken_at_the_instant_of_the_kill_is_given_back() -> None:
+    looks = iter([True, False])
+
+    class Killed(Worker):
+        def _runs(self) -> bool:
+            return next(looks)
+
+    actor = Killed()
+    actor.mailbox.put(Work(1))
+    actor.mailbox.put(Work(2))
+    actor._handle_all()
+    assert list(actor.mailbox.items) == [Work(1), Work(2)]
+    assert actor.done == []
+
+
 def test_what_was_told_in_init_reaches_the_mailbox_it_is_given() -> None:
     class Eager(Worker):
         def __init__(self) -> None:

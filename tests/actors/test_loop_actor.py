@@ -121,7 +121,9 @@ def test_one_message_at_a_time_across_awaits(run: Any) -> None:
         ref, event = Notebook.start(), asyncio.Event()
         paused = ref.ask(Pause(event), block=False)
         ref.tell(Note(1))
-        await asyncio.sleep(0.01)  # time in which it could go wrong
+        for _ in range(10):  # turns in which it could go wrong
+            await asyncio.sleep(0)
+            ref.mailbox._wake()  # two threads may find the mailbox resting at the same instant
         assert ref.mailbox.statistics().depth == 1
         event.set()
         assert await paused == "rested"
@@ -377,6 +379,32 @@ def test_task_that_fails_fails_the_actor_and_whoever_waits_hears_of_it(run: Any)
         assert ref.mailbox.statistics().failed == 1
         assert not pykka.ActorRegistry.get_by_class(Owner)
         assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+def test_task_that_fails_while_the_actor_stops_does_not_end_it_twice(run: Any) -> None:
+    class Owner(Notebook):
+        def on_note(self, note: Note) -> int:
+            self.spawn(self.fail(), name="failing")
+            return 0
+
+        async def fail(self) -> None:
+            raise LookupError("task")
+
+        def on_stop(self) -> None:
+            self.notes.append("stop")
+
+        def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
+            self.notes.append("failure")
+
+    async def main() -> None:
+        actor = Owner()
+        actor._begin()
+        actor.actor_ref.tell(Note(1))
+        assert await actor.actor_ref.stop_async()
+        assert actor.notes == ["stop"]
+        await until(lambda: len(asyncio.all_tasks()) == 1)
 
     run(main())
 

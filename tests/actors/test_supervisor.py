@@ -366,6 +366,25 @@ def test_killed_supervisor_takes_its_children_along() -> None:
     run(main)
 
 
+def test_late_news_of_a_predecessor_is_ignored() -> None:
+    async def main() -> None:
+        (spec,) = recorders([], "a")
+        supervisor = Supervisor([spec])
+        supervisor._begin()
+        await statistics(supervisor.actor_ref)
+        child = supervisor._children["a"]
+        predecessor = child.actor
+        assert predecessor is not None
+        spec.ref.tell(Break())
+        await spec.ref.ask_async(GetNotes())
+        child.exited(predecessor, LookupError("late"))
+        await spec.ref.ask_async(GetNotes())
+        assert (await statistics(supervisor.actor_ref)).children[0][1:3] == (ChildState.RUNNING, 1)
+        await supervisor.actor_ref.stop_async()
+
+    run(main)
+
+
 def test_refs_held_by_children_stay_valid() -> None:
     class Forwarder(Recorder):
         def __init__(self, log: list[str], target: Ref) -> None:
