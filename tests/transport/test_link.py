@@ -133,60 +133,59 @@ def test_a_long_queue_is_split_and_stops_when_the_window_closes():
     assert len(link.out) == 4
 
 
-steps = st.lists(
-    st.tuples(
-        st.sampled_from("ab"), st.sampled_from(["queue", "flush", "read", "process", "beat"]), st.integers(0, 300)
-    ),
-    max_size=200,
-)
+class Owner:
+    """One end of a pair of links, with all that its owner may do."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.pipe: deque[list[bytes]] = deque()  # towards this end
+        self.other: Owner = self
+        self.queued: list[int] = []
+        self.got: list[int] = []
+
+    def queue(self, size: int) -> None:
+        self.queued.append(len(self.queued))
+        self.link.out.append(codec.pack(Tell("x", "y", [self.queued[-1], bytes(size)])))
+
+    def flush(self, _size: int) -> None:
+        self.other.pipe.extend(list(frames) for frames in self.link.batches())
+        assert self.link.window.open or self.link.window.unacknowledged > self.link.window.limit // 2
+        assert not (self.link.out and self.link.window.open)
+
+    def read(self, _size: int) -> None:
+        if self.pipe:
+            frames = self.pipe.popleft()
+            self.got += [m.body[0] for m in self.link.receive(unpack_header(frames[0]), frames, 0.0)]
+
+    def process(self, _size: int) -> None:
+        if self.link.intake.done():
+            self.beat(0)
+
+    def beat(self, _size: int) -> None:
+        self.other.pipe.append([self.link.header(Kind.HEARTBEAT)])
+
+
+ACTIONS = (Owner.queue, Owner.flush, Owner.read, Owner.process, Owner.beat)
+steps = st.lists(st.tuples(st.integers(0, 1), st.sampled_from(ACTIONS), st.integers(0, 300)), max_size=200)
 
 
 @given(steps, st.integers(16, 2000))
 def test_within_a_link_nothing_is_lost_doubled_or_out_of_order(steps, window):
     """Two links, a FIFO pipe each way, and any interleaving of what their owners may do."""
-    a, b = _pair(window)
-    links = {"a": a, "b": b}
-    pipes: dict[str, deque[list[bytes]]] = {"a": deque(), "b": deque()}  # by the one who reads
-    queued: dict[str, list[int]] = {"a": [], "b": []}
-    read: dict[str, list[int]] = {"a": [], "b": []}
-    number = 0
+    a, b = map(Owner, _pair(window))
+    a.other, b.other = b, a
 
-    def flush(me: str, other: str) -> None:
-        pipes[other].extend(list(frames) for frames in links[me].batches())
+    for who, action, size in steps:
+        action((a, b)[who], size)
+    for _ in steps:  # both go on with their work: every round moves at least one batch if any waits
+        for owner in (a, b):
+            owner.flush(0)
+            while owner.other.pipe:
+                owner.other.read(0)
+            owner.other.process(0)
 
-    def receive(me: str) -> None:
-        frames = pipes[me].popleft()
-        read[me] += [m.body[0] for m in links[me].receive(unpack_header(frames[0]), frames, 0.0)]
-
-    def step(me: str, action: str, size: int) -> None:
-        nonlocal number
-        other = "b" if me == "a" else "a"
-        link = links[me]
-        if action == "queue":
-            number += 1
-            link.out.append(codec.pack(Tell("x", "y", [number, bytes(size)])))
-            queued[me].append(number)
-        elif action == "flush":
-            flush(me, other)
-            assert link.window.open or link.window.unacknowledged > window // 2
-            assert not (link.out and link.window.open)
-        elif action == "read" and pipes[me]:
-            receive(me)
-        elif action == "process" and link.intake.done():
-            pipes[other].append([link.header(Kind.HEARTBEAT)])
-        elif action == "beat":
-            pipes[other].append([link.header(Kind.HEARTBEAT)])
-
-    for each in steps:
-        step(*each)
-    for _ in range(2 * len(steps) + 2):  # both go on with their work until nothing is left
-        for me in "ab":
-            step(me, "flush", 0)
-            while pipes[me]:
-                receive(me)
-            step(me, "process", 0)
-
-    assert read == {"a": queued["b"], "b": queued["a"]}
+    assert a.got == b.queued
+    assert b.got == a.queued
 
 
 def test_a_lost_or_repeated_batch_breaks_the_link():
