@@ -96,6 +96,7 @@ class Clients(LoopActor):
         self._in_flight: dict[int, tuple[Session, int | str]] = {}
         self._next_ref = 0
         self._held: set[Session] = set()  # not read until the uplink or their acknowledgements have room
+        self._outboxes: set[Outbox] = set()
         self._draining = False
         self.configure(limits)
 
@@ -277,21 +278,22 @@ class Clients(LoopActor):
 
     def new_outbox(self) -> Outbox:
         """A bounded queue for a session that has become slow."""
+        outbox = Outbox(self._limits.outbox_bytes, self._limits.outbox_events)
+        self._outboxes.add(outbox)
         self._meter.slow_sessions += 1
-        return Outbox(self._limits.outbox_bytes, self._limits.outbox_events)
+        return outbox
 
     def outbox_gone(self, outbox: Outbox) -> None:
         """The session is fast again, or gone."""
+        self._outboxes.discard(outbox)
         self._meter.slow_sessions -= 1
-        self._meter.outbox_bytes -= outbox.size
 
-    def count_queued(self, delivered: int, dropped: int, size: int) -> None:
-        """Figures of one flush into an outbox; ``size`` is the change in bytes."""
-        self._meter.deliveries += delivered - dropped
-        self._meter.outbox_bytes += size
+    def count_queued(self, events: int, dropped: int) -> None:
+        """One flush into an outbox: ``events`` were queued, and ``dropped`` that waited will not be got."""
+        self._meter.deliveries += events - dropped
         if dropped:
-            self.count_dropped(dropped)
+            self._meter.dropped["slow"] = self._meter.dropped.get("slow", 0) + dropped
 
-    def count_dropped(self, events: int) -> None:
-        """Events that a slow session will not get."""
-        self._meter.dropped["slow"] = self._meter.dropped.get("slow", 0) + events
+    def outbox_size(self) -> int:
+        """Bytes that wait in all outboxes."""
+        return sum(outbox.size for outbox in self._outboxes)

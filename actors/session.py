@@ -141,16 +141,15 @@ class Session:
         if outbox is None or self.leaving:
             return
         dropped = outbox.dropped
-        size = outbox.size
         half = False
         for frame, publication in zip(frames, publications, strict=True):
             verdict = outbox.push(frame, publication)
             half = half or verdict is Verdict.HALF
             if verdict is Verdict.FULL or (verdict is Verdict.DROPPED and self.clients.disconnect_slow):
-                self.clients.count_dropped(outbox.dropped - dropped)
+                self.clients.count_queued(0, outbox.dropped - dropped)
                 self.clients.dismiss(self, CloseCode.SLOW, ByeReason.SLOW)
                 return
-        self.clients.count_queued(len(frames), outbox.dropped - dropped, outbox.size - size)
+        self.clients.count_queued(len(frames), outbox.dropped - dropped)
         if half:
             self.message(op="slow", queued=outbox.size, limit=self.clients.outbox_bytes)
         if not self.paused:
@@ -161,12 +160,10 @@ class Session:
         outbox = self.outbox
         if outbox is None:
             return
-        before = outbox.size
         while outbox and not self.paused and not self.closed:
             frames = [self.form.message(gap(missed)) for missed in outbox.gaps()]
             frames += outbox.take(self.clients.write_chunk)
             self.write(b"".join(frames))  # may call on_paused before it returns
-        self.clients.count_queued(0, 0, outbox.size - before)
         if not outbox and not self.paused and not self.closed:
             self.outbox = None
             self.clients.outbox_gone(outbox)

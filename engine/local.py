@@ -123,6 +123,7 @@ class LocalEngine:
     async def _collect(self) -> None:
         await self._feeds.refresh()
         await self._hub.refresh()
+        await self._worker.refresh()
         for name, meter in (("hub", self._hub.meter), ("worker-0", self._worker.meter), ("feeds", self._feeds.meter)):
             self._figures.update(name, "local", meter.snapshot())
 

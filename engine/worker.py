@@ -97,6 +97,10 @@ class Worker:
         if self._listener is not None:
             self._listener.limits = wiring.connection_limits(config)
 
+    async def refresh(self) -> None:
+        """Bring the gauges up to date."""
+        self.meter.outbox_bytes = self._clients.outbox_size()
+
     def _stats(self) -> dict[str, Any]:
         meter = self.meter
         return {
@@ -158,7 +162,7 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
         worker = Worker(child.config, child.context, child.endpoint("hub"), sock, child.fail, argument["name"])
         await worker.start()
         try:
-            await child.serve(meter=worker.meter, drain=worker.drain, reload=worker.reload)
+            await child.serve(meter=worker.meter, drain=worker.drain, reload=worker.reload, refresh=worker.refresh)
         finally:
             await worker.stop()
 
