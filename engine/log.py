@@ -173,7 +173,7 @@ class _FromStandardLibrary(logging.Handler):
         self.lock = None  # a fork must not inherit a lock that is held
 
 
-def configure(process: str, node: str, level: str = "info", format: str = "auto") -> None:  # noqa: A002
+def configure(process: str, node: str, level: str = "info", format: str = "auto") -> None:
     """Set up the logs of this process; again after a fork or when ``level`` or ``format`` have changed.
 
     Takes over the standard library's root logger. An embedded engine does not call it: there the application decides.
