@@ -142,6 +142,18 @@ def test_the_play_waits_for_the_first_subscriber_and_then_ends() -> None:
     run(main())
 
 
+def test_time_without_subscribers_is_not_caught_up() -> None:
+    async def main() -> None:
+        play = [quotes("A", 3, gap_ms=200)]
+        async with ReplayExchange(play=play) as exchange, connect(exchange.url) as socket:
+            await asyncio.sleep(0.5)  # longer than the play
+            await ask(socket, "SUBSCRIBE", "A")
+            first, second = await ticks(socket, 2)
+            assert second["data"]["E"] - first["data"]["E"] >= 190
+
+    run(main())
+
+
 def test_a_client_that_does_not_read_is_dropped_and_the_others_get_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "WRITE_LIMIT_BYTES", 64 << 10)
 
