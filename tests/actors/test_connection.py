@@ -115,7 +115,13 @@ def test_it_subscribes_reads_maps_and_publishes_in_order() -> None:
 
 
 def test_bad_messages_are_counted_by_reason_and_never_end_the_feed(caplog: pytest.LogCaptureFixture) -> None:
-    bad = ["garbage-payload", b"\xff", '{"e":"x","v":1}', '{"e":"x","k":"A","v":"NaN"}', '{"e":"x","k":"B"}']
+    bad: list[str | bytes] = [
+        "garbage-payload",
+        b"\xff",
+        '{"e":"x","v":1}',
+        '{"e":"x","k":"A","v":"NaN"}',
+        '{"e":"x","k":"B"}',
+    ]
 
     async def main() -> None:
         async def play(connection: ServerConnection) -> None:

@@ -37,7 +37,7 @@ async def ask(socket: ClientConnection, method: str, *params: str, request_id: A
 
 
 async def ticks(socket: ClientConnection, count: int) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = []
     while len(found) < count:
         message = json.loads(await socket.recv())
         if "stream" in message:
