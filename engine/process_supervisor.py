@@ -46,13 +46,13 @@ class ChildProcess:
     Attributes:
         role: ``engine.<role>:main`` is what it runs; see :mod:`engine.forkserver`.
         name: unique; also its name on the bus.
-        argument: given to ``main``, with ``incarnation``, a fresh one for each of its lives.
+        argument: given to ``main``, as it is then and with a fresh ``incarnation``, for each of its lives.
         shutdown: seconds from SIGTERM to SIGKILL.
     """
 
     role: str
     name: str
-    argument: Mapping[str, Any]
+    argument: dict[str, Any]
     shutdown: float = SHUTDOWN_TIMEOUT
 
 

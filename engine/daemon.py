@@ -1,0 +1,334 @@
+"""The parent of the engine's processes: starts, watches, restarts, drains and reloads them, and answers the admin API.
+
+No event passes through it, but for what the admin API publishes. It holds the two ports: the admin API is served here,
+so that it answers when the hub is down; the client port is only bound, so that nobody else takes it while the workers,
+who listen on it, are restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+import zmq
+
+from engine import demo
+from engine.admin import AdminServer
+from engine.config import RELOADABLE, Config, needs_restart
+from engine.control import ControlServer
+from engine.forkserver import ForkServer
+from engine.hub_link import HubLink, Position
+from engine.log import get_logger
+from engine.metrics import Figures
+from engine.notify import Notifier
+from engine.process_supervisor import ChildProcess, Process, ProcessState, ProcessSupervisor
+from engine.runtime_dir import RuntimeDir, RuntimeDirTaken
+from engine.version import VERSION
+from transport.errors import HeliographError
+from transport.listener import bind
+from transport.messages import Publish
+from transport.meter import Meter
+
+HUB = "hub"
+WORKER = "worker"
+SHUTDOWN_MARGIN = 5.0  # s that a worker has on top of drain_timeout to stop its actors
+
+
+class EngineState(enum.StrEnum):
+    """Where the daemon stands."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Daemon:
+    """An engine of several processes, for ``run`` and for an embedded engine; on one loop, one life.
+
+    Implements :class:`engine.admin.Backend`.
+
+    Args:
+        demo_port: where to run a replay exchange, with a feed that reads it; ``None``: neither.
+        notifier: the service manager; an embedded engine has none.
+    """
+
+    def __init__(self, config: Config, *, demo_port: int | None = None, notifier: Notifier | None = None) -> None:
+        self._demo_port = demo_port
+        self._config = self._own(config)
+        self._notifier = notifier or Notifier({})
+        self._figures = Figures(VERSION)
+        self._meter = Meter()
+        self._health: dict[str, dict[str, Any]] = {}  # by process, of its parts
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closing = AsyncExitStack()
+        self._children: list[ChildProcess] = []
+        self._supervisor: ProcessSupervisor | None = None
+        self._runtime_dir: RuntimeDir | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._state = EngineState.STARTING
+        self.port = self.admin_port = 0
+        """Bound ports; valid once :meth:`start` has begun to start processes."""
+
+    # life ------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Return when hub, feeds and all workers are ready; after an error :meth:`stop` must be called all the same.
+
+        Raises:
+            ConfigError: something configured cannot work.
+            HeliographError: a port is taken, another daemon runs here, or a process cannot be kept running.
+        """
+        runtime_dir = await self._claim()
+        server, loop = self._config.server, asyncio.get_running_loop()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._closing.callback(context.term)
+
+        forkserver = ForkServer(inherit=[runtime_dir.lock_fd])
+        self._closing.push_async_callback(forkserver.close)
+        self._control = ControlServer(
+            context,
+            runtime_dir.endpoint("control"),
+            self,
+            heartbeat_interval=server.heartbeat_interval,
+            heartbeat_timeout=server.heartbeat_timeout,
+        )
+        self._control.start()
+        self._closing.callback(self._control.stop)
+        self._link = HubLink(self._config, context, runtime_dir.endpoint(HUB), "daemon")
+        self._link.start()
+        self._closing.callback(self._link.stop)
+
+        self._children = self._specify(runtime_dir)
+        self._supervisor = ProcessSupervisor(
+            self._children,
+            forkserver,
+            on_change=self._on_change,
+            on_escalate=self._fail,
+            heartbeat_timeout=server.heartbeat_timeout,
+        )
+        self._tick(loop, server.heartbeat_interval, loop.time())
+        self._watchdog(loop)
+        self._admin = AdminServer(self, self._config, self._admin_sock)
+        await self._admin.start()
+        self._closing.push_async_callback(self._admin.stop)
+        await self._supervisor.start()
+        self._state = EngineState.RUNNING
+        self._notifier.ready(f"serving {self.port}")
+        get_logger().info("engine_ready", port=self.port, admin_port=self.admin_port, workers=server.worker_count())
+
+    async def wait(self) -> None:
+        """Return when the engine was drained by request; raise :class:`HeliographError` when it cannot go on."""
+        await asyncio.shield(self._over)
+
+    async def stop(self) -> None:
+        """Drain and stop everything: workers, feeds, hub; then free ports and directory. Idempotent."""
+        if self._state is not EngineState.STOPPED:
+            self._drain_begins()
+            try:
+                if self._supervisor is not None:
+                    await self._supervisor.stop()
+            finally:
+                self._state = EngineState.STOPPED
+                for timer in self._timers.values():
+                    timer.cancel()
+                await self._closing.aclose()
+            if not self._over.done():
+                self._over.cancel()
+            get_logger().info("engine_stopped")
+
+    def kill(self) -> None:
+        """Cut a :meth:`stop` short: every process is killed."""
+        if self._supervisor is not None:
+            self._supervisor.kill()
+
+    async def _claim(self) -> RuntimeDir:
+        """Take the client port, the runtime directory and the admin port, or say which of them is taken."""
+        server, admin = self._config.server, self._config.admin
+        if server.port == 0:
+            client_sock = bind(server.host, 0)
+            self._closing.callback(client_sock.close)
+            server = msgspec.structs.replace(server, port=client_sock.getsockname()[1])
+        self.port = server.port
+        self._runtime_dir = runtime_dir = RuntimeDir(server.runtime_path())
+        try:
+            await runtime_dir.acquire()
+        except RuntimeDirTaken as error:
+            raise HeliographError(f"cannot run on {server.host}:{self.port}: {error}") from None
+        self._closing.callback(runtime_dir.release)
+        if self._config.server.port != 0:
+            # Sharing is for our workers. Not shared it cannot be had while anybody listens, another engine included.
+            bind(server.host, self.port, reuse_port=False).close()
+            client_sock = bind(server.host, self.port)
+            self._closing.callback(client_sock.close)
+        self._admin_sock = bind(admin.host, admin.port, reuse_port=False)
+        self._closing.callback(self._admin_sock.close)
+        self.admin_port = self._admin_sock.getsockname()[1]
+        return runtime_dir
+
+    def _specify(self, runtime_dir: RuntimeDir) -> list[ChildProcess]:
+        server = self._config.server
+        common = {
+            "config": msgspec.to_builtins(self._config),
+            "runtime_dir": str(runtime_dir.path),
+            "client_port": self.port,
+            "node": server.node_name(),
+        }
+
+        def child(role: str, index: int | None = None, **more: Any) -> ChildProcess:
+            name = role if index is None else f"{role}-{index}"
+            argument = {**common, "name": name, "role": role, "index": index or 0, **more}
+            if role == WORKER:
+                return ChildProcess(
+                    role=role, name=name, argument=argument, shutdown=server.drain_timeout + SHUTDOWN_MARGIN
+                )
+            return ChildProcess(role=role, name=name, argument=argument, shutdown=2 * SHUTDOWN_MARGIN)
+
+        exchange = [] if self._demo_port is None else [child(demo.ROLE, port=self._demo_port)]
+        workers = [child(WORKER, index) for index in range(server.worker_count())]
+        return [*exchange, child(HUB), child("feeds"), *workers]
+
+    def _own(self, config: Config) -> Config:
+        return config if self._demo_port is None else demo.with_demo(config, self._demo_port)
+
+    def _drain_begins(self) -> None:
+        if self._state in (EngineState.STARTING, EngineState.RUNNING):
+            self._state = EngineState.DRAINING
+            self._notifier.stopping("draining")
+            get_logger().info("engine_draining")
+            if self._runtime_dir is not None:
+                self._runtime_dir.going()
+
+    def _fail(self, reason: str) -> None:
+        get_logger().critical("engine_failed", reason=reason)
+        if not self._over.done():
+            self._over.set_exception(HeliographError(f"the engine failed: {reason}"))
+            self._over.exception()  # whoever waits raises it; nobody has to
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, interval: float, due: float) -> None:
+        self._meter.loop_lag = max(0.0, loop.time() - due)
+        self._figures.update("daemon", "daemon", self._meter.snapshot())
+        due = loop.time() + interval
+        self._timers["tick"] = loop.call_at(due, self._tick, loop, interval, due)
+
+    def _watchdog(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._notifier.watchdog_interval is not None:
+            self._notifier.watchdog()
+            self._timers["watchdog"] = loop.call_later(self._notifier.watchdog_interval, self._watchdog, loop)
+
+    # what the children say -------------------------------------------------------------------------------------------
+
+    def on_ready(self, body: dict[str, Any]) -> None:
+        """A child is ready."""
+        assert self._supervisor is not None
+        self._supervisor.ready(body["name"], body["incarnation"], body)
+
+    def on_report(self, body: dict[str, Any]) -> None:
+        """A child's heartbeat and figures."""
+        assert self._supervisor is not None
+        name, incarnation = body["name"], body["incarnation"]
+        if self._supervisor.heard(name, incarnation):
+            self._figures.update(name, incarnation, body["figures"])
+            self._health[name] = body["health"]
+
+    def _on_change(self, process: Process) -> None:
+        name, state = process.spec.name, process.state
+        if state is not ProcessState.READY:
+            self._health.pop(name, None)
+        write = get_logger().warning if state is ProcessState.RESTARTING else get_logger().info
+        fields = {"reason": process.reason} if process.reason else {}
+        write(f"process_{state}", name=name, child_pid=process.pid, restarts=process.restarts, **fields)
+
+    # the admin API's backend -----------------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, Any]:
+        """The contract's shape: a component per process, and what these say of their parts."""
+        processes = self._supervisor.processes if self._supervisor is not None else {}
+        components = {name: _component(process) for name, process in processes.items()}
+        for parts in self._health.values():
+            components |= parts
+        return {
+            "status": self._status(components),
+            "version": VERSION,
+            "node": self._config.server.node_name(),
+            "components": components,
+        }
+
+    def _status(self, components: dict[str, Any]) -> str:
+        if self._not_serving() is not None:
+            return "down"
+        return "ok" if all(part["status"] == "ok" for part in components.values()) else "degraded"
+
+    def _not_serving(self) -> str | None:
+        if self._supervisor is None:
+            return "starting"
+        processes = self._supervisor.processes.values()
+        if not any(process.spec.role == HUB and process.state is ProcessState.READY for process in processes):
+            return "no hub"
+        if not any(process.spec.role == WORKER and process.state is ProcessState.READY for process in processes):
+            return "no worker accepts clients"
+        return None
+
+    def ready(self) -> str | None:
+        """``None``, or why not."""
+        return self._not_serving() if self._state is EngineState.RUNNING else str(self._state)
+
+    async def stats(self) -> dict[str, Any]:
+        """The engine at a glance."""
+        return self._figures.stats()
+
+    async def metrics(self) -> bytes:
+        """Prometheus text."""
+        return self._figures.render()
+
+    async def publish(self, batch: list[Publish]) -> list[Position]:
+        """Publish in order; see :meth:`engine.hub_link.HubLink.publish`."""
+        return await self._link.publish(batch)
+
+    async def reload(self, config: Config) -> list[str]:
+        """Give the running processes, and those to come, a new configuration.
+
+        Returns:
+            The names of what only a restart takes; the rest is in force.
+
+        Raises:
+            ConfigError: nothing has changed.
+            HeliographError: a process refused; the others have taken it.
+        """
+        config = self._own(config)
+        left = needs_restart(self._config, config)
+        self._notifier.reloading()
+        self._config = msgspec.structs.replace(self._config, **{table: getattr(config, table) for table in RELOADABLE})
+        plain = msgspec.to_builtins(self._config)
+        for child in self._children:
+            child.argument["config"] = plain
+        refused = await self._control.reload(self._config)
+        self._notifier.ready("reloaded")
+        get_logger().info("engine_reloaded", needs_restart=left, refused=refused)
+        if refused:
+            raise HeliographError("; ".join(f"{name}: {error}" for name, error in refused.items()))
+        return left
+
+    async def drain(self) -> None:
+        """Begin to stop, by request: :meth:`wait` returns, and its owner stops the engine."""
+        self._drain_begins()
+        if not self._over.done():
+            self._over.set_result(None)
+
+
+def run(config: Config, demo: bool = False, load: Callable[[], Config] | None = None) -> int:
+    """Run an engine in this process until a signal ends it; see :func:`engine.runner.run`."""
+    from engine.runner import run  # it is built on this module
+
+    return run(config, demo, load)
+
+
+def _component(process: Process) -> dict[str, Any]:
+    if process.state is ProcessState.READY:
+        return {"status": "ok", "reason": None, "retry_in": None}
+    reason = f"{process.state}: {process.reason}" if process.reason else str(process.state)
+    return {"status": "down", "reason": reason, "retry_in": None}
