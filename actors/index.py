@@ -277,7 +277,10 @@ class Index(LoopActor):
         topics = list(held) if isinstance(request.topics, str) else request.topics
         self._exit(session, topics, ops)
         ops.append(
-            Send(session, session.form.message({"op": "ok", "id": request.id, "topics": list(session.subscriptions or ())}))
+            Send(
+                session,
+                session.form.message({"op": "ok", "id": request.id, "topics": list(session.subscriptions or ())}),
+            )
         )
         self._broadcaster.tell(Operations(ops))
 

@@ -320,7 +320,7 @@ def _located(error: ConfigError, text: str, origins: Mapping[str, str]) -> Confi
     return ConfigError(error.message, error.field, toml_text.line_of(text, field))
 
 
-def reloadable(old: Config, new: Config) -> list[str]:
+def needs_restart(old: Config, new: Config) -> list[str]:
     """The fields (``server.port``, ``stages.x``) in which ``new`` differs and that a reload can not take."""
     return [
         join(table, name)

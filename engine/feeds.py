@@ -7,8 +7,7 @@ from typing import Any
 
 import zmq
 
-from actors.connection import FeedState
-from actors.feed_supervisor import ApplyFeeds, FeedSupervisor, GetFeeds
+from actors.feed_supervisor import ApplyFeeds, GetFeeds
 from actors.supervisor import GetStatistics, Supervisor
 from engine import wiring
 from engine.child import Child, run_child
@@ -78,8 +77,8 @@ class Feeds:
         """One component per feed."""
         return {
             f"feed:{name}": {
-                "status": "ok" if feed["state"] == FeedState.CONNECTED else "degraded",
-                "reason": feed["reason"] or (None if feed["state"] == FeedState.CONNECTED else feed["state"]),
+                "status": "ok" if feed["state"] == "connected" else "degraded",
+                "reason": feed["reason"] or (None if feed["state"] == "connected" else feed["state"]),
                 "retry_in": feed["retry_in"],
             }
             for name, feed in self.status.items()
@@ -122,6 +121,7 @@ class Feeds:
 
 def main(argument: dict[str, Any], parent_fd: int) -> None:
     """The feeds' process."""
+
     async def serve(child: Child) -> None:
         feeds = Feeds(child.config, child.context, child.endpoint("hub"), child.fail)
         await feeds.start()

@@ -92,6 +92,7 @@ class Hub:
 
 def main(argument: dict[str, Any], parent_fd: int) -> None:
     """The hub's process."""
+
     async def serve(child: Child) -> None:
         hub = Hub(child.config, child.context, child.endpoint("hub"), child.fail)
         await hub.start()

@@ -6,6 +6,7 @@ The same nodes as in processes of their own; a failure that supervision gives up
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import zmq
@@ -35,63 +36,64 @@ class LocalEngine:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._figures = Figures(VERSION)
-        self._failure: asyncio.Future[None] | None = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._draining = False
-        self._admin: AdminServer | None = None
+        self._closing = AsyncExitStack()
+        self.port = self.admin_port = 0
+        """Bound ports; valid once :meth:`start` has begun."""
 
     async def start(self) -> None:
-        """Bind both ports first: a taken one is an error before anything runs."""
-        config = self._config
-        self._failure = asyncio.get_running_loop().create_future()
+        """Bind both ports first: a taken one is an error before anything runs.
+
+        After an error :meth:`stop` must be called all the same.
+        """
+        config, closing = self._config, self._closing
         client_sock = bind(config.server.host, config.server.port)
-        try:
-            admin_sock = bind(config.admin.host, config.admin.port, reuse_port=False)
-        except HeliographError:
-            client_sock.close()
-            raise
+        closing.callback(client_sock.close)
+        admin_sock = bind(config.admin.host, config.admin.port, reuse_port=False)
+        closing.callback(admin_sock.close)
         self.port, self.admin_port = client_sock.getsockname()[1], admin_sock.getsockname()[1]
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._hub = Hub(config, self._context, ENDPOINT, self._fail)
-        self._worker = Worker(config, self._context, ENDPOINT, client_sock, self._fail)
-        self._feeds = Feeds(config, self._context, ENDPOINT, self._fail)
-        self._link = HubLink(config, self._context, ENDPOINT, "engine")
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        closing.callback(context.term)
+        self._hub = Hub(config, context, ENDPOINT, self._fail)
+        self._worker = Worker(config, context, ENDPOINT, client_sock, self._fail)
+        self._feeds = Feeds(config, context, ENDPOINT, self._fail)
+        self._link = HubLink(config, context, ENDPOINT, "engine")
+        # Stopped in reverse order: the admin API, then along the event's way, clients last.
         await self._hub.start()
+        closing.push_async_callback(self._hub.stop)
         self._link.start()
+        closing.callback(self._link.stop)
         await self._worker.start()
+        closing.push_async_callback(self._worker.stop)
+        closing.push_async_callback(self._worker.drain)
         await self._feeds.start()
-        self._admin = AdminServer(self, config, admin_sock)
-        await self._admin.start()
+        closing.push_async_callback(self._feeds.stop)
+        admin = AdminServer(self, config, admin_sock)
+        await admin.start()
+        closing.push_async_callback(admin.stop)
 
     async def stop(self) -> None:
-        """Drain the clients, then stop in reverse order of the event's way."""
+        """Send the clients away and stop everything. Idempotent."""
         self._draining = True
-        await self._worker.drain()
-        if self._admin is not None:
-            await self._admin.stop()
-        await self._feeds.stop()
-        await self._worker.stop()
-        self._link.stop()
-        await self._hub.stop()
-        self._context.term()
-        if self._failure is not None and not self._failure.done():
-            self._failure.cancel()
+        await self._closing.aclose()
+        self._over.cancel()
 
     async def wait(self) -> None:
-        """Until supervision gives up, which raises; for ever otherwise."""
-        assert self._failure is not None
-        await asyncio.shield(self._failure)
+        """Return when the engine was drained by request; raise :class:`HeliographError` when it cannot go on."""
+        await asyncio.shield(self._over)
 
     def _fail(self, reason: str) -> None:
         get_logger().error("engine_failed", reason=reason)
-        if self._failure is not None and not self._failure.done():
-            self._failure.set_exception(HeliographError(f"the engine failed: {reason}"))
-            self._failure.exception()  # whoever waits raises it; nobody has to
+        if not self._over.done():
+            self._over.set_exception(HeliographError(f"the engine failed: {reason}"))
+            self._over.exception()  # whoever waits raises it; nobody has to
 
     # the admin API's backend -----------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, Any]:
         """The contract's shape."""
-        failed = self._failure is not None and self._failure.done()
+        failed = self._over.done() and not self._draining
         components = {
             name: {"status": "down" if failed else "ok", "reason": None, "retry_in": None}
             for name in ("hub", "worker-0", "feeds")
@@ -140,6 +142,7 @@ class LocalEngine:
         return left
 
     async def drain(self) -> None:
-        """Send all clients away."""
+        """Begin to stop, by request: :meth:`wait` returns, and its owner stops the engine."""
         self._draining = True
-        await self._worker.drain()
+        if not self._over.done():
+            self._over.set_result(None)

@@ -12,21 +12,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from actors.backoff import BackoffPolicy
 from actors.broadcaster import Broadcaster
 from actors.clients import ClientLimits, Clients
 from actors.connection import FeedSpec, Publisher
 from actors.feed_supervisor import FeedSupervisor
 from actors.index import Index
-from actors.mapping import FeedMap
-from actors.router import Router
 from actors.ref import Ref
+from actors.router import Router
 from actors.stage import Stage
 from actors.supervision import Restart
 from actors.supervisor import ChildSpec
 from actors.topic_log import TopicLog
-import msgspec
-
 from engine.config import Config
 from engine.config import Stage as StageConfig
 from transport.bus_client import BusClient
@@ -203,16 +202,7 @@ def feed_specs(config: Config) -> tuple[FeedSpec, ...]:
         FeedSpec(
             name=name,
             url=feed.url,
-            map=FeedMap(
-                topic=feed.map.topic,
-                type=feed.map.type,
-                key=feed.map.key,
-                time=feed.map.time,
-                time_unit=feed.map.time_unit,
-                symbols=feed.map.symbols,
-                data=feed.map.data,
-                filter=feed.map.filter,
-            ),
+            map=feed.map,
             subscribe=tuple(msgspec.json.encode(message).decode() for message in feed.subscribe),
             headers=feed.headers,
             backoff=BackoffPolicy(first_s=feed.backoff_initial, cap_s=feed.backoff_max),

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import zmq
 
-from actors.clients import Clients
 from actors.messages import Downlink, HubFound, HubLost
 from actors.session import Session
 from actors.supervisor import Supervisor
@@ -59,7 +58,7 @@ class Worker:
             auto_ack=False,
         )
         self._actors = wiring.worker_actors(config, self._uplink, self.meter, version=VERSION, stats=self._stats)
-        self._clients: Clients = self._actors.door
+        self._clients = self._actors.door
         self._index = self._actors.index_ref
         self._listener: Listener | None = None
         self._supervisor: Any = None
@@ -157,6 +156,7 @@ class Worker:
 
 def main(argument: dict[str, Any], parent_fd: int) -> None:
     """A worker's process."""
+
     async def serve(child: Child) -> None:
         sock = bind(child.config.server.host, argument["client_port"])
         worker = Worker(child.config, child.context, child.endpoint("hub"), sock, child.fail, argument["name"])

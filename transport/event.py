@@ -68,7 +68,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Fal
 
 
 def to_json(data: Any) -> bytes:
-    """Encode Python values as JSON: datetimes as RFC 3339, Decimals as numbers with their digits, numpy scalars as numbers.
+    """Encode Python values as JSON: datetimes as RFC 3339, Decimals and numpy scalars as numbers with their digits.
 
     Raises:
         RequestError: ``bad_request`` for NaN, Infinity or a type without a JSON form, naming where it is.

@@ -88,7 +88,6 @@ class RequestDecoder:
         module: Any = msgspec.msgpack if binary else msgspec.json
         self._decoder = module.Decoder(Request)
         self._probe = module.Decoder(_Probe)
-        self._later = {kind: fields for kind, fields in LATER_FIELDS.items()}
 
     def decode(self, data: bytes) -> Request:
         """One request.
@@ -102,7 +101,7 @@ class RequestDecoder:
             raise self._rejected(data, error) from None
         except (UnicodeDecodeError, RecursionError) as error:
             raise Rejected(None, RequestError(ErrorCode.BAD_REQUEST, f"malformed message: {error}")) from None
-        for field in self._later.get(type(request), ()):
+        for field in LATER_FIELDS.get(type(request), ()):
             if getattr(request, field) is not UNSET:
                 raise Rejected(request.id, Unsupported(f"`{field}`", field))
         return request

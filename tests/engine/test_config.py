@@ -199,12 +199,12 @@ def test_the_example_in_the_documentation_loads() -> None:
     Mapper(loads(example).feeds["fx"].map)
 
 
-def test_reloadable_names_what_a_reload_can_not_take() -> None:
+def test_needs_restart_names_what_a_reload_can_not_take() -> None:
     old = Config()
     new = loads(FEED + "[log]\nlevel = 'debug'\n[limits]\ntopics = 5\n[delivery]\npacing = 0")
-    assert config.reloadable(old, new) == []
+    assert config.needs_restart(old, new) == []
     new = loads("[server]\nport = 1\nworkers = 2\n[history]\ntopic_idle = 1\n[stages.s]\nactor = 'a:B'")
-    assert config.reloadable(old, new) == ["server.port", "server.workers", "history.topic_idle", "stages.s"]
+    assert config.needs_restart(old, new) == ["server.port", "server.workers", "history.topic_idle", "stages.s"]
 
 
 def test_the_configuration_is_frozen() -> None:

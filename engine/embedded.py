@@ -1,0 +1,116 @@
+"""The engine inside a Python program: ``async with Engine(...) as engine``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from engine.client import Client
+from engine.config import Config, load
+from engine.daemon import Daemon
+from engine.hub_link import Position
+from engine.local import LocalEngine
+from engine.pipeline import Pipeline
+from transport.codes import ErrorCode, Priority
+from transport.errors import ConfigError, RequestError
+from transport.event import to_json
+from transport.messages import Publish
+from transport.topics import check_topic
+
+_SERVER = frozenset({"host", "port", "workers", "node", "runtime_dir", "drain_timeout"})
+_ADMIN = {"admin_host": "host", "admin_port": "port", "api_key": "api_key"}
+
+
+class Engine:
+    """Starts with ``async with``, stops at its end; afterwards no thread, task, socket or file is left.
+
+    Args:
+        config: a TOML file, or a :class:`engine.config.Config`; ``None`` takes the defaults. Unlike the daemon an
+            embedded engine heeds neither ``$HELIOGRAPH_CONFIG`` nor the other variables.
+        pipeline: stages of one's own, behind those of the configuration.
+        settings: ``workers``, ``host``, ``port``, ``admin_host``, ``admin_port``, ``api_key`` and whole tables as maps:
+            ``delivery={"pacing": 0}``. ``workers=0`` runs everything on the present loop, port 0 picks a free one.
+
+    Raises:
+        ConfigError: naming the field; at construction.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | Config | None = None,
+        *,
+        pipeline: Pipeline | None = None,
+        **settings: Any,
+    ) -> None:
+        overrides = dict(_overrides(settings))
+        if isinstance(config, Config):
+            if overrides:
+                raise ConfigError("settings go into the Config that is given", next(iter(overrides)))
+            loaded = config
+        else:
+            loaded = load(None if config is None else Path(config), overrides, {})
+        if pipeline is not None:
+            loaded = msgspec.structs.replace(loaded, stages={**loaded.stages, **pipeline.stages})
+        self.config = loaded
+        self._engine: LocalEngine | Daemon = (
+            LocalEngine(loaded) if loaded.server.worker_count() == 0 else Daemon(loaded)
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._engine.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._engine.stop()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"ws://{_shown(self.config.server.host)}:{self._engine.port}/ws"
+
+    @property
+    def admin_url(self) -> str:
+        """The admin API."""
+        return f"http://{_shown(self.config.admin.host)}:{self._engine.admin_port}"
+
+    def client(self, **options: Any) -> Client:
+        """A client of this engine; use it with ``async with``."""
+        return Client(self.url, **options)
+
+    async def publish(
+        self, topic: str, data: Any, *, type: str = "message", key: str | None = None, priority: str | None = None
+    ) -> Position:
+        """Publish one event; its position once the hub has accepted it.
+
+        Raises:
+            RequestError: ``invalid_topic``; ``bad_request``: data without a JSON form; ``unavailable``: no hub.
+        """
+        if priority is not None and priority not in set(Priority):
+            raise RequestError(ErrorCode.BAD_REQUEST, f"priority is one of {', '.join(Priority)}", "priority")
+        publish = Publish(0, check_topic(topic), type, to_json(data), key, priority)
+        return (await self._engine.publish([publish]))[0]
+
+    async def wait(self) -> None:
+        """Until the engine fails for good, which raises."""
+        await self._engine.wait()
+
+
+def _overrides(settings: Mapping[str, Any]) -> Any:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            for field, inner in value.items():
+                yield f"{name}.{field}", inner
+        elif name in _SERVER:
+            yield f"server.{name}", value
+        elif name in _ADMIN:
+            yield f"admin.{_ADMIN[name]}", value
+        else:
+            raise ConfigError("no such setting; tables are given as maps, e.g. delivery={...}", name)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
