@@ -197,16 +197,19 @@ class Client:
 
     async def unsubscribe(self, *topics: str) -> list[str]:
         """End these patterns in all subscriptions, without arguments all; returns the patterns left."""
-        gone = set(topics)
-        for subscription in list(self._subscriptions):
-            subscription.topics = tuple(t for t in subscription.topics if topics and t not in gone)
-            if not subscription.topics:
-                self._subscriptions.remove(subscription)
-                subscription.end()
-        self._routes.clear()
-        answer = await self._request(Unsubscribe(id=0, topics=list(topics) or "*"), Unsubscribed)
-        self._held = set(answer.topics)
-        return answer.topics
+
+        def accepted(answer: Unsubscribed) -> None:
+            # Only here: what the engine sent before its answer still belongs to the subscriptions.
+            self._held = set(answer.topics)
+            for subscription in list(self._subscriptions):
+                subscription.topics = tuple(topic for topic in subscription.topics if topics and topic not in topics)
+                if not subscription.topics:
+                    self._subscriptions.remove(subscription)
+                    subscription.end()
+            self._routes.clear()
+
+        request = Unsubscribe(id=0, topics=list(topics) or "*")
+        return (await self._request(request, Unsubscribed, on_answer=accepted)).topics
 
     async def publish(
         self,

@@ -104,8 +104,6 @@ class ClientConnection:
         """After the end: why coming back unchanged is no use, ``None`` where it is."""
         code = self.bye.code if self.bye is not None else self._websocket.close_code
         final = _FINAL.get(CloseCode(code)) if code in set(CloseCode) else None
-        if final is None and self.bye is not None and not self.bye.reconnect:
-            final = ErrorCode.FORBIDDEN
         return RequestError(final, f"the engine closed the connection: {self._why()}") if final else None
 
     async def receive(self) -> Message:
