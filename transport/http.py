@@ -29,7 +29,7 @@ _LINE = re.compile(rb"([A-Z]{1,20}) (/[\x21-\x7e]*+|\*) HTTP/(1\.[01])")
 _HEADERS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
 
 
-_CODES: Final = {
+_CODES: Final[dict[int, ErrorCode]] = {
     HTTPStatus.NOT_FOUND: ErrorCode.NOT_FOUND,
     HTTPStatus.INTERNAL_SERVER_ERROR: ErrorCode.INTERNAL,
 }
@@ -38,9 +38,9 @@ _CODES: Final = {
 class HttpError(HeliographError):
     """A request that gets ``status`` instead of what it asked for; ``headers`` go with the answer."""
 
-    def __init__(self, status: HTTPStatus, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         self.status, self.message, self.headers = status, message, headers
-        super().__init__(f"{status.value}: {message}")
+        super().__init__(f"{int(status)}: {message}")
 
     def response(self) -> bytes:
         """The whole answer, with the error as JSON."""

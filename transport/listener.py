@@ -37,12 +37,14 @@ def bind(host: str, port: int, reuse_port: bool = True) -> socket.socket:
     Raises:
         HeliographError: the address is taken, not here, or may not be bound; the message names host and port.
     """
+    if not 0 <= port <= 65535:  # the resolver would wrap it
+        raise HeliographError(f"cannot listen on {_shown(host, port)}: a port is 0 to 65535")
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         sock = socket.socket(family, kind, proto)
-    except (OSError, UnicodeError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise HeliographError(f"cannot listen on {_shown(host, port)}: {error}") from None
     try:
         sock.setblocking(False)
@@ -54,10 +56,9 @@ def bind(host: str, port: int, reuse_port: bool = True) -> socket.socket:
             # Otherwise the kernel takes 4 MB for a client that does not read, before anyone here notices.
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
         sock.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         sock.close()
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        why = "the port is taken by another process" if taken else str(error)
+        why = "the port is taken by another process" if error.errno == errno.EADDRINUSE else str(error)
         raise HeliographError(f"cannot listen on {_shown(host, port)}: {why}") from None
     return sock
 
@@ -95,7 +96,8 @@ class Listener:
         self._retry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._stopped = False
-        self._empty: asyncio.Future[None] | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @property
     def port(self) -> int:
@@ -127,15 +129,11 @@ class Listener:
 
     async def wait_closed(self, patience: float) -> None:
         """Wait until the last connection is gone; what is left after ``patience`` seconds is dropped."""
-        if not self.connections:
-            return
-        self._empty = self._loop.create_future()
         cut = self._loop.call_later(patience, self._abort_all)
         try:
-            await self._empty
+            await self._empty.wait()
         finally:
             cut.cancel()
-            self._empty = None
 
     async def stop(self) -> None:
         """Stop accepting, drop what is connected, and the timer."""
@@ -147,6 +145,7 @@ class Listener:
     def joined(self, connection: WebSocketConnection) -> None:
         """Called by the connection."""
         self.connections.add(connection)
+        self._empty.clear()
         if len(self.connections) >= self.capacity and self._retry is None and not self._stopped:
             _log.error(
                 "descriptors run out, accepting pauses; raise the limit on open files (ulimit -n)",
@@ -158,8 +157,8 @@ class Listener:
     def left(self, connection: WebSocketConnection) -> None:
         """Called by the connection."""
         self.connections.discard(connection)
-        if not self.connections and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
+        if not self.connections:
+            self._empty.set()
 
     def _abort_all(self) -> None:
         for connection in tuple(self.connections):
@@ -182,7 +181,15 @@ class Listener:
             self._retry = self._loop.call_later(FULL_PAUSE, self._reopen)
         else:
             self._retry = None
-            self._reopening = self._loop.create_task(self._listen(), name="accept again")
+            self._reopening = self._loop.create_task(self._listen_again(), name="accept again")
+
+    async def _listen_again(self) -> None:
+        try:
+            await self._listen()
+        except OSError as error:  # somebody else took the descriptors meanwhile
+            _log.error("cannot accept yet: %s", error)
+            if not self._stopped:
+                self._retry = self._loop.call_later(FULL_PAUSE, self._reopen)
 
 
 def _spare_descriptors() -> int:

@@ -68,6 +68,11 @@ class Reassembly:
                 self._decoder.decode(fragment, last)
             except UnicodeDecodeError as error:
                 raise _not_utf8(before - pending + error.start) from None
+            tail = self._decoder.getstate()[0]
+            if (
+                tail[:1] == b"\xed" and tail[1:] >= b"\xa0"
+            ):  # Python waits for the end of a surrogate, which UTF-8 lacks
+                raise _not_utf8(before + len(fragment) - len(tail))
         self._data += fragment
         return bytes(self._data) if last else None
 

@@ -42,7 +42,10 @@ class Handler(Protocol):
         """A whole message; text is valid UTF-8. Raising closes this connection with 1011."""
 
     def on_paused(self) -> None:
-        """``write_buffer`` bytes wait: write no more until :meth:`on_resumed`. Nothing is refused, it just grows."""
+        """``write_buffer`` bytes wait: write no more until :meth:`on_resumed`. Nothing is refused, it just grows.
+
+        Called within the very ``write`` that filled the buffer.
+        """
 
     def on_resumed(self) -> None:
         """A quarter of ``write_buffer`` is left."""
@@ -297,7 +300,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.write(answer)
         if self._core is None:
             self._end(ABNORMAL, "")
-            self._hang_up(peer_is_done=False)
+            self._hang_up(False)
             return
         self._enter(State.OPEN)
         self._watch(self._limits.ping_interval)
@@ -308,6 +311,8 @@ class WebSocketConnection(asyncio.Protocol):
             self.close(CloseCode.INTERNAL)
         if self._handler is None:
             self.close(CloseCode.TRY_LATER)
+        elif self._paused:  # by what the door wrote
+            self._guard(self._handler.on_paused)
         if len(head) > size:
             self._receive(head[size:])
 
@@ -336,36 +341,38 @@ class WebSocketConnection(asyncio.Protocol):
         core = self._core
         assert core is not None, "frames before the handshake"
         core.receive_data(data)
-        for event in core.events_received():
-            if self._state is not State.OPEN:
-                break  # the handler closed the connection in an earlier message of these
-            self._on_frame(cast(Frame, event))
+        try:
+            for event in core.events_received():
+                if self._state is not State.OPEN:
+                    break  # the handler closed the connection in an earlier message of these
+                self._on_frame(cast(Frame, event))
+        except BadMessage as error:
+            if core.state is OPEN:
+                core.fail(error.code, error.message)
         self._flush()
 
     def _on_frame(self, frame: Frame) -> None:
-        opcode = frame.opcode
-        try:
-            if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-                binary = opcode is Opcode.BINARY
-                message: bytes | None = bytes(frame.data)
-                if not frame.fin:
-                    self._partial = Reassembly(binary, self._limits.message_bytes)
-                    message = self._partial.add(bytes(frame.data), False)
-                elif not binary:
-                    check_text(bytes(frame.data))
-            elif opcode is Opcode.CONT:
-                assert self._partial is not None, "the library lets no stray continuation through"
-                binary, message = self._partial.binary, self._partial.add(bytes(frame.data), frame.fin)
-                if frame.fin:
-                    self._partial = None
-            else:
-                return  # the library answers pings and close frames
-        except BadMessage as error:
-            assert self._core is not None
-            if self._core.state is OPEN:
-                self._core.fail(error.code, error.message)
-            return
-        if message is not None and self._handler is not None:
+        opcode, data = frame.opcode, bytes(frame.data)
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            binary = opcode is Opcode.BINARY
+            if not frame.fin:
+                self._partial = Reassembly(binary, self._limits.message_bytes)
+                self._partial.add(data, False)
+                return
+            if not binary:
+                check_text(data)
+            self._deliver(data, binary)
+        elif opcode is Opcode.CONT:
+            partial = self._partial
+            assert partial is not None, "the library lets no stray continuation through"
+            message = partial.add(data, frame.fin)
+            if message is not None:
+                self._partial = None
+                self._deliver(message, partial.binary)
+        # The library answers pings and close frames.
+
+    def _deliver(self, message: bytes, binary: bool) -> None:
+        if self._handler is not None:
             self._guard(self._handler.on_message, message, binary)
 
     def _flush(self) -> None:
@@ -375,7 +382,8 @@ class WebSocketConnection(asyncio.Protocol):
         closing = core.state is not OPEN
         for data in core.data_to_send():
             if data == SEND_EOF:
-                self._hang_up(peer_is_done=core.close_rcvd is not None)
+                # Not before the handler knows: a write after the end of our side raises.
+                self._keepalive.loop.call_soon(self._hang_up, core.close_rcvd is not None)
             elif self._paused and data[0] == frames.PONG:
                 continue  # a client that pings without reading must not grow the buffer
             else:
