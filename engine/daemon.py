@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import zmq
 
-from engine import demo
 from engine.admin import AdminServer
 from engine.config import RELOADABLE, Config, needs_restart
 from engine.control import ControlServer
@@ -34,8 +33,10 @@ from transport.messages import Publish
 from transport.meter import Meter
 
 HUB = "hub"
+FEEDS = "feeds"
 WORKER = "worker"
-SHUTDOWN_MARGIN = 5.0  # s that a worker has on top of drain_timeout to stop its actors
+DEMO = "demo"
+STOP_TIMEOUT = 10.0  # s that a process has to stop its actors; a worker has drain_timeout before
 
 
 class EngineState(enum.StrEnum):
@@ -179,21 +180,26 @@ class Daemon:
             "node": server.node_name(),
         }
 
-        def child(role: str, index: int | None = None, **more: Any) -> ChildProcess:
+        def child(role: str, index: int | None = None, wanted: bool = True, **more: Any) -> ChildProcess:
             name = role if index is None else f"{role}-{index}"
-            argument = {**common, "name": name, "role": role, "index": index or 0, **more}
-            if role == WORKER:
-                return ChildProcess(
-                    role=role, name=name, argument=argument, shutdown=server.drain_timeout + SHUTDOWN_MARGIN
-                )
-            return ChildProcess(role=role, name=name, argument=argument, shutdown=2 * SHUTDOWN_MARGIN)
+            return ChildProcess(
+                role=role,
+                name=name,
+                argument={**common, "name": name, "role": role, "index": index or 0, **more},
+                shutdown=(server.drain_timeout if role == WORKER else 0) + STOP_TIMEOUT,
+                wanted=wanted,
+            )
 
-        exchange = [] if self._demo_port is None else [child(demo.ROLE, port=self._demo_port)]
+        exchange = [] if self._demo_port is None else [child(DEMO, port=self._demo_port)]
         workers = [child(WORKER, index) for index in range(server.worker_count())]
-        return [*exchange, child(HUB), child("feeds"), *workers]
+        return [*exchange, child(HUB), child(FEEDS, wanted=bool(self._config.feeds)), *workers]
 
     def _own(self, config: Config) -> Config:
-        return config if self._demo_port is None else demo.with_demo(config, self._demo_port)
+        if self._demo_port is None:
+            return config
+        from engine.demo import with_demo  # the exchange's libraries are for its own process
+
+        return with_demo(config, self._demo_port)
 
     def _drain_begins(self) -> None:
         if self._state in (EngineState.STARTING, EngineState.RUNNING):
@@ -248,7 +254,7 @@ class Daemon:
     def health(self) -> dict[str, Any]:
         """The contract's shape: a component per process, and what these say of their parts."""
         processes = self._supervisor.processes if self._supervisor is not None else {}
-        components = {name: _component(process) for name, process in processes.items()}
+        components = {name: _component(process) for name, process in processes.items() if process.wanted}
         for parts in self._health.values():
             components |= parts
         return {
@@ -306,7 +312,10 @@ class Daemon:
         plain = msgspec.to_builtins(self._config)
         for child in self._children:
             child.argument["config"] = plain
+        assert self._supervisor is not None
         refused = await self._control.reload(self._config)
+        if self._config.feeds:
+            self._supervisor.want(FEEDS)
         self._notifier.ready("reloaded")
         get_logger().info("engine_reloaded", needs_restart=left, refused=refused)
         if refused:

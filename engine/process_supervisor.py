@@ -48,12 +48,14 @@ class ChildProcess:
         name: unique; also its name on the bus.
         argument: given to ``main``, as it is then and with a fresh ``incarnation``, for each of its lives.
         shutdown: seconds from SIGTERM to SIGKILL.
+        wanted: whether :meth:`ProcessSupervisor.start` starts it; else :meth:`ProcessSupervisor.want` may, later.
     """
 
     role: str
     name: str
     argument: dict[str, Any]
     shutdown: float = SHUTDOWN_TIMEOUT
+    wanted: bool = True
 
 
 @dataclass(kw_only=True)
@@ -61,12 +63,14 @@ class Process:
     """A child as it is now; only its supervisor writes.
 
     Attributes:
+        wanted: whether it should run.
         reason: why it is not ready, empty where there is nothing to say.
         info: what it said with `ready`.
         restarts: since the supervisor started.
     """
 
     spec: ChildProcess
+    wanted: bool
     state: ProcessState = ProcessState.STOPPED
     reason: str = ""
     pid: int | None = None
@@ -101,7 +105,7 @@ class ProcessSupervisor:
         ready_timeout: float = READY_TIMEOUT,
     ) -> None:
         self._policy = RestartPolicy(Strategy.ONE_FOR_ONE, [ChildPolicy(child.name) for child in children])
-        self._processes = {child.name: Process(spec=child) for child in children}
+        self._processes = {child.name: Process(spec=child, wanted=child.wanted) for child in children}
         self._forkserver = forkserver
         self._on_change, self._on_escalate = on_change, on_escalate
         self._heartbeat_timeout, self._ready_timeout = heartbeat_timeout, ready_timeout
@@ -122,10 +126,10 @@ class ProcessSupervisor:
             ConfigError: a child ended with the exit code that says so.
             HeliographError: a child needed too many restarts; :meth:`stop` must still be called.
         """
-        for group in self._groups():
+        for members in self._groups():
+            group = [process for process in members if process.wanted]
             for process in group:
-                name = process.spec.name
-                self._tasks[name] = asyncio.create_task(self._keep(process), name=f"process {name}")
+                self._begin(process)
             ready = asyncio.create_task(_all_ready(group), name="ready")
             try:
                 await asyncio.wait((ready, self._escalated), return_when=asyncio.FIRST_COMPLETED)
@@ -133,6 +137,13 @@ class ProcessSupervisor:
                 ready.cancel()
             if self._escalated.done():
                 raise self._escalated.result()
+
+    def want(self, name: str) -> None:
+        """Start a child that was not wanted before; without effect on others and while stopping."""
+        process = self._processes[name]
+        if not process.wanted and not self._stopping:
+            process.wanted = True
+            self._begin(process)
 
     async def stop(self) -> None:
         """Stop all in reverse order: SIGTERM, and after the child's ``shutdown`` SIGKILL. Nothing restarts any more."""
@@ -168,6 +179,10 @@ class ProcessSupervisor:
     def _current(self, name: str, incarnation: str) -> Process | None:
         process = self._processes.get(name)
         return process if process is not None and process.incarnation == incarnation else None
+
+    def _begin(self, process: Process) -> None:
+        name = process.spec.name
+        self._tasks[name] = asyncio.create_task(self._keep(process), name=f"process {name}")
 
     async def _keep(self, process: Process) -> None:
         """One child, life after life."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import uvloop
 
-from engine import demo, log
+from engine import log
 from engine.config import Config
 from engine.daemon import Daemon
 from engine.log import get_logger
@@ -91,6 +91,8 @@ class _Runner:
         workers = self._config.server.worker_count()
         if not self._with_demo:
             return Daemon(self._config, notifier=Notifier()) if workers else _local(self._config)
+        from engine import demo  # the exchange's libraries are not for every daemon
+
         if workers:
             with bind(demo.HOST, 0, reuse_port=False) as sock:
                 port = sock.getsockname()[1]
