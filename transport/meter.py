@@ -50,6 +50,19 @@ class Histogram(msgspec.Struct):
         """All observations."""
         return sum(self.counts)
 
+    def quantile(self, q: float) -> float | None:
+        """An estimate of the q-quantile in seconds, at most one bucket wrong; ``None`` without observations.
+
+        What is above the last bound counts as the last bound.
+        """
+        rank, below = q * self.count, 0
+        for i, (bound, count) in enumerate(zip(self.BOUNDS, self.counts, strict=False)):
+            if count and below + count >= rank:
+                lower = self.BOUNDS[i - 1] if i else 0.0
+                return lower + (bound - lower) * max(0.0, rank - below) / count
+            below += count
+        return self.BOUNDS[-1] if self.count else None
+
 
 class DeliverySeconds(Histogram):
     """From an event's acceptance by the hub to its bytes being written to a client's socket."""

@@ -1,0 +1,143 @@
+"""The figures of all processes as one, kept by the daemon. Pure; ``engine/exposition.py`` writes them for Prometheus.
+
+Each process sends the whole of its :class:`~transport.meter.Meter` about once a second. What an incarnation counted
+stays in the sum when it dies, so no counter ever falls; its gauges go with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from transport.meter import COUNTERS, GAUGES, Histogram, Meter
+
+RETIRED_KEPT = 16  # incarnations per process whose late reports are told from those of a new one
+
+
+class _Life(NamedTuple):
+    incarnation: str
+    meter: Meter
+
+
+class Figures:
+    """Sums what the processes report. Each call costs O(labels), :meth:`merged` O(processes × labels).
+
+    What a process counted between its last report and its death is lost: at most one interval's worth.
+    """
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.restarts: dict[str, int] = {}
+        """How often each process was started anew."""
+        self._live: dict[str, _Life] = {}
+        self._dead = Meter()  # the counters of all that ended
+        self._retired: dict[str, deque[str]] = {}
+
+    def update(self, process: str, incarnation: str, snapshot: Any) -> None:
+        """Take a report; one of an incarnation that has been succeeded or forgotten is too late and ignored.
+
+        Raises:
+            CodecError: ``snapshot`` is none of a :class:`Meter`; nothing has changed.
+        """
+        if incarnation in self._retired.get(process, ()):
+            return
+        meter = Meter.of(snapshot)
+        before = self._live.get(process)
+        if before is not None and before.incarnation == incarnation:
+            # max: a part of the process that began to count anew must not make the sum fall
+            _merge(meter, before.meter, COUNTERS, max)
+        else:
+            self.forget(process)
+        self._live[process] = _Life(incarnation, meter)
+        self.restarts.setdefault(process, 0)
+
+    def forget(self, process: str) -> None:
+        """A process ended: its gauges go, its counters stay. One that is not known is no error."""
+        life = self._live.pop(process, None)
+        if life is not None:
+            self._retired.setdefault(process, deque(maxlen=RETIRED_KEPT)).append(life.incarnation)
+            _merge(self._dead, life.meter, COUNTERS, _add)
+
+    def restarted(self, process: str) -> None:
+        """A process is being started anew after it died; also one that never got as far as to report."""
+        self.forget(process)
+        self.restarts[process] = self.restarts.get(process, 0) + 1
+
+    def merged(self) -> Meter:
+        """The sum over all processes, dead ones' counters included; a copy. ``loop_lag`` is the worst one."""
+        total = Meter()
+        _merge(total, self._dead, COUNTERS, _add)
+        for _, meter in self._live.values():
+            _merge(total, meter, COUNTERS + GAUGES, _add)
+            total.loop_lag = max(total.loop_lag, meter.loop_lag)
+            total.feed_states |= meter.feed_states
+        return total
+
+    def loop_lags(self) -> dict[str, float]:
+        """Seconds, by process that lives."""
+        return {process: life.meter.loop_lag for process, life in self._live.items()}
+
+    def total(self, name: str) -> float:
+        """One field of :class:`Meter` over all processes: labels summed, of a histogram the number of observations.
+
+        Raises:
+            KeyError: no field of that name can be summed.
+        """
+        if name not in COUNTERS + GAUGES:
+            raise KeyError(name)
+        value = getattr(self.merged(), name)
+        if isinstance(value, Histogram):
+            return value.count
+        return float(sum(value.values()) if isinstance(value, dict) else value)
+
+    def stats(self) -> dict[str, Any]:
+        """The engine at a glance, for people and ``GET /stats``: the metrics' names without prefix and ``_total``.
+
+        Counters count since the daemon's start; ``delivery_seconds`` are estimates over the same time, or ``None``.
+        """
+        total = self.merged()
+        return {
+            "version": self.version,
+            "connections": total.connections,
+            "subscriptions": total.subscriptions,
+            "events_published": total.events_published,
+            "deliveries": total.deliveries,
+            "events_dropped": total.dropped,
+            "disconnects": {str(code): times for code, times in total.disconnects.items()},
+            "slow_sessions": total.slow_sessions,
+            "outbox_bytes": total.outbox_bytes,
+            "delivery_seconds": {"p50": total.delivery.quantile(0.5), "p99": total.delivery.quantile(0.99)},
+            "route_cache_hits": total.route_hits,
+            "route_cache_misses": total.route_misses,
+            "bus_queue_events": total.bus_queue,
+            "loop_lag_seconds": self.loop_lags(),
+            "feeds": {
+                name: {"state": state, "reconnects": total.feed_reconnects.get(name, 0)}
+                for name, state in total.feed_states.items()
+            },
+            "process_restarts": dict(self.restarts),
+        }
+
+    def render(self) -> bytes:
+        """All metrics of the contract in Prometheus's text format."""
+        from engine.exposition import render  # prometheus_client: 1.7 MB that an engine nobody scrapes does not need
+
+        return render(self)
+
+
+def _add(a: float, b: float) -> float:
+    return a + b
+
+
+def _merge(into: Meter, other: Meter, fields: tuple[str, ...], combine: Callable[[Any, Any], Any]) -> None:
+    for field in fields:
+        mine, theirs = getattr(into, field), getattr(other, field)
+        if isinstance(mine, Histogram):
+            mine.counts = [combine(a, b) for a, b in zip(mine.counts, theirs.counts, strict=True)]
+            mine.sum = combine(mine.sum, theirs.sum)
+        elif isinstance(mine, dict):
+            for label, value in theirs.items():
+                mine[label] = combine(mine.get(label, 0), value)
+        else:
+            setattr(into, field, combine(mine, theirs))
