@@ -1,0 +1,37 @@
+"""Real processes and real sockets: the engine is started as its users start it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.integration.harness import EngineProcess
+
+
+@pytest.fixture
+def engine_process() -> Iterator[Callable[..., EngineProcess]]:
+    """``engine_process(config_toml="", workers=1, port=0, table__field=value, …)`` starts an engine.
+
+    At the end it is stopped (unless the test has done that), and none of its processes may be left.
+    """
+    engines: list[EngineProcess] = []
+
+    def start(config: str = "", workers: int = 1, port: int = 0, **fields: object) -> EngineProcess:
+        engine = EngineProcess(config, workers, port, **fields)
+        engines.append(engine)
+        return engine
+
+    yield start
+    complaints = []
+    for engine in reversed(engines):
+        try:
+            code = engine.stop()
+        except subprocess.TimeoutExpired:
+            code = None
+        left = engine.destroy()
+        print(engine.tail)  # shown where a test fails
+        if left:
+            complaints.append(f"engine {engine.pid}, exit code {code}, left {', '.join(left)}")
+    assert not complaints, complaints
