@@ -56,9 +56,18 @@ class Daemon:
     Args:
         demo_port: where to run a replay exchange, with a feed that reads it; ``None``: neither.
         notifier: the service manager; an embedded engine has none.
+        load: reads the configuration anew, for the admin API; ``None``: there is nothing to read.
     """
 
-    def __init__(self, config: Config, *, demo_port: int | None = None, notifier: Notifier | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        demo_port: int | None = None,
+        notifier: Notifier | None = None,
+        load: Callable[[], Config] | None = None,
+    ) -> None:
+        self._load = load
         self._demo_port = demo_port
         self._config = self._own(config)
         self._notifier = notifier or Notifier({})
@@ -114,7 +123,7 @@ class Daemon:
         )
         self._tick(loop, server.heartbeat_interval, loop.time())
         self._watchdog(loop)
-        self._admin = AdminServer(self, self._config, self._admin_sock)
+        self._admin = AdminServer(self, self._config, self._admin_sock, load=self._load, on_death=self._fail)
         await self._admin.start()
         self._closing.push_async_callback(self._admin.stop)
         await self._supervisor.start()
@@ -245,6 +254,10 @@ class Daemon:
         name, state = process.spec.name, process.state
         if state is not ProcessState.READY:
             self._health.pop(name, None)
+        if state is ProcessState.RESTARTING:
+            self._figures.restarted(name)
+        elif state is ProcessState.STOPPED:
+            self._figures.forget(name)
         write = get_logger().warning if state is ProcessState.RESTARTING else get_logger().info
         fields = {"reason": process.reason} if process.reason else {}
         write(f"process_{state}", name=name, child_pid=process.pid, restarts=process.restarts, **fields)

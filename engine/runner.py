@@ -61,7 +61,8 @@ def run(config: Config, with_demo: bool = False, load: Callable[[], Config] | No
 class _Runner:
     def __init__(self, config: Config, with_demo: bool, load: Callable[[], Config] | None) -> None:
         self._config, self._with_demo = config, with_demo
-        self._load = load
+        self._read_again = load
+        self._load = self._reload_log if load is not None else None
         self._engine: Runnable | None = None
         self._reloading: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()  # to stop
@@ -90,13 +91,13 @@ class _Runner:
     async def _make(self, stack: AsyncExitStack) -> Runnable:
         workers = self._config.server.worker_count()
         if not self._with_demo:
-            return Daemon(self._config, notifier=Notifier()) if workers else _local(self._config)
+            return Daemon(self._config, notifier=Notifier(), load=self._load) if workers else _local(self._config)
         from engine import demo  # the exchange's libraries are not for every daemon
 
         if workers:
             with bind(demo.HOST, 0, reuse_port=False) as sock:
                 port = sock.getsockname()[1]
-            return Daemon(self._config, demo_port=port, notifier=Notifier())
+            return Daemon(self._config, demo_port=port, notifier=Notifier(), load=self._load)
         exchange = await stack.enter_async_context(demo.exchange(0))
         self._complete = lambda config: demo.with_demo(config, exchange.port)  # a Daemon does it itself
         return _local(self._complete(self._config))
@@ -133,12 +134,16 @@ class _Runner:
             get_logger().warning("reload_failed", error="there is no configuration file")
             return
         try:
-            config = self._load()
-            await engine.reload(self._complete(config))
+            await engine.reload(self._complete(self._load()))
         except HeliographError as error:
             get_logger().error("reload_failed", error=str(error))
-            return
+
+    def _reload_log(self) -> Config:
+        """The configuration as it is now; this process's own part of it, the log, is put in force at once."""
+        assert self._read_again is not None
+        config = self._read_again()
         log.configure("daemon", config.server.node_name(), config.log.level, config.log.format)
+        return config
 
 
 def _local(config: Config) -> Runnable:
