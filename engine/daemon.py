@@ -36,6 +36,7 @@ HUB = "hub"
 FEEDS = "feeds"
 WORKER = "worker"
 DEMO = "demo"
+LINK_TIMEOUT = 10.0  # s for a hub that is ready to answer the daemon
 STOP_TIMEOUT = 10.0  # s that a process has to stop its actors; a worker has drain_timeout before
 
 
@@ -110,7 +111,6 @@ class Daemon:
         self._control.start()
         self._closing.callback(self._control.stop)
         self._link = HubLink(self._config, context, runtime_dir.endpoint(HUB), "daemon")
-        self._link.start()
         self._closing.callback(self._link.stop)
 
         self._children = self._specify(runtime_dir)
@@ -127,6 +127,12 @@ class Daemon:
         await self._admin.start()
         self._closing.push_async_callback(self._admin.stop)
         await self._supervisor.start()
+        self._link.start()
+        try:
+            async with asyncio.timeout(LINK_TIMEOUT):
+                await self._link.wait_connected()
+        except TimeoutError:
+            raise HeliographError(f"the hub did not answer within {LINK_TIMEOUT:g} s") from None
         self._state = EngineState.RUNNING
         self._notifier.ready(f"serving {self.port}")
         get_logger().info("engine_ready", port=self.port, admin_port=self.admin_port, workers=server.worker_count())
@@ -284,13 +290,10 @@ class Daemon:
 
     def _not_serving(self) -> str | None:
         if self._supervisor is None:
-            return "starting"
+            return str(self._state)
         processes = self._supervisor.processes.values()
-        if not any(process.spec.role == HUB and process.state is ProcessState.READY for process in processes):
-            return "no hub"
-        if not any(process.spec.role == WORKER and process.state is ProcessState.READY for process in processes):
-            return "no worker accepts clients"
-        return None
+        able = {process.spec.role for process in processes if process.state is ProcessState.READY}
+        return "no hub" if HUB not in able else "no worker accepts clients" if WORKER not in able else None
 
     def ready(self) -> str | None:
         """``None``, or why not."""

@@ -54,6 +54,10 @@ class HubLink:
         """Whether the hub is there."""
         return self._link.connected
 
+    async def wait_connected(self) -> None:
+        """Return when the hub is there; raises :class:`ConnectionLost` once stopped."""
+        await self._link.writable()
+
     async def publish(self, batch: list[Publish]) -> list[Position]:
         """Publish in order; the positions once the hub has accepted all.
 
@@ -104,7 +108,9 @@ class HubLink:
     def on_lost(self, reason: str) -> None:
         """What was in flight has an unknown outcome."""
         for ref in tuple(self._waiting):
-            self._fail(ref, RequestError(ErrorCode.UNAVAILABLE, f"the hub went away ({reason}); the outcome is unknown"))
+            self._fail(
+                ref, RequestError(ErrorCode.UNAVAILABLE, f"the hub went away ({reason}); the outcome is unknown")
+            )
 
     def _fail(self, ref: int, error: RequestError) -> None:
         answer = self._waiting.pop(ref, None)
