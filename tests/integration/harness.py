@@ -250,3 +250,64 @@ def _masked(payload: bytes) -> bytes:
 def _seen(answer: asyncio.Future[dict[str, Any]]) -> None:
     if not answer.cancelled():
         answer.exception()  # who does not wait for an answer does not want to hear of its loss
+
+
+class Publisher:
+    """Publishes ``0, 1, 2, …`` on a topic, from ``async with`` to its end, and looks at the answers.
+
+    Args:
+        rate: events per second.
+
+    Attributes:
+        accepted: ``(epoch, offset)`` of what the engine has accepted, in order.
+        refused: error codes of what it has not.
+    """
+
+    def __init__(self, client: RawClient, topic: str, rate: float) -> None:
+        self._client, self._topic, self._interval = client, topic, 1 / rate
+        self.accepted: list[tuple[str, int]] = []
+        self.refused: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._publish(), name=f"publisher of {self._topic}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
+
+    async def _publish(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for n in itertools.count():
+            self._client.send("publish", topic=self._topic, data=n).add_done_callback(self._answered)
+            await asyncio.sleep(began + (n + 1) * self._interval - loop.time())
+
+    def _answered(self, future: asyncio.Future[dict[str, Any]]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            answer = future.result()
+            if answer["op"] == "ok":
+                self.accepted.append((answer["epoch"], answer["offset"]))
+            else:
+                self.refused.append(answer["code"])
+
+
+def followed(messages: list[dict[str, Any]], topic: str) -> list[tuple[str, int]]:
+    """Positions of a topic's events, each of which must follow the one before, or a gap says what is between."""
+    found: list[tuple[str, int]] = []
+    last: tuple[str, int] | None = None
+    for message in messages:
+        if message.get("topic") == topic and message["op"] in ("event", "gap"):
+            epoch, first = message["epoch"], message["offset"] if message["op"] == "event" else message["from"]
+            if message["op"] == "gap" and last is not None and epoch != last[0]:
+                assert message["reason"] == "epoch_changed" and first == 1, (last, message)
+            elif last is not None:
+                assert (epoch, first) == (last[0], last[1] + 1), (last, message)
+            last = epoch, message.get("to", first)
+            if message["op"] == "event":
+                found.append((epoch, first))
+    return found
