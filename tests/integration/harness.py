@@ -38,6 +38,9 @@ class EngineProcess:
         workers: the command's ``--workers``.
         port: the client port; 0 picks one.
         fields: more configuration, ``table__field=value``.
+
+    Attributes:
+        runtime_dir: of this engine; to be given to another one that shall find what this one left.
     """
 
     def __init__(self, config: str = "", workers: int = 1, port: int = 0, **fields: object) -> None:
@@ -48,12 +51,18 @@ class EngineProcess:
         self._log, self._out = self._directory / "log", self._directory / "out"
         self.tail = ""
         """The end of the log; after :meth:`destroy`."""
+        fields = {"log__format": "json", "server__runtime_dir": self._directory / "run", **fields}
+        self.runtime_dir = str(fields["server__runtime_dir"])
         environ = {f"HELIOGRAPH_{name.upper()}": str(value) for name, value in fields.items()}
-        environ = {**os.environ, "HELIOGRAPH_LOG__FORMAT": "json", MARK: str(self._directory / "run"), **environ}
         options = ["--config", str(file), "--port", str(port), "--admin-port", "0", "--workers", str(workers)]
         with self._log.open("wb") as log, self._out.open("wb") as out:
             self._process = subprocess.Popen(
-                [*COMMAND, *options], cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=log
+                [*COMMAND, *options],
+                cwd=ROOT,
+                env=os.environ | environ,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
             )
         self.pid = self._process.pid
         self.url, self.admin_url = self._await_ready()
@@ -80,7 +89,7 @@ class EngineProcess:
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
-            return bool(process.environ().get(MARK) == str(self._directory / "run"))
+            return bool(process.environ().get(MARK) == self.runtime_dir)
         except psutil.Error:  # gone, a zombie, or somebody else's
             return False
 
@@ -267,6 +276,7 @@ class Publisher:
         self._client, self._topic, self._interval = client, topic, 1 / rate
         self.accepted: list[tuple[str, int]] = []
         self.refused: list[str] = []
+        self._unanswered: set[asyncio.Future[dict[str, Any]]] = set()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._publish(), name=f"publisher of {self._topic}")
@@ -277,17 +287,24 @@ class Publisher:
     ) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
-        if not self._task.cancelled():
-            self._task.result()
+
+    async def stop(self) -> None:
+        """No more; returns when all that was sent has been answered."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await asyncio.wait_for(asyncio.gather(*self._unanswered, return_exceptions=True), 10)
 
     async def _publish(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         for n in itertools.count():
-            self._client.send("publish", topic=self._topic, data=n).add_done_callback(self._answered)
+            answer = self._client.send("publish", topic=self._topic, data=n)
+            self._unanswered.add(answer)
+            answer.add_done_callback(self._answered)
             await asyncio.sleep(began + (n + 1) * self._interval - loop.time())
 
     def _answered(self, future: asyncio.Future[dict[str, Any]]) -> None:
+        self._unanswered.discard(future)
         if not future.cancelled() and future.exception() is None:
             answer = future.result()
             if answer["op"] == "ok":

@@ -1,0 +1,329 @@
+"""Processes that are killed or hang, under load: what the others, the clients and the operator see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from actors.backoff import BackoffPolicy
+from engine.client import Client
+from engine.recording import Instrument, Quote
+from engine.replay import ReplayExchange
+from tests.integration.harness import EngineProcess, Publisher, RawClient, followed
+from transport.event import Event
+
+Start = Callable[..., EngineProcess]
+Eventually = Callable[..., Awaitable[None]]
+
+DEADLINE = 10.0  # s from a process's death until everything is as before
+ORPHANS_GONE = 5.0  # s from the daemon's death until nothing is left
+CLIENTS = 20
+USERS = 6
+RATE = 200.0  # events/s
+TOPIC = "t"
+PROMPT = BackoffPolicy(first_s=0.1, cap_s=1.0)
+
+
+class HealthWatch:
+    """Asks ``/health`` all the time, from a thread of its own, and keeps what has changed."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self._engine = engine
+        self.seen: list[tuple[str, frozenset[str]]] = []  # status, components that are not ok
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="health watch")
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.002):
+            code, body = self._engine.admin("/health")
+            assert code == 200
+            bad = frozenset(name for name, part in body["components"].items() if part["status"] != "ok")
+            if not self.seen or self.seen[-1] != (body["status"], bad):
+                self.seen.append((body["status"], bad))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def recovered(self, name: str) -> bool:
+        """Whether the component was seen to fail, and everything is fine now."""
+        return any(name in bad for _, bad in self.seen) and self.seen[-1] == ("ok", frozenset())
+
+    def status_without(self, name: str) -> set[str]:
+        """What the whole was called while the component failed."""
+        return {status for status, bad in self.seen if name in bad}
+
+
+class User:
+    """A consumer of the Python client."""
+
+    def __init__(self, url: str, topic: str) -> None:
+        self.client = Client(url, reconnect=PROMPT)
+        self._topic = topic
+        self.events: list[Event] = []
+        self.missed = 0
+        self.worker = ""
+
+    async def __aenter__(self) -> Self:
+        await self.client.__aenter__()
+        self.worker = (await self.client.stats())["worker"]
+        self.session = self.client.session
+        subscribed = asyncio.Event()
+        self._task = asyncio.create_task(self._consume(subscribed))
+        await subscribed.wait()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.close()
+        await self._task
+
+    async def _consume(self, subscribed: asyncio.Event) -> None:
+        async with self.client.subscribe(self._topic, on_gap=lambda _: None) as subscription:
+            subscribed.set()
+            async for event in subscription:
+                self.events.append(event)
+                self.missed = subscription.missed
+
+    def positions(self) -> list[tuple[str, int]]:
+        """Of all events so far."""
+        return [(event.epoch, event.offset) for event in self.events]
+
+
+class Crowd:
+    """Clients of all kinds, on both workers, and a publisher whose own connection is to worker-1."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self.engine = engine
+        self.raw: list[RawClient] = []
+        self.users: list[User] = []
+        self.worker_of: dict[RawClient, str] = {}
+
+    def on(self, worker: str) -> list[RawClient]:
+        """The raw clients of a worker."""
+        return [client for client in self.raw if self.worker_of[client] == worker]
+
+    async def more(self, stack: AsyncExitStack) -> RawClient:
+        """Another raw client, whose worker is known."""
+        client = await stack.enter_async_context(RawClient(self.engine.url))
+        self.worker_of[client] = (await client.request("stats"))["stats"]["worker"]
+        return client
+
+
+@asynccontextmanager
+async def crowd(engine: EngineProcess, topic: str = TOPIC) -> AsyncIterator[tuple[Crowd, Publisher, AsyncExitStack]]:
+    """A crowd that is subscribed to ``topic`` and gets what the publisher publishes on :data:`TOPIC`."""
+    async with AsyncExitStack() as stack:
+        found = Crowd(engine)
+        while len(found.raw) < CLIENTS or not (found.on("worker-0") and found.on("worker-1")):
+            found.raw.append(await found.more(stack))
+        while len(found.users) < USERS or {user.worker for user in found.users} != {"worker-0", "worker-1"}:
+            found.users.append(await stack.enter_async_context(User(engine.url, topic)))
+        for client in found.raw:
+            await client.subscribe(topic)
+        while found.worker_of[own := await found.more(stack)] != "worker-1":
+            pass
+        publisher = await stack.enter_async_context(Publisher(own, TOPIC, RATE))
+        yield found, publisher, stack
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_dies_or_hangs_is_replaced_and_the_other_ones_clients_notice_nothing(
+    engine_process: Start, eventually: Eventually, how: signal.Signals
+) -> None:
+    quick = {"server__heartbeat_interval": 0.2, "server__heartbeat_timeout": 1.0} if how == signal.SIGSTOP else {}
+    engine = engine_process(workers=2, **quick)
+
+    async def scenario() -> None:
+        async with crowd(engine) as (them, publisher, stack):
+            await eventually(lambda: all(client.offsets(TOPIC) for client in them.raw))
+            with HealthWatch(engine) as health:
+                died = engine.kill("worker-0", how)
+                await eventually(lambda: health.recovered("worker-0"), DEADLINE)
+            assert engine.children()["worker-0"] != died
+            assert health.status_without("worker-0") == {"degraded"}
+
+            # Users come back and go on; who was on the other worker did not even lose the connection.
+            then = publisher.accepted[-1]
+            await eventually(lambda: all(user.positions()[-1] > then for user in them.users), DEADLINE)
+            for user in them.users:
+                positions = user.positions()
+                assert positions == sorted(set(positions))
+                assert user.missed == positions[-1][1] - positions[0][1] + 1 - len(positions)
+                assert (user.client.session == user.session) is (user.worker == "worker-1")
+                assert user.missed == 0 or user.worker == "worker-0"
+
+            # The new worker takes new clients.
+            while them.worker_of[late := await them.more(stack)] != "worker-0":
+                pass
+            await late.subscribe(TOPIC)
+            await eventually(lambda: late.offsets(TOPIC))
+
+            await publisher.stop()
+            last = publisher.accepted[-1]
+            await eventually(lambda: all(client.offsets(TOPIC)[-1] == last[1] for client in them.on("worker-1")))
+            for client in them.on("worker-1"):
+                assert client.closed is None
+                assert not client.of("gap")
+                assert followed(client.messages, TOPIC)[-1] == last
+            assert {client.closed for client in them.on("worker-0") if client is not late} == {1006}
+            assert not publisher.refused
+
+    asyncio.run(scenario())
+    if how == signal.SIGSTOP:
+        assert any("silent for 1 s" in line.get("reason", "") for line in engine.log())
+    assert b'heliograph_process_restarts_total{process="worker-0"} 1' in engine.admin("/metrics")[1]
+
+
+def test_the_hub_dies_and_no_client_loses_its_connection(engine_process: Start, eventually: Eventually) -> None:
+    engine = engine_process(workers=2)
+
+    async def scenario() -> None:
+        async with crowd(engine) as (them, publisher, _):
+            await eventually(lambda: all(client.offsets(TOPIC) for client in them.raw))
+            old_epoch = publisher.accepted[0][0]
+            with HealthWatch(engine) as health:
+                died = engine.kill("hub")
+                await eventually(lambda: health.recovered("hub"), DEADLINE)
+            assert engine.children()["hub"] != died
+            assert health.status_without("hub") == {"down"}
+
+            await eventually(lambda: publisher.accepted[-1][0] != old_epoch, DEADLINE)
+            then = len(publisher.accepted)
+            await eventually(lambda: len(publisher.accepted) > then + 50)
+            await publisher.stop()
+            last = publisher.accepted[-1]
+            for client in them.raw:
+                await eventually(lambda client=client: followed(client.messages, TOPIC)[-1] == last)
+                assert client.closed is None
+                # The hub that died may have taken its word back for events of which the client never heard.
+                assert [gap["reason"] for gap in client.of("gap")] == ["epoch_changed"]
+            for user in them.users:
+                await eventually(lambda user=user: user.positions()[-1] == last)
+                assert user.client.session == user.session
+                assert len(set(user.positions())) == len(user.events)
+            assert set(publisher.refused) == {"unavailable"}
+
+    asyncio.run(scenario())
+
+
+FEED = """
+[feeds.fx]
+url = "{url}"
+subscribe = [{{ method = "SUBSCRIBE", params = ["*"], id = 1 }}]
+[feeds.fx.map]
+topic = "price.{{symbol}}"
+key = "data.s"
+filter = {{ "data.e" = "tick" }}
+data = {{ bid = "data.b", n = "data.n" }}
+"""
+
+
+def test_the_feeds_process_dies_and_prices_go_on(engine_process: Start, eventually: Eventually) -> None:
+    price = "price.EUR_USD"
+    instrument = Instrument("EUR_USD", lambda: (Quote("EUR_USD", n * 5, f"1.{n}", "2.0") for n in range(10_000)))
+
+    async def scenario() -> None:
+        async with ReplayExchange(play=[instrument]) as exchange:
+            engine = await asyncio.to_thread(engine_process, FEED.format(url=exchange.url), 2)
+            async with crowd(engine, price) as (them, publisher, _):
+                await eventually(lambda: all(client.offsets(price) for client in them.raw))
+                with HealthWatch(engine) as health:
+                    died = engine.kill("feeds")
+                    await eventually(lambda: health.recovered("feeds"), DEADLINE)
+                assert engine.children()["feeds"] != died
+                assert health.status_without("feeds") == {"degraded"}
+                sent = exchange.sent
+                await eventually(lambda: all(_newest(client) > sent for client in them.raw), DEADLINE)
+                for client in them.raw:
+                    assert client.closed is None
+                    assert not client.of("gap")
+                    positions = followed(client.messages, price)
+                    assert len({epoch for epoch, _ in positions}) == 1
+                for user in them.users:
+                    assert user.client.session == user.session
+                    assert user.missed == 0
+                assert not publisher.refused
+
+    def _newest(client: RawClient) -> int:
+        """The exchange's own number of the last tick that has come."""
+        number: int = client.of("event")[-1]["data"]["n"]
+        return number
+
+    asyncio.run(scenario())
+
+
+def test_what_is_in_flight_when_the_hub_dies_is_answered(engine_process: Start, eventually: Eventually) -> None:
+    engine = engine_process(workers=2)
+
+    async def scenario() -> None:
+        async with RawClient(engine.url) as client:
+            await client.subscribe("before")
+            assert (await client.request("publish", topic="before", data=0))["op"] == "ok"
+            engine.kill("hub", signal.SIGSTOP)  # so that it takes no more
+            publishes = [client.send("publish", topic="before", data=n) for n in range(10)]
+            subscribes = [client.send("subscribe", topics=[f"during.{n}"], snapshot=True) for n in range(3)]
+            assert (await client.request("ping"))["op"] == "ok"  # so that all of these have been taken
+            assert not any(answer.done() for answer in publishes + subscribes)
+            engine.kill("hub")
+            answers = await asyncio.wait_for(asyncio.gather(*publishes), DEADLINE)
+            assert {(answer["op"], answer["code"]) for answer in answers} == {("error", "unavailable")}
+            away = client.send("subscribe", topics=["away"])
+            answers = await asyncio.wait_for(asyncio.gather(*subscribes, away), DEADLINE)
+            assert {answer["op"] for answer in answers} == {"ok"}
+            # All of them are in force with the new hub, also the one from before.
+            for topic in ("before", "during.0", "during.1", "during.2", "away"):
+                published = await client.request("publish", topic=topic, data="after")
+                assert published["op"] == "ok"
+                await eventually(lambda topic=topic: client.offsets(topic)[-1:] == [1])
+            assert client.closed is None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("hanging", [[], ["hub", "worker-0"]])
+def test_nothing_outlives_the_daemon_and_a_new_one_takes_its_place(
+    engine_process: Start, wait_until: Callable[..., None], hanging: list[str]
+) -> None:
+    engine = engine_process(workers=2)
+    assert sorted(engine.children()) == ["hub", "worker-0", "worker-1"]
+
+    async def load() -> dict[str, Any]:
+        async with RawClient(engine.url) as client, Publisher(client, TOPIC, RATE) as publisher:
+            await client.subscribe(TOPIC)
+            while len(publisher.accepted) < 20:
+                await asyncio.sleep(0.01)
+            for name in hanging:
+                engine.kill(name, signal.SIGSTOP)
+            engine.kill("daemon")
+            return {"accepted": len(publisher.accepted)}
+
+    asyncio.run(load())
+    began = time.monotonic()
+    assert engine.wait() == -signal.SIGKILL
+    wait_until(lambda: not engine.processes(), ORPHANS_GONE - (time.monotonic() - began))
+
+    second = engine_process(workers=2, port=engine.port, server__runtime_dir=engine.runtime_dir)
+    assert second.url == engine.url
+
+    async def works() -> None:
+        async with RawClient(second.url) as client:
+            await client.subscribe(TOPIC)
+            assert (await client.request("publish", topic=TOPIC, data=1))["op"] == "ok"
+
+    asyncio.run(works())
