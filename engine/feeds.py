@@ -13,7 +13,7 @@ from engine import wiring
 from engine.child import Child, run_child
 from engine.config import Config
 from engine.log import get_logger
-from transport.bus_client import BusClient
+from transport.bus_client import STOPPED, BusClient
 from transport.codec import pack
 from transport.messages import Publish
 from transport.meter import Meter
@@ -116,7 +116,8 @@ class Feeds:
 
     def on_lost(self, reason: str) -> None:
         """The hub went; the link finds the next one by itself."""
-        get_logger().warning("hub_lost", reason=reason)
+        if reason != STOPPED:  # we left
+            get_logger().warning("hub_lost", reason=reason)
 
 
 def main(argument: dict[str, Any], parent_fd: int) -> None:

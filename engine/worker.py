@@ -18,7 +18,7 @@ from engine.child import Child, run_child
 from engine.config import Config
 from engine.log import get_logger
 from engine.version import VERSION
-from transport.bus_client import BusClient
+from transport.bus_client import STOPPED, BusClient
 from transport.listener import Listener, bind
 from transport.meter import Meter
 from transport.websocket import WebSocketConnection
@@ -150,7 +150,8 @@ class Worker:
 
     def on_lost(self, reason: str) -> None:
         """The hub went; the link finds the next one by itself."""
-        get_logger().warning("hub_lost", reason=reason)
+        if reason != STOPPED:  # we left
+            get_logger().warning("hub_lost", reason=reason)
         self._actors.clients_ref.tell(HubLost(f"the hub went away ({reason})"))
 
 

@@ -28,6 +28,8 @@ from transport.messages import Hello
 from transport.poller import Monitor, Poller, events
 
 _log = logging.getLogger(__name__)
+STOPPED = "stopped"
+"""Reason of the ``on_lost`` that follows :meth:`BusClient.stop`."""
 RECONNECT_MS = 20
 RECONNECT_MAX_MS = 200
 
@@ -118,7 +120,7 @@ class BusClient:
         for timer in (self._timer, self._reopening):
             if timer is not None:
                 timer.cancel()
-        self._end(State.STOPPED, "stopped", LINGER_MS)
+        self._end(State.STOPPED, STOPPED, LINGER_MS)
         self._writable.set()  # its waiters learn that it has stopped
 
     @property

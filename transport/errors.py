@@ -1,14 +1,14 @@
 """The error tree of the whole project; foreign exceptions are translated into it at the edge.
 
-    HeliographError
-    ├── ConfigError          a configuration field is wrong; names the field
-    ├── ConnectionLost       the engine (or a bus peer) went away; outcome of what was in flight unknown
-    ├── RequestError         the engine refused a request; carries the contract's error code
-    │   └── Unsupported      a part of the contract that this version has not built
-    ├── ActorError           misuse of an actor
-    │   ├── MailboxFull      a bounded mailbox refused a message (only with Overflow.REFUSE)
-    │   └── WouldDeadlock    a blocking ask or stop on the thread that must answer it
-    └── CodecError           bytes from the bus or a feed that do not say what they must
+HeliographError
+├── ConfigError          a configuration field is wrong; names the field
+├── ConnectionLost       the engine (or a bus peer) went away; outcome of what was in flight unknown
+├── RequestError         the engine refused a request; carries the contract's error code
+│   └── Unsupported      a part of the contract that this version has not built
+├── ActorError           misuse of an actor
+│   ├── MailboxFull      a bounded mailbox refused a message (only with Overflow.REFUSE)
+│   └── WouldDeadlock    a blocking ask or stop on the thread that must answer it
+└── CodecError           bytes from the bus or a feed that do not say what they must
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ class Outbox:
     def gaps(self) -> list[Missed]:
         """Take the gaps, to be told before anything from :meth:`take`."""
         taken = [
-            Missed(topic, epoch, first, last, GapReason.SLOW.value) for (topic, epoch), (first, last) in self._gaps.items()
+            Missed(topic, epoch, first, last, GapReason.SLOW.value)
+            for (topic, epoch), (first, last) in self._gaps.items()
         ]
         self._gaps.clear()
         return taken

@@ -29,7 +29,9 @@ def test_python_values_become_json_with_every_digit() -> None:
     assert to_json({"x": Scalar()}) == b'{"x":2.5}'
 
 
-@pytest.mark.parametrize("value", [float("nan"), Decimal("Infinity"), {"a": [1, float("inf")]}, object(), {"a": object()}])
+@pytest.mark.parametrize(
+    "value", [float("nan"), Decimal("Infinity"), {"a": [1, float("inf")]}, object(), {"a": object()}]
+)
 def test_what_has_no_json_form_is_refused(value: object) -> None:
     with pytest.raises(RequestError) as caught:
         to_json(value)

@@ -44,7 +44,12 @@ def test_data_of_a_publish_keeps_its_bytes() -> None:
         (b'{"op":"subscribe","id":1,"topics":["a"],"conflate":true}', ErrorCode.UNSUPPORTED, "conflate", 1),
         (b'{"op":"subscribe","id":1,"topics":["a"],"max_rate":1}', ErrorCode.UNSUPPORTED, "max_rate", 1),
         (b'{"op":"subscribe","id":1,"topics":["a"],"group":"g"}', ErrorCode.UNSUPPORTED, "group", 1),
-        (b'{"op":"publish","id":1,"topic":"a","data":1,"idempotency_key":"k"}', ErrorCode.UNSUPPORTED, "idempotency_key", 1),
+        (
+            b'{"op":"publish","id":1,"topic":"a","data":1,"idempotency_key":"k"}',
+            ErrorCode.UNSUPPORTED,
+            "idempotency_key",
+            1,
+        ),
         (b'{"op":"history","id":9,"topic":"a"}', ErrorCode.UNSUPPORTED, "op", 9),
         (b'{"op":"auth","id":9,"token":"a"}', ErrorCode.UNSUPPORTED, "op", 9),
     ],
