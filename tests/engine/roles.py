@@ -56,7 +56,7 @@ async def serve(argument: dict[str, Any], parent_fd: int) -> None:
         reported += 1
         if argument.get("mute") and reported > 1:
             time.sleep(60)
-        return {"figures": {"reloads": reloads}, "health": {}}
+        return {"figures": {"reloads": reloads, "reported": reported}, "health": {}}
 
     control = ControlClient(argument, parent_fd, drain, reload, report)
     await control.start()

@@ -162,6 +162,17 @@ def test_a_silent_child_is_killed_and_restarted(tmp_path: Path, number: signal.S
     asyncio.run(scenario())
 
 
+def test_a_child_that_reports_lives_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node(tmp_path) as engine:
+            engine.child("one")
+            await engine.start()
+            await engine.until(lambda: engine.reports.get("one", {}).get("reported", 0) > 8)  # 0.8 s, and 0.5 s to die
+            assert engine["one"].restarts == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_child_whose_loop_hangs_is_silent(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with node(tmp_path) as engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
@@ -69,6 +70,23 @@ def test_waits_for_a_daemon_that_is_stopping(tmp_path: Path) -> None:
         second.release()
 
     asyncio.run(scenario())
+
+
+def test_does_not_take_a_lock_that_its_holder_has_just_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, locks = fcntl.flock, []
+
+    def flock(fd: int, operation: int) -> None:
+        locks.append(fd)
+        if len(locks) == 1:
+            (tmp_path / "lock").unlink()  # the predecessor, between our open and our flock
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    directory = RuntimeDir(tmp_path)
+    asyncio.run(directory.acquire())
+    with pytest.raises(RuntimeDirTaken):
+        asyncio.run(RuntimeDir(tmp_path).acquire())
+    directory.release()
 
 
 def test_gives_up_on_a_daemon_that_does_not_get_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

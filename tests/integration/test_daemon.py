@@ -293,13 +293,15 @@ def test_a_frozen_hub_is_down_then_replaced(tmp_path: Path) -> None:
 
 def test_kill_9_of_the_daemon_leaves_nothing_and_a_new_start_works(tmp_path: Path) -> None:
     with engine(tmp_path) as it, it.connect():
-        port, children = it.port, it.children()
+        port, children, frozen = it.port, it.children(), it.pid("worker-1")
         assert len(children) == 3
+        os.kill(frozen, signal.SIGSTOP)
         it.process.kill()
         it.process.wait()
         killed = time.monotonic()
-        with engine(tmp_path, server__port=port) as successor:
-            assert all(gone(pid) for pid in children)
+        it.until(lambda: [pid for pid in children if not gone(pid)] == [frozen], 2)
+        with engine(tmp_path, server__port=port) as successor:  # waits for the last of them
+            assert gone(frozen)
             assert time.monotonic() - killed < 6
             assert successor.port == port
             assert successor.get("/ready")[0] == 200
