@@ -1,0 +1,57 @@
+"""How results are shown: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from bench.wsload import CLIENT_CORE, SERVER_CORE, Load
+
+Row = Mapping[str, Any]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows with the same keys, aligned; numbers with three significant digits."""
+    cells = [[*rows[0]], *([_shown(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def summary(loads: Sequence[Load]) -> dict[str, Any]:
+    """Medians of the unsaturated runs; where there are none, of all: what a core did then, not what it can."""
+    chosen = [load for load in loads if not load.saturated]
+    saturated = not chosen
+    chosen = chosen or list(loads)
+
+    def middle(figure: Callable[[Load], float]) -> float:
+        return float(median(map(figure, chosen)))
+
+    return {
+        "runs": f"{len(chosen)}/{len(loads)}" + (" saturated" if saturated else ""),
+        "us each": middle(lambda load: load.us),
+        "server": middle(lambda load: load.server),
+        "client": middle(lambda load: load.client),
+        "p50 ms": middle(lambda load: load.p50),
+        "p99 ms": middle(lambda load: load.p99),
+        "delivered/s": middle(lambda load: load.delivered),
+        "bytes each": middle(lambda load: load.bytes_each),
+        "others": max(load.others for load in chosen),
+        "whole": all(load.whole for load in chosen),
+    }
+
+
+def warning() -> str | None:
+    """What is wrong with this machine, if anything."""
+    if SERVER_CORE == CLIENT_CORE:
+        return "one core for server and load client: no figure of this machine means anything"
+    return None

@@ -1,0 +1,199 @@
+"""The load client: ``wsload.c``, built with the system's C compiler, run on a core of its own, and what it reports."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import psutil  # type: ignore[import-untyped]
+
+SOURCE = Path(__file__).with_name("wsload.c")
+BINARY = Path(__file__).parent / ".build" / "wsload"
+CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORE, CLIENT_CORE = CORES[0], CORES[-1]
+TOPIC = "bench.t"
+BUSY = 0.9  # of a core; above it a figure says only what a core did
+MESSAGE_BYTES = 123
+DRAIN = 2.0  # s for what was published to arrive, after the measurement
+GRACE = 60.0  # s on top of what a run should take
+
+pin = partial(partial, os.sched_setaffinity, 0)
+"""``preexec_fn=pin({core})``; children inherit it."""
+
+
+class Dialect(NamedTuple):
+    """How a kind of server is spoken to. ``%T`` now in ns, ``%S`` sequence, ``%X`` filler."""
+
+    path: str
+    subscribe: tuple[str, ...]
+    publish: str
+    init: str | None = None  # the publisher's first message
+    after: str | None = None  # send only the first of `subscribe` before a frame that begins so
+
+    def filler(self, message_bytes: int) -> int:
+        """Bytes of filler that make a published message, with a sequence of four digits, that long."""
+        bare = self.publish.replace("%T", "0" * 19).replace("%S", "0" * 4).replace("%X", "")
+        return max(0, message_bytes - len(bare))
+
+
+NATIVE = Dialect(
+    path="/ws",
+    subscribe=(f'{{"op":"subscribe","id":1,"topics":["{TOPIC}"]}}',),
+    publish=f'{{"op":"publish","id":%S,"topic":"{TOPIC}","data":{{"t":%T,"s":%S,"x":"%X"}}}}',
+)
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run showed. Rates are per second of the measured time; latencies, from publish to client, in ms."""
+
+    open: int
+    closed: int
+    failed: int
+    connect_us: float  # the server's CPU per connect
+    connection_kib: float  # the server's PSS per connection
+    published: float
+    delivered: float
+    megabytes: float
+    p50: float
+    p99: float
+    p999: float
+    worst: float
+    server: float  # cores
+    client: float  # cores
+    us: float  # the server's CPU per delivery
+    least: int  # messages that each client has at the end, of `total` published
+    most: int
+    total: int
+    others: float = 0.0  # cores' worth of the server's core that strangers took, from start to end of the run
+    missing: int = 0  # offsets
+    repeated: int = 0
+
+    @property
+    def saturated(self) -> bool:
+        """Whether server or client had no room, be it that strangers took it: the figures are then bounds."""
+        return self.server + self.others > BUSY or self.client > BUSY
+
+    @property
+    def whole(self) -> bool:
+        """Whether every client is there and has every message once, in order."""
+        trouble = self.closed or self.failed or self.missing or self.repeated
+        return not trouble and self.least == self.most == self.total
+
+    @property
+    def bytes_each(self) -> float:
+        """Bytes on the wire per delivery."""
+        return self.megabytes * 1e6 / self.delivered if self.delivered else 0.0
+
+
+_OPENED = re.compile(
+    r"failed (?P<failed>\d+) in .*server cpu (?P<connect_us>\S+) us each.* \((?P<connection_kib>\S+) KiB"
+)
+_RESULT = re.compile(
+    r"open (?P<open>\d+) closed (?P<closed>\d+) \| published (?P<published>\d+)/s \| delivered (?P<delivered>\d+)/s \|"
+    r" .*? \| (?P<megabytes>\S+) MB/s \| latency ms mean \S+ p50 (?P<p50>\S+) p99 (?P<p99>\S+) p99.9 (?P<p999>\S+)"
+    r" max (?P<worst>\S+) \| server cpu (?P<server>\S+) cores, (?P<us>\S+) us/delivery \| client cpu (?P<client>\S+)"
+)
+_DRAINED = re.compile(r"drained: got (?P<least>\d+)\.\.(?P<most>\d+) of (?P<total>\d+)")
+_OFFSETS = re.compile(r"offsets missing (?P<missing>\d+), repeated or out of order (?P<repeated>\d+)")
+
+
+def parse(output: str) -> Load:
+    """Raises :class:`ValueError` with the output where the load client did not get to its end."""
+    fields: dict[str, Any] = {}
+    for pattern in (_OPENED, _RESULT, _DRAINED):
+        found = pattern.search(output)
+        if found is None:
+            raise ValueError(f"the load client failed: {output.strip() or 'no output'}")
+        fields |= found.groupdict()
+    if (found := _OFFSETS.search(output)) is not None:
+        fields |= found.groupdict()
+    return msgspec.convert(fields, Load, strict=False)
+
+
+def build() -> Path:
+    """The binary, newer than its source."""
+    if not BINARY.exists() or BINARY.stat().st_mtime < SOURCE.stat().st_mtime:
+        BINARY.parent.mkdir(exist_ok=True)
+        fresh = BINARY.with_suffix(f".{os.getpid()}")
+        subprocess.run(["cc", "-O2", "-o", fresh, SOURCE], check=True)
+        fresh.replace(BINARY)
+    return BINARY
+
+
+class Run:
+    """One load, under way. ``seconds`` are measured after ``warm`` seconds; without a ``rate`` nothing is published."""
+
+    def __init__(
+        self,
+        port: int,
+        pids: Sequence[int],
+        *,
+        dialect: Dialect = NATIVE,
+        clients: int = 500,
+        rate: int = 0,
+        seconds: float = 4.0,
+        warm: float = 1.0,
+        settle: float = 0.5,
+        filler: int | None = None,
+        check: bool = True,
+        core: int = CLIENT_CORE,
+    ) -> None:
+        if filler is None:
+            filler = dialect.filler(MESSAGE_BYTES)
+        self._timeout = seconds + warm + settle + DRAIN + GRACE
+        options = {"-p": port, "-u": dialect.path, "-c": clients, "-d": seconds, "-w": warm, "--settle": settle}
+        options |= {"--drain": DRAIN, "--pids": ",".join(map(str, pids))}
+        if dialect.after is not None:
+            options["--after"] = dialect.after
+        if rate:
+            options |= {"--pub": "ws", "--pubpath": dialect.path, "--pubmsg": dialect.publish}
+            options |= {"--rate": rate, "--payload": filler}
+            if dialect.init is not None:
+                options["--pubinit"] = dialect.init
+        arguments = [str(part) for option in options.items() for part in option]
+        arguments += [part for message in dialect.subscribe for part in ("-s", message)]
+        self._pids, self._began, self._busy = pids, time.monotonic(), _strangers(pids)
+        self._process = subprocess.Popen(
+            [build(), *arguments, *(["--check"] if check else [])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=pin({core}),
+        )
+
+    def wait(self) -> Load:
+        """Its result; :class:`ValueError` says why there is none."""
+        try:
+            output, _ = self._process.communicate(timeout=self._timeout)
+        except BaseException:
+            self._process.kill()
+            self._process.communicate()
+            raise
+        others = (_strangers(self._pids) - self._busy) / (time.monotonic() - self._began)
+        return msgspec.structs.replace(parse(output), others=max(0.0, others))
+
+
+def _strangers(pids: Sequence[int]) -> float:
+    """Seconds of the server's core that went to others than ``pids``, whoever runs this machine included."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    user, nice, system, _, _, _, _, steal, *_ = map(int, lines[1 + SERVER_CORE].split()[1:])
+    own = 0.0
+    for pid in pids:
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        own += times.user + times.system
+    return (user + nice + system + steal) / os.sysconf("SC_CLK_TCK") - own
+
+
+def run(port: int, pids: Sequence[int], **options: Any) -> Load:
+    """A :class:`Run` and its result."""
+    return Run(port, pids, **options).wait()
