@@ -110,10 +110,10 @@ class Session:
     # to the client --------------------------------------------------------------------------------------------------
 
     def send(self, frame: bytes) -> None:
-        """An answer or notice, behind what is already on its way."""
+        """An answer or notice, behind what is already on its way; when leaving, instead of what waits: it is `bye`."""
         if self.closed:
             return
-        if self.outbox is None:
+        if self.outbox is None or self.leaving:
             self.write(frame)
         elif self.outbox.push(frame) is Verdict.FULL:
             self.clients.dismiss(self, CloseCode.SLOW, ByeReason.SLOW)
@@ -158,7 +158,7 @@ class Session:
     def _drain(self) -> None:
         """Move the outbox to the transport while it takes it; drained, go back to the fast lane."""
         outbox = self.outbox
-        if outbox is None:
+        if outbox is None or self.leaving:
             return
         while outbox and not self.paused and not self.closed:
             frames = [self.form.message(gap(missed)) for missed in outbox.gaps()]
