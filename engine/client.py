@@ -215,7 +215,7 @@ class Client:
         self,
         topic: str,
         data: Any,
-        type: str = "message",  # noqa: A002  (the protocol's word)
+        type: str = "message",
         key: str | None = None,
         priority: Priority | str | None = None,
         idempotency_key: str | None = None,

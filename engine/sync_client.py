@@ -126,7 +126,7 @@ class SyncClient:
         self,
         topic: str,
         data: Any,
-        type: str = "message",  # noqa: A002  (the protocol's word)
+        type: str = "message",
         key: str | None = None,
         priority: Priority | str | None = None,
         idempotency_key: str | None = None,
@@ -138,7 +138,7 @@ class SyncClient:
         self,
         topic: str,
         data: Any,
-        type: str = "message",  # noqa: A002  (the protocol's word)
+        type: str = "message",
         key: str | None = None,
         priority: Priority | str | None = None,
         idempotency_key: str | None = None,

@@ -1,0 +1,167 @@
+"""``heliograph stats`` and ``reload``: the admin API."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.cli import nobody_reads, note
+from transport.codes import ErrorCode
+from transport.errors import ConfigError, ConnectionLost, RequestError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TIMEOUT_S = 10.0
+RATES = ("events_published", "deliveries")  # counters whose growth per second is worth a look
+ABSENT = "–"
+
+
+def ask(method: str, admin_url: str, path: str, api_key: str | None = None) -> Any:
+    """The answer of the admin API, decoded.
+
+    Raises:
+        ConfigError: ``admin_url`` is no URL of an HTTP server.
+        ConnectionLost: nobody answers there.
+        RequestError: refused.
+    """
+    url = urlsplit(admin_url)
+    kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}.get(url.scheme)
+    try:
+        if kind is None or not url.hostname:
+            raise ValueError
+        connection = kind(url.hostname, url.port, timeout=TIMEOUT_S)
+    except ValueError:
+        raise ConfigError(f"{admin_url!r} is not http://HOST:PORT", "--admin-url") from None
+    headers = {"Content-Type": "application/json"} if method == "POST" else {}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    try:
+        connection.request(method, url.path.rstrip("/") + path, b"{}" if method == "POST" else None, headers)
+        response = connection.getresponse()
+        status, body = response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        why = "connection refused" if isinstance(error, ConnectionRefusedError) else str(error) or type(error).__name__
+        raise ConnectionLost(f"{admin_url}: {why}") from error
+    finally:
+        connection.close()
+    try:
+        answer = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        raise ConnectionLost(f"{admin_url}{path} answered HTTP {status} without JSON; is it the admin API?") from None
+    if status >= http.HTTPStatus.BAD_REQUEST:
+        raise _refusal(status, answer)
+    return answer
+
+
+def _refusal(status: int, answer: Any) -> RequestError:
+    try:
+        error = answer["error"]
+        return RequestError(error["code"], error["message"], error.get("field"))
+    except (KeyError, TypeError, ValueError):
+        return RequestError(ErrorCode.INTERNAL, f"the admin API answered HTTP {status}")
+
+
+def reload(admin_url: str, api_key: str | None) -> int:
+    """Ask the engine to read its configuration again, and say what of it needs a restart."""
+    answer = ask("POST", admin_url, "/api/reload", api_key)
+    note("reloaded")
+    if fields := answer.get("needs_restart"):
+        note(f"only a restart takes {', '.join(fields)}")
+    return 0
+
+
+def stats(admin_url: str, api_key: str | None, interval: float | None, as_json: bool) -> int:
+    """Write the figures, with ``interval`` every so many seconds: a table on a terminal, else lines or JSON."""
+    looks = _looks(admin_url, api_key, interval)
+    try:
+        if as_json:
+            for figures, _ in looks:
+                sys.stdout.write(msgspec.json.encode(figures).decode() + "\n")
+                sys.stdout.flush()
+        elif sys.stdout.isatty():
+            _show(looks, interval)
+        else:
+            for figures, rates in looks:
+                sys.stdout.writelines(
+                    f"{name} {value}{rate and ' ' + rate}\n" for name, value, rate in rows(figures, rates)
+                )
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass  # the usual way to end --watch
+    except BrokenPipeError:
+        return nobody_reads()
+    return 0
+
+
+def _looks(
+    admin_url: str, api_key: str | None, interval: float | None
+) -> Iterator[tuple[Mapping[str, Any], dict[str, float]]]:
+    before: Mapping[str, Any] = {}
+    before_at = 0.0
+    while True:
+        try:
+            figures, now = ask("GET", admin_url, "/stats", api_key), time.monotonic()
+        except ConnectionLost as error:
+            if interval is None or not before:
+                raise
+            note(str(error))  # it may be back soon
+        else:
+            yield figures, _rates(before, figures, now - before_at)
+            before, before_at = figures, now
+        if interval is None:
+            return
+        time.sleep(interval)
+
+
+def _rates(before: Mapping[str, Any], now: Mapping[str, Any], seconds: float) -> dict[str, float]:
+    return {
+        name: max(0.0, now[name] - before[name]) / seconds  # a restarted engine counts from 0
+        for name in RATES
+        if isinstance(before.get(name), (int, float)) and isinstance(now.get(name), (int, float)) and seconds > 0
+    }
+
+
+def rows(figures: Mapping[str, Any], rates: Mapping[str, float], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Name, value and rate of each figure; nested ones have dotted names."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from rows(value, {}, f"{prefix}{name}.")
+        else:
+            yield prefix + name, _shown(value), f"{rates[name]:,.0f}/s" if name in rates else ""
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ABSENT
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _show(looks: Iterator[tuple[Mapping[str, Any], dict[str, float]]], interval: float | None) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    if interval is None:
+        Console().print(_table(*next(looks)))
+        return
+    with Live(auto_refresh=False) as live:
+        for figures, rates in looks:
+            live.update(_table(figures, rates), refresh=True)
+
+
+def _table(figures: Mapping[str, Any], rates: Mapping[str, float]) -> Table:
+    from rich.table import Table
+
+    table = Table("figure", show_edge=False)
+    table.add_column("value", justify="right")
+    if rates:
+        table.add_column("rate", justify="right")
+    for name, value, rate in rows(figures, rates):
+        table.add_row(name, value, *([rate] if rates else []))
+    return table

@@ -1,0 +1,239 @@
+"""The commands of ``heliograph`` and their options. What they do is in the other ``cli_`` modules."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import typer
+
+from engine import cli_admin, cli_client, cli_config, cli_run
+from engine.version import VERSION
+from transport.codes import Priority
+from transport.errors import RequestError, Unsupported
+from transport.topics import check_pattern, check_topic
+
+DEFAULT_URL, DEFAULT_ADMIN_URL = "ws://127.0.0.1:8765/ws", "http://127.0.0.1:8766"
+
+app = typer.Typer(
+    help="Real-time fan-out: events in, and out to everybody who subscribed.",
+    epilog="Exit codes: 0 fine, 1 failed, 2 bad usage or configuration. `heliograph COMMAND --help` has examples.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+class Common(NamedTuple):
+    """Where the engine is and who we are."""
+
+    url: str
+    admin_url: str
+    token: str | None
+    api_key: str | None
+
+    def but(self, **given: str | None) -> Common:
+        """With what the command itself was given."""
+        return self._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+# Given before the command they may come from the environment, given behind it they win.
+Url = Annotated[str | None, typer.Option("--url", metavar="ws://…", help=f"Engine [default: {DEFAULT_URL}]")]
+AdminUrl = Annotated[
+    str | None, typer.Option("--admin-url", metavar="http://…", help=f"Admin API [default: {DEFAULT_ADMIN_URL}]")
+]
+Token = Annotated[str | None, typer.Option("--token", help="Token of the client [env: HELIOGRAPH_TOKEN]")]
+ApiKey = Annotated[str | None, typer.Option("--api-key", help="Key of the admin API [env: HELIOGRAPH_API_KEY]")]
+LATER = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["--help"]}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"heliograph {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    ctx: typer.Context,
+    url: Annotated[str, typer.Option(envvar="HELIOGRAPH_URL", metavar="ws://…", help="The engine.")] = DEFAULT_URL,
+    admin_url: Annotated[
+        str, typer.Option(envvar="HELIOGRAPH_ADMIN_URL", metavar="http://…", help="Its admin API.")
+    ] = DEFAULT_ADMIN_URL,
+    token: Annotated[str | None, typer.Option(envvar="HELIOGRAPH_TOKEN", help="Token of the client.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="HELIOGRAPH_API_KEY", help="Key of the admin API.")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Real-time fan-out: events in, and out to everybody who subscribed."""
+    ctx.obj = Common(url, admin_url, token, api_key)
+
+
+@app.command(context_settings={**LATER, "help_option_names": []}, add_help_option=False)
+def run(ctx: typer.Context) -> None:
+    """Run the engine: `heliograph run --help`."""
+    raise typer.Exit(cli_run.run(ctx.args))
+
+
+@app.command()
+def subscribe(
+    ctx: typer.Context,
+    topics: Annotated[list[str], typer.Argument(metavar="TOPIC…", help="'*' is one token, a final '>' the rest.")],
+    where: Annotated[str | None, typer.Option(metavar="JSON", help="Only events that this filter lets pass.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, metavar="N", help="End after N events.")] = None,
+    snapshot: Annotated[bool, typer.Option("--snapshot", help="First the last event of each topic.")] = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Print events as NDJSON, one a line, until Ctrl-C.
+
+    \b
+    heliograph subscribe 'price.>'
+    heliograph subscribe price.EUR_USD --snapshot --count 1
+    heliograph subscribe 'price.*' | jq .data.bid
+    """
+    for topic in topics:
+        _checked(check_pattern, topic, "TOPIC")
+    condition = None if where is None else _json(where, "--where")
+    me: Common = ctx.obj.but(url=url, token=token)
+    raise typer.Exit(cli_client.subscribe(me.url, me.token, topics, condition, count, snapshot))
+
+
+@app.command()
+def publish(
+    ctx: typer.Context,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Where to; '-' takes it from each line of stdin.")],
+    data: Annotated[str | None, typer.Argument(metavar="JSON", help="The data; '-' reads NDJSON from stdin.")] = None,
+    kind: Annotated[str, typer.Option("--type", metavar="T", help="Kind of event.")] = "message",
+    key: Annotated[str | None, typer.Option(metavar="K", help="What the event is about.")] = None,
+    priority: Annotated[Priority | None, typer.Option(help="How urgent it is [default: medium].")] = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Publish one event, or many from stdin; prints the position of one as JSON.
+
+    \b
+    heliograph publish alert.test '{"level": 3}' --type alert
+    cat lines.ndjson | heliograph publish chat.a -     each line is an event's data
+    heliograph subscribe 'price.>' | heliograph --url ws://other:8765/ws publish -
+    """
+    me: Common = ctx.obj.but(url=url, token=token)
+    if topic == "-" and data is None:
+        raise typer.Exit(cli_client.publish_lines(me.url, me.token, None, kind, key, priority, sys.stdin.buffer))
+    _checked(check_topic, topic, "TOPIC")
+    if data is None:
+        raise typer.BadParameter("is missing; '-' reads it from stdin", param_hint="JSON")
+    if data == "-":
+        raise typer.Exit(cli_client.publish_lines(me.url, me.token, topic, kind, key, priority, sys.stdin.buffer))
+    _json(data, "JSON")
+    raise typer.Exit(cli_client.publish(me.url, me.token, topic, data.encode(), kind, key, priority))
+
+
+@app.command()
+def stats(
+    ctx: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds between two looks.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, one line a look.")] = False,
+    admin_url: AdminUrl = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Show the running engine at a glance.
+
+    \b
+    heliograph stats --watch
+    heliograph stats --json | jq .connections
+    """
+    me: Common = ctx.obj.but(admin_url=admin_url, api_key=api_key)
+    raise typer.Exit(cli_admin.stats(me.admin_url, me.api_key, interval if watch else None, as_json))
+
+
+@app.command()
+def reload(ctx: typer.Context, admin_url: AdminUrl = None, api_key: ApiKey = None) -> None:
+    """Make the running engine read its configuration again."""
+    me: Common = ctx.obj.but(admin_url=admin_url, api_key=api_key)
+    raise typer.Exit(cli_admin.reload(me.admin_url, me.api_key))
+
+
+@app.command()
+def config(
+    file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="TOML [env: HELIOGRAPH_CONFIG].")
+    ] = None,
+    defaults: Annotated[bool, typer.Option("--defaults", help="The commented default configuration.")] = False,
+) -> None:
+    """Print the effective configuration as TOML, secrets masked.
+
+    \b
+    heliograph config --defaults > heliograph.toml
+    """
+    raise typer.Exit(cli_config.show(file, defaults))
+
+
+@app.command("check-config")
+def check_config(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML configuration.")],
+    sample: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(metavar="FEED FILE", help="Also map recorded messages of FEED, one a line, and print the events."),
+    ] = None,
+) -> None:
+    """Check a configuration; errors name the field and the line.
+
+    \b
+    heliograph check-config heliograph.toml
+    heliograph check-config heliograph.toml --sample fx messages.ndjson
+    """
+    raise typer.Exit(cli_config.check(file, sample))
+
+
+@app.command()
+def replay(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]…", help="CSV [default: packaged].")] = None,
+    speed: Annotated[str, typer.Option(metavar="X", help="Recorded seconds per second, or 'demo'.")] = "1",
+    loop: Annotated[bool, typer.Option("--loop", help="Begin anew at the end.")] = False,
+    host: Annotated[str, typer.Option(help="Address to serve at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve at; 0 picks a free one.")] = 8767,
+) -> None:
+    """Run the replay exchange alone: a WebSocket server that plays recorded ticks.
+
+    \b
+    heliograph replay --speed demo --loop
+    heliograph replay ticks.csv --speed 10 --port 0
+    """
+    from engine.cli_replay import replay as play  # the server's libraries are for this command only
+
+    raise typer.Exit(play(files or [], host, port, speed, loop))
+
+
+def _later(name: str, what: str) -> None:
+    def command(ctx: typer.Context) -> None:
+        raise Unsupported(f"`heliograph {name}`")
+
+    command.__doc__ = f"{what} (not supported by this version)."
+    app.command(name, context_settings=LATER)(command)
+
+
+_later("explain", "Tell who would receive an event, and which clause keeps it from whom")
+_later("loadtest", "Put an engine under load")
+_later("jobs", "List running jobs")
+_later("token", "Mint a token for development")
+
+
+def _checked(check: Any, text: str, name: str) -> None:
+    try:
+        check(text)
+    except RequestError as error:
+        raise typer.BadParameter(error.message, param_hint=name) from None
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint=name) from None

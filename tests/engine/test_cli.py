@@ -1,0 +1,431 @@
+"""The command line: what it prints where, and with which exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+
+from engine import cli
+from engine.cli import execute
+from tests.engine.fake_engine import FakeEngine, fake_engine_in_thread
+
+Server = tuple[FakeEngine, asyncio.AbstractEventLoop]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def heliograph(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command in this process; ``stdin`` is bytes."""
+
+    def run(*arguments: str, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin), isatty=lambda: False))
+        try:
+            code = execute(list(arguments))
+        except SystemExit as ended:
+            assert isinstance(ended.code, int)
+            code = ended.code
+        sys.stdout.flush()
+        out, err = capfd.readouterr()
+        return Result(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with fake_engine_in_thread() as running:
+        yield running
+
+
+# Common -------------------------------------------------------------------------------------------------------------
+
+
+def test_version_and_help(heliograph: Callable[..., Result]) -> None:
+    assert heliograph("--version") == Result(0, "heliograph 0.1.0\n", "")
+    for command in ("run", "subscribe", "publish", "stats", "config", "check-config", "replay", "reload"):
+        assert command in heliograph("--help").out
+        shown = heliograph(command, "--help")
+        assert shown.code == 0
+        assert "heliograph" in shown.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["subscribe"],
+        ["subscribe", "a b"],
+        ["subscribe", "a", "--where", "{"],
+        ["subscribe", "a", "--count", "0"],
+        ["publish", "a.*", "1"],
+        ["publish", "a"],
+        ["publish", "a", "NaN"],
+        ["publish", "a", "1", "--priority", "urgent"],
+        ["run", "--nonsense"],
+        ["run", "--port", "many"],
+        ["stats", "--admin-url", "nowhere"],
+        ["replay", "--speed", "fast"],
+    ],
+)
+def test_bad_usage_is_two_and_says_so(heliograph: Callable[..., Result], arguments: Sequence[str]) -> None:
+    result = heliograph(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err
+
+
+@pytest.mark.parametrize(
+    "command", [["explain", "a", "{}", "--session", "s"], ["loadtest"], ["jobs"], ["token", "--user", "u"]]
+)
+def test_what_is_not_built_says_so(heliograph: Callable[..., Result], command: Sequence[str]) -> None:
+    result = heliograph(*command)
+    assert result.code == 1
+    assert "not supported by this version" in result.err
+
+
+def test_nobody_there_says_what_to_do(heliograph: Callable[..., Result]) -> None:
+    for arguments in (
+        ["--url", "ws://127.0.0.1:1/ws", "subscribe", "a"],
+        ["publish", "a", "1", "--url", "ws://127.0.0.1:1/ws"],
+        ["stats", "--admin-url", "http://127.0.0.1:1"],
+    ):
+        result = heliograph(*arguments)
+        assert (result.code, result.out) == (1, "")
+        assert "connection refused" in result.err
+        assert "heliograph run" in result.err
+
+
+# Client -------------------------------------------------------------------------------------------------------------
+
+
+def test_subscribe_writes_events_as_published(heliograph: Callable[..., Result], server: Server) -> None:
+    engine, loop = server
+    asyncio.run_coroutine_threadsafe(engine.publish("price.EUR", '{"bid": 1.1200}', key="EUR"), loop).result(5)
+    asyncio.run_coroutine_threadsafe(engine.publish("price.USD", "[1e2]", priority="low"), loop).result(5)
+    result = heliograph("subscribe", "price.*", "--snapshot", "--count", "2", "--url", engine.url)
+    assert result.code == 0
+    first, second = result.out.splitlines()
+    assert first == (
+        '{"topic":"price.EUR","type":"message","offset":1,"epoch":"e1","ts":1.5,"key":"EUR","data":{"bid": 1.1200}}'
+    )
+    assert json.loads(second)["priority"] == "low"
+    assert "connected" in result.err
+
+
+def test_subscribe_sends_its_options_and_tells_a_refusal(heliograph: Callable[..., Result], server: Server) -> None:
+    server[0].refusals["subscribe"] = {"code": "unsupported", "message": "`where` is not supported", "field": "where"}
+    result = heliograph("subscribe", "a", "--where", '{"x":[1]}', "--url", server[0].url)
+    assert (result.code, result.out) == (1, "")
+    assert "`where` is not supported" in result.err
+    assert server[0].requests[0]["where"] == {"x": [1]}
+
+
+def test_url_and_token_from_the_environment(
+    heliograph: Callable[..., Result], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server[0].tokens = {"secret", "other"}
+    monkeypatch.setenv("HELIOGRAPH_URL", server[0].url)
+    assert heliograph("publish", "a", "1").code == 1
+    monkeypatch.setenv("HELIOGRAPH_TOKEN", "secret")
+    assert heliograph("publish", "a", "1").code == 0
+    assert heliograph("publish", "a", "1", "--token", "other").code == 0
+    refused = heliograph("publish", "a", "1", "--token", "wrong")
+    assert refused.code == 1
+    assert "--token" in refused.err
+    assert "wrong" not in refused.err
+    assert [headers.get("Authorization") for headers in server[0].headers] == [
+        None,
+        "Bearer secret",
+        "Bearer other",
+        "Bearer wrong",
+    ]
+
+
+def test_publish_one(heliograph: Callable[..., Result], server: Server) -> None:
+    engine, _ = server
+    options = ["--type", "t", "--key", "k", "--priority", "high", "--url", engine.url]
+    assert heliograph("publish", "a", "1.50", *options) == Result(0, '{"epoch":"e1","offset":1}\n', "")
+    assert {name: engine.requests[0][name] for name in ("topic", "type", "key", "priority")} == {
+        "topic": "a",
+        "type": "t",
+        "key": "k",
+        "priority": "high",
+    }
+    assert '"data": 1.50}' in engine.last["a"]
+
+
+def test_publish_lines_of_data(heliograph: Callable[..., Result], server: Server) -> None:
+    lines = b'{"n": 1}\n\nnonsense\n' + b"".join(b"%d\n" % i for i in range(1_200))
+    result = heliograph("publish", "a", "-", "--type", "t", "--url", server[0].url, stdin=lines)
+    assert (result.code, result.out) == (1, "")
+    assert "line 3: " in result.err
+    assert "1,201 published, 1 failed" in result.err
+    sent = [request["data"] for request in server[0].requests]
+    assert sent == [{"n": 1}, *range(1_200)]
+
+
+def test_what_subscribe_writes_publish_reads(heliograph: Callable[..., Result], server: Server) -> None:
+    engine, loop = server
+    asyncio.run_coroutine_threadsafe(engine.publish("a", "1.10", key="k", type="t"), loop).result(5)
+    line = heliograph("subscribe", "a", "--snapshot", "--count", "1", "--url", engine.url).out
+    assert heliograph("publish", "-", "--url", engine.url, stdin=line.encode()).code == 0
+    published = json.loads(engine.last["a"])
+    assert (published["offset"], published["key"], published["type"]) == (2, "k", "t")
+    assert '"data": 1.10}' in engine.last["a"]
+
+
+def test_refused_lines_are_told_and_the_rest_goes_on(heliograph: Callable[..., Result], server: Server) -> None:
+    server[0].refusals["publish"] = {"code": "forbidden", "message": "not yours"}
+    result = heliograph("publish", "a", "-", "--url", server[0].url, stdin=b"1\n2\n")
+    assert result.code == 1
+    assert "line 1: forbidden: not yours" in result.err
+    assert "line 2: forbidden: not yours" in result.err
+    assert "0 published, 2 failed" in result.err
+
+
+def test_a_reader_that_has_enough_and_ctrl_c_are_no_failures(server: Server, wait_until: Callable[..., None]) -> None:
+    engine, loop = server
+
+    def publish() -> None:
+        asyncio.run_coroutine_threadsafe(engine.publish("a", '"' + "x" * 10_000 + '"'), loop).result(5)
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "engine", "subscribe", "a", "--url", engine.url]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        wait_until(lambda: ["a"] in engine.sessions.values(), 20)
+        return process
+
+    with start() as process:
+        assert process.stdout is not None
+        publish()
+        assert json.loads(process.stdout.readline())["offset"] == 1
+        process.stdout.close()
+        while process.poll() is None:
+            publish()
+        assert process.stderr is not None
+        assert process.stderr.read().count(b"\n") == 1  # that it was connected
+        assert process.returncode == 0
+    with start() as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+# Admin --------------------------------------------------------------------------------------------------------------
+
+
+class Admin:
+    """An admin API that answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.status, self.answer = 200, b"{}"
+        self.requests: list[tuple[str, str, str | None, str | None]] = []
+        admin = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                self.rfile.read(length)
+                kind, key = self.headers.get("Content-Type"), self.headers.get("Authorization")
+                admin.requests.append((self.command, self.path, kind, key))
+                self.send_response(admin.status)
+                self.send_header("Content-Length", str(len(admin.answer)))
+                self.end_headers()
+                self.wfile.write(admin.answer)
+
+            do_POST = do_GET  # noqa: N815  (http.server finds it by this name)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def admin() -> Iterator[Admin]:
+    running = Admin()
+    thread = threading.Thread(target=running.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield running
+    running.server.shutdown()
+    thread.join()
+    running.server.server_close()
+
+
+STATS = b'{"connections":3,"delivery_seconds":{"p50":0.00125,"p99":null},"deliveries":1000}'
+
+
+def test_stats_as_lines_and_as_json(heliograph: Callable[..., Result], admin: Admin) -> None:
+    admin.answer = STATS
+    shown = heliograph("stats", "--admin-url", admin.url, "--api-key", "k")
+    assert shown.out == "connections 3\ndelivery_seconds.p50 0.00125\ndelivery_seconds.p99 –\ndeliveries 1000\n"
+    assert heliograph("--admin-url", admin.url, "stats", "--json").out == STATS.decode() + "\n"
+    assert admin.requests == [("GET", "/stats", None, "Bearer k"), ("GET", "/stats", None, None)]
+
+
+def test_stats_as_a_table_on_a_terminal(
+    heliograph: Callable[..., Result], admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin.answer = STATS
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    out = heliograph("stats", "--admin-url", admin.url).out
+    assert "delivery_seconds.p50" in out
+    assert "│" in out
+
+
+def test_watching_outlives_a_restart_and_shows_rates(
+    heliograph: Callable[..., Result], admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps = 0
+
+    def nap(seconds: float) -> None:
+        nonlocal naps
+        naps += 1
+        assert seconds == 7
+        admin.answer = [b"not JSON", STATS.replace(b"1000", b"9000"), b""][naps - 1]
+        if naps == 3:
+            raise KeyboardInterrupt
+
+    admin.answer = STATS
+    monkeypatch.setattr("time.sleep", nap)
+    result = heliograph("stats", "--watch", "--interval", "7", "--admin-url", admin.url)
+    assert result.code == 0
+    assert "without JSON" in result.err
+    last = result.out.splitlines()[-1].split()
+    assert last[:2] == ["deliveries", "9000"]
+    assert last[2].endswith("/s")
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (401, b'{"error":{"code":"unauthorized","message":"send the API key","field":null}}', "--api-key"),
+        (500, b'{"detail":"?"}', "HTTP 500"),
+        (404, b"<html>", "is it the admin API?"),
+    ],
+)
+def test_an_admin_refusal_says_what_to_do(
+    heliograph: Callable[..., Result], admin: Admin, status: int, answer: bytes, said: str
+) -> None:
+    admin.status, admin.answer = status, answer
+    result = heliograph("stats", "--admin-url", admin.url)
+    assert (result.code, result.out) == (1, "")
+    assert said in result.err
+
+
+def test_reload(heliograph: Callable[..., Result], admin: Admin) -> None:
+    admin.answer = b'{"status":"reloaded","needs_restart":["server.port"]}'
+    result = heliograph("reload", "--admin-url", admin.url)
+    assert result.code == 0
+    assert "only a restart takes server.port" in result.err
+    assert admin.requests == [("POST", "/api/reload", "application/json", None)]
+
+
+# Configuration and daemon -------------------------------------------------------------------------------------------
+
+
+def test_the_default_configuration_is_a_configuration(heliograph: Callable[..., Result], tmp_path: Path) -> None:
+    file = tmp_path / "heliograph.toml"
+    file.write_text(heliograph("config", "--defaults").out)
+    assert heliograph("check-config", str(file)).code == 0
+    file.write_text('[server]\nport = 1234\n[admin]\napi_key = "hush"\n')
+    shown = heliograph("config", "--config", str(file))
+    assert shown.code == 0
+    assert "port = 1234" in shown.out
+    assert "hush" not in shown.out
+
+
+def test_a_wrong_configuration_is_two_and_names_field_and_line(
+    heliograph: Callable[..., Result], tmp_path: Path
+) -> None:
+    file = tmp_path / "heliograph.toml"
+    file.write_text("[server]\n\nprot = 1\n")
+    for arguments in (["check-config", str(file)], ["config", "--config", str(file)], ["run", "--config", str(file)]):
+        result = heliograph(*arguments)
+        assert result.code == 2
+        assert "server.prot (line 3)" in result.err
+
+
+def test_a_sample_is_mapped(heliograph: Callable[..., Result], tmp_path: Path) -> None:
+    file, sample = tmp_path / "heliograph.toml", tmp_path / "sample.ndjson"
+    file.write_text(
+        '[feeds.fx]\nurl = "ws://x"\n[feeds.fx.map]\nkey = "s"\ndata = {bid = "b"}\nfilter = {e = "tick"}\n'
+    )
+    sample.write_text('{"e":"tick","s":"EUR","b":"1.10"}\n\n{"e":"hello"}\n{"e":"tick","s":"EUR"}\n')
+    result = heliograph("check-config", str(file), "--sample", "fx", str(sample))
+    assert result.code == 1
+    assert result.out == '{"topic":"price.EUR","type":"message","key":"EUR","data":{"bid":1.10}}\n'
+    assert "line 4: missing" in result.err
+    assert "1 mapped, 1 not for this feed, 1 failed" in result.err
+    assert heliograph("check-config", str(file), "--sample", "eq", str(sample)).code == 2
+
+
+def test_run_hands_its_options_to_the_daemon(
+    heliograph: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[Any] = []
+
+    def run(config: Any, demo: bool, load: Callable[[], Any]) -> int:
+        ran.extend((config, demo))
+        assert load() == config
+        return 1
+
+    monkeypatch.setattr("engine.daemon.run", run)
+    monkeypatch.setenv("HELIOGRAPH_SERVER__PORT", "1")
+    monkeypatch.setenv("HELIOGRAPH_SERVER__HOST", "::1")
+    options = ["--port", "0", "--admin-host", "127.0.0.2", "--admin-port", "7", "--workers", "0", "--demo"]
+    assert heliograph("run", *options).code == 1
+    assert heliograph("--url", "ws://x", "run", "--help").out.startswith("usage: heliograph run")
+    config, demo = ran
+    assert (config.server.host, config.server.port, config.server.workers, demo) == ("::1", 0, 0, True)
+    assert (config.admin.host, config.admin.port) == ("127.0.0.2", 7)
+
+
+def test_run_leaves_the_command_lines_libraries_out_of_memory() -> None:
+    program = (
+        "import sys, engine.daemon\n"
+        "engine.daemon.run = lambda *_: 0\n"
+        "from engine.cli import execute\n"
+        "assert execute(['run']) == 0\n"
+        "print([name for name in ('typer', 'rich', 'prometheus_client', 'engine.client') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_replay_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "engine", "replay", "--port", "0", "--loop", "--speed", "demo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"ready ws://127.0.0.1:")
+        process.send_signal(number)
+        assert process.wait(10) == 0
+
+
+def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "execute", lambda arguments: len(arguments))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["a", "b"])
+    assert ended.value.code == 2
