@@ -79,11 +79,15 @@ class Child:
                 self._own(refresh(), "refresh")
             return {"figures": meter.snapshot(), "health": health()}
 
+        async def take(config: Config) -> None:
+            await reload(config)
+            self._configure_log(config)
+
         control = ControlClient(
             self.argument,
             self._parent_fd,
             drain,
-            lambda config: self._own(reload(config), "reload"),
+            take,
             report,
             context=self.context,
         )
@@ -99,6 +103,9 @@ class Child:
             await control.close()
             for task in self._tasks:
                 task.cancel()
+
+    def _configure_log(self, config: Config) -> None:
+        log.configure(self.argument["name"], config.server.node_name(), config.log.level, config.log.format)
 
     def _own(self, coroutine: Awaitable[None], name: str) -> None:
         async def guarded() -> None:
@@ -117,8 +124,7 @@ def run_child(argument: dict[str, Any], parent_fd: int, serve: Callable[[Child],
 
     async def main() -> None:
         child = Child(argument, parent_fd)
-        config = child.config
-        log.configure(argument["name"], config.server.node_name(), config.log.level, config.log.format)
+        child._configure_log(child.config)
         try:
             await serve(child)
         finally:

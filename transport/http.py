@@ -29,8 +29,11 @@ _LINE = re.compile(rb"([A-Z]{1,20}) (/[\x21-\x7e]*+|\*) HTTP/(1\.[01])")
 _HEADERS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
 
 
+_LOCAL = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
+
 _CODES: Final[dict[int, ErrorCode]] = {
     HTTPStatus.NOT_FOUND: ErrorCode.NOT_FOUND,
+    HTTPStatus.FORBIDDEN: ErrorCode.FORBIDDEN,
     HTTPStatus.INTERNAL_SERVER_ERROR: ErrorCode.INTERNAL,
 }
 
@@ -114,7 +117,7 @@ def accept(request: Request, subprotocols: Collection[str]) -> tuple[bytes, str 
         The 101 answer and the chosen subprotocol; None if nothing was offered or nothing known.
 
     Raises:
-        HttpError: 400, or 405 or 426 with what to do instead. Extensions are not accepted, none is an error.
+        HttpError: 400; 403 for a page of another site; 405 or 426 with what to do instead. Extensions are not accepted, none is an error.
     """
     headers = request.headers
     if request.method != "GET":
@@ -125,6 +128,10 @@ def accept(request: Request, subprotocols: Collection[str]) -> tuple[bytes, str 
         raise HttpError(
             HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13", (("Sec-WebSocket-Version", "13"),)
         )
+    origin = headers.get("origin")
+    if origin is not None and not same_site(origin, headers["host"]):
+        # A browser lets any page connect anywhere; what a page of another site may read is for the server to decide.
+        raise HttpError(HTTPStatus.FORBIDDEN, f"pages of {origin} may not connect here")
     key = headers.get("sec-websocket-key", "").encode("latin-1")
     try:
         nonce = base64.b64decode(key, validate=True)
@@ -140,6 +147,23 @@ def accept(request: Request, subprotocols: Collection[str]) -> tuple[bytes, str 
             if (name := name.strip()) in subprotocols:
                 return answer + b"\r\nSec-WebSocket-Protocol: " + name.encode("ascii") + b"\r\n\r\n", name
     return answer + b"\r\n\r\n", None
+
+
+def same_site(origin: str, host: str) -> bool:
+    """Whether a page of ``origin`` may use the server that it calls ``host``: the same host and port, or both local.
+
+    Args:
+        origin: the header's value, ``https://shop.example:8443`` or ``null``.
+        host: the Host header's value.
+    """
+    _, separator, site = origin.partition("://")
+    if not separator:
+        return False
+    return site.lower() == host.lower() or (_is_local(site) and _is_local(host))
+
+
+def _is_local(host: str) -> bool:
+    return _LOCAL.fullmatch(host) is not None
 
 
 def response(status: int, content_type: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> bytes:

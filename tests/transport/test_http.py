@@ -7,12 +7,12 @@ from websockets.client import ClientProtocol
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from transport.http import MAX_HEAD_BYTES, HttpError, Request, accept, parse, response
+from transport.http import MAX_HEAD_BYTES, HttpError, Request, accept, parse, response, same_site
 
 # RFC 6455 section 1.2.
 HANDSHAKE = (
     b"GET /chat?token=a HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\n"
-    b"Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://example.com\r\n"
+    b"Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://server.example.com\r\n"
     b"Sec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
@@ -27,7 +27,7 @@ def test_the_handshake_of_the_rfc() -> None:
     request = _request(HANDSHAKE)
     assert (request.method, request.path, request.query, request.version) == ("GET", "/chat", "token=a", "1.1")
     assert request.upgrade
-    assert request.headers["origin"] == "http://example.com"
+    assert request.headers["origin"] == "http://server.example.com"
     answer, subprotocol = accept(request, ["superchat"])
     assert subprotocol == "superchat"
     head, *fields = answer.decode().split("\r\n")
@@ -82,7 +82,7 @@ def test_the_client_s_first_known_subprotocol_is_chosen(offered: str | None, cho
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"c2hvcnQ=", 400),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"%%%", 400),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"\xff", 400),
-        (b"Origin: http://example.com", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", 400),
+        (b"Origin: http://server.example.com", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", 400),
     ],
 )
 def test_a_wrong_handshake_is_told_why(old: bytes, new: bytes, status: int) -> None:
@@ -162,3 +162,21 @@ def test_an_answer_says_what_it_is_and_that_it_is_the_last() -> None:
 def test_an_error_is_json_with_the_contract_s_code(status: int, code: str) -> None:
     answer = HttpError(status, "said so").response()
     assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": {"code": code, "message": "said so"}}
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "allowed"),
+    [
+        ("http://127.0.0.1:8765", "127.0.0.1:8765", True),
+        ("http://localhost:3000", "127.0.0.1:8765", True),
+        ("http://LOCALHOST", "[::1]:8765", True),
+        ("https://shop.example", "shop.example", True),
+        ("https://shop.example:8443", "shop.example", False),
+        ("https://evil.example", "127.0.0.1:8765", False),
+        ("https://localhost.evil.example", "localhost:8765", False),
+        ("http://localhost", "shop.example", False),
+        ("null", "127.0.0.1:8765", False),
+    ],
+)
+def test_pages_of_other_sites_are_refused(origin: str, host: str, allowed: bool) -> None:
+    assert same_site(origin, host) is allowed
