@@ -33,6 +33,7 @@ class Figures:
         self._live: dict[str, _Life] = {}
         self._dead = Meter()  # the counters of all that ended
         self._retired: dict[str, deque[str]] = {}
+        self._seconds = {"delivery": 0.0, "match": 0.0}  # the histograms' sums when last asked for
 
     def update(self, process: str, incarnation: str, snapshot: Any) -> None:
         """Take a report; one of an incarnation that has been succeeded or forgotten is too late and ignored.
@@ -72,6 +73,10 @@ class Figures:
             _merge(total, meter, COUNTERS + GAUGES, _add)
             total.loop_lag = max(total.loop_lag, meter.loop_lag)
             total.feed_states |= meter.feed_states
+        for field, before in self._seconds.items():
+            # a float sum depends on the order, which a death changes; to Prometheus the least fall is a restart
+            histogram = getattr(total, field)
+            self._seconds[field] = histogram.sum = max(before, histogram.sum)
         return total
 
     def loop_lags(self) -> dict[str, float]:

@@ -1,0 +1,326 @@
+"""The admin API: health, figures, publishing and operation over HTTP, served by the daemon.
+
+Every refusal is ``{"error": {"code", "message", "field"}}``, ``field`` null where no field is at fault:
+
+| status | codes |
+|---|---|
+| 400 | ``bad_request``, ``invalid_topic``, ``invalid_filter``, ``limit_exceeded``: mend or shrink the request |
+| 401, 403, 404, 409 | ``unauthorized``, ``forbidden``, ``not_found``, ``conflict`` |
+| 429, 503 | ``rate_limited``, ``unavailable``: wait, then repeat |
+| 501 | ``unsupported``: the contract has the path or the field, this version does not yet |
+| 500 | ``internal``: a bug, logged |
+
+Not used: 405 (a method that a path does not offer is 404, with ``Allow``), 413 (``limit_exceeded``) and 415
+(``bad_request`` naming ``Content-Type``). Who may ask at all is :class:`engine.admin_gate.Gate`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engine.admin_gate import Gate
+from engine.config import Config
+from engine.http_server import HttpServer
+from transport.codes import ErrorCode, Priority
+from transport.errors import ConfigError, HeliographError, RequestError, Unsupported
+from transport.messages import Publish
+from transport.topics import check_topic, is_system
+
+BODY_BYTES = 1 << 20
+BODY_TIMEOUT = 10.0  # s for a request's body to arrive
+ANSWER_TIMEOUT = 60.0  # s for the backend to answer; a drain takes longest
+PUBLISHES = 1_000  # events in one request
+
+STATUS = {
+    ErrorCode.BAD_REQUEST: 400,
+    ErrorCode.INVALID_TOPIC: 400,
+    ErrorCode.INVALID_FILTER: 400,
+    ErrorCode.LIMIT_EXCEEDED: 400,  # not 429: clients repeat those unchanged
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.CONFLICT: 409,
+    ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.INTERNAL: 500,
+    ErrorCode.UNSUPPORTED: 501,
+    ErrorCode.UNAVAILABLE: 503,
+}
+
+LATER = (
+    ("GET", "/"),
+    ("GET", "/api/topics"),
+    ("GET", "/api/history"),
+    ("GET", "/api/presence"),
+    ("GET", "/api/feeds"),
+    ("POST", "/api/feeds/{name}/reset"),
+    ("POST", "/api/feeds/{name}/disconnect"),
+    ("POST", "/api/feeds/{name}/connect"),
+    ("GET", "/api/sessions"),
+    ("DELETE", "/api/sessions/{id}"),
+    ("DELETE", "/api/users/{id}/sessions"),
+)
+"""What the contract has and this version has not built."""
+
+
+class Backend(Protocol):
+    """What the API speaks for; called on the loop that serves it."""
+
+    def health(self) -> dict[str, Any]:
+        """``{"status": "ok|degraded|down", "version", "node", "components"}``, without waiting for anything.
+
+        ``components`` is ``{NAME: {"status", "reason", "retry_in"}}``.
+        """
+
+    def ready(self) -> str | None:
+        """``None``, or the reason why no client should be sent here."""
+
+    async def stats(self) -> dict[str, Any]:
+        """The engine at a glance, as what JSON can hold."""
+
+    async def metrics(self) -> bytes:
+        """Prometheus's text format 0.0.4."""
+
+    async def publish(self, batch: list[Publish], /) -> Sequence[tuple[str, int]]:
+        """Publish valid events in order (``ref`` is 0 in all of them); their ``(epoch, offset)`` in the same order.
+
+        Raises:
+            RequestError: ``unavailable``, or why the hub refused one; those before it may have been accepted.
+        """
+
+    async def reload(self, config: Config, /) -> list[str]:
+        """Put a configuration in force; the names of what only a restart takes."""
+
+    async def drain(self) -> None:
+        """Begin to send clients away and to stop."""
+
+
+class AdminServer:
+    """The API on a socket. ``start`` and ``stop`` are :class:`~engine.http_server.HttpServer`'s.
+
+    Args:
+        config: of the engine; ``admin.host`` and ``admin.api_key`` say who may ask.
+        sock: bound, not listening; closed by :meth:`stop`.
+        load: reads the configuration anew for ``POST /api/reload``; ``None``: there is nothing to read.
+        on_death: called with the reason if serving ends by itself.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: Config,
+        sock: socket.socket,
+        *,
+        load: Callable[[], Config] | None = None,
+        on_death: Callable[[str], None] | None = None,
+    ) -> None:
+        gate = Gate(config.admin.host, config.admin.api_key)
+        self._http = HttpServer(application(backend, gate, load), sock, on_death=on_death)
+
+    async def start(self) -> None:
+        """Return when requests are answered; :class:`HeliographError` if that fails."""
+        await self._http.start()
+
+    async def stop(self) -> None:
+        """Finish what is being answered, within a deadline. Idempotent."""
+        await self._http.stop()
+
+
+def application(backend: Backend, gate: Gate, load: Callable[[], Config] | None = None) -> Starlette:
+    """The API as an ASGI application."""
+    api = _Api(backend, load)
+    router = Router(
+        [
+            Route("/health", api.health),
+            Route("/ready", api.ready),
+            Route("/metrics", api.metrics),
+            Route("/stats", api.stats),
+            Route("/api/publish", api.publish, methods=["POST"]),
+            Route("/api/reload", api.reload, methods=["POST"]),
+            Route("/api/drain", api.drain, methods=["POST"]),
+            *(Route(path, _later, methods=[method]) for method, path in LATER),
+        ],
+        redirect_slashes=False,
+    )
+    return Starlette(
+        routes=[Mount("/", _Guarded(router, gate))],
+        exception_handlers={HeliographError: _refused, HTTPException: _no_route, Exception: _failed},
+    )
+
+
+class _Guarded:
+    """The gate before the routes, and a deadline on what happens behind it."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app, self._gate = app, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gate.check(scope["method"], scope["path"], Request(scope).headers)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await self._app(scope, receive, send)
+        except TimeoutError:
+            message = f"no answer within {ANSWER_TIMEOUT:g} s; the outcome is unknown"
+            raise RequestError(ErrorCode.UNAVAILABLE, message) from None
+
+
+class _Api:
+    """The endpoints."""
+
+    def __init__(self, backend: Backend, load: Callable[[], Config] | None) -> None:
+        self._backend, self._load = backend, load
+
+    async def health(self, request: Request) -> Response:
+        return _json(self._backend.health())
+
+    async def ready(self, request: Request) -> Response:
+        reason = self._backend.ready()
+        if reason is not None:
+            raise RequestError(ErrorCode.UNAVAILABLE, reason)
+        return _json({"status": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(await self._backend.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def stats(self, request: Request) -> Response:
+        return _json(await self._backend.stats())
+
+    async def publish(self, request: Request) -> Response:
+        batch, single = publishes(await _body(request))
+        results = [{"epoch": epoch, "offset": offset} for epoch, offset in await self._backend.publish(batch)]
+        return _json(results[0] if single else {"results": results})
+
+    async def reload(self, request: Request) -> Response:
+        if self._load is None:
+            raise RequestError(ErrorCode.CONFLICT, "this engine has no configuration file to read again")
+        return _json({"status": "reloaded", "needs_restart": await self._backend.reload(self._load())})
+
+    async def drain(self, request: Request) -> Response:
+        await self._backend.drain()
+        return _json({"status": "draining"})
+
+
+# requests -------------------------------------------------------------------------------------------------------------
+
+
+class _Publish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    topic: str
+    data: msgspec.Raw  # the publisher's digits
+    type: str = "message"
+    key: str | None = None
+    priority: Priority | None = None
+    source_ts: float | None = None
+    idempotency_key: msgspec.Raw | UnsetType = UNSET
+
+
+_one, _many = msgspec.json.Decoder(_Publish), msgspec.json.Decoder(list[_Publish])
+_PATH, _UNKNOWN = re.compile(r" - at `\$\.?([^`]+)`"), re.compile(r"field `([^`]+)`")
+
+
+def publishes(body: bytes) -> tuple[list[Publish], bool]:
+    """The events of a publish request's body, and whether it is one map and not a list.
+
+    Raises:
+        RequestError: any of them is wrong; ``field`` names it, in a list as ``[3].topic``.
+    """
+    single = not body.lstrip().startswith(b"[")
+    try:
+        body.decode()  # what is taken over unread must be UTF-8 too
+        requests = [_one.decode(body)] if single else _many.decode(body)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        parts = [match[1] for match in (_PATH.search(text), _UNKNOWN.search(text)) if match]
+        raise RequestError(ErrorCode.BAD_REQUEST, text, ".".join(parts) or None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
+    if not requests:
+        raise RequestError(ErrorCode.BAD_REQUEST, "the list is empty")
+    if len(requests) > PUBLISHES:
+        raise RequestError(ErrorCode.LIMIT_EXCEEDED, f"{len(requests)} events in one request, at most {PUBLISHES}")
+    return [_checked(request, "" if single else f"[{i}].") for i, request in enumerate(requests)], single
+
+
+def _checked(request: _Publish, where: str) -> Publish:
+    if request.idempotency_key is not UNSET:
+        raise Unsupported("`idempotency_key`", f"{where}idempotency_key")
+    check_topic(request.topic, f"{where}topic")
+    if is_system(request.topic):
+        raise RequestError(ErrorCode.FORBIDDEN, "system.> belongs to the engine", f"{where}topic")
+    return Publish(
+        ref=0,
+        topic=request.topic,
+        type=request.type,
+        data=bytes(request.data),
+        key=request.key,
+        priority=request.priority,
+        source_ts=request.source_ts,
+    )
+
+
+async def _body(request: Request) -> bytes:
+    """The body, held to ``BODY_BYTES`` and ``BODY_TIMEOUT``."""
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > BODY_BYTES:
+                    raise RequestError(ErrorCode.LIMIT_EXCEEDED, f"a body has at most {BODY_BYTES} bytes")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
+    except ClientDisconnect:
+        raise RequestError(ErrorCode.BAD_REQUEST, "the body was cut short") from None
+    return b"".join(chunks)
+
+
+# answers --------------------------------------------------------------------------------------------------------------
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    headers = {"cache-control": "no-store"} | (headers or {})
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+
+def _error(error: RequestError, headers: dict[str, str] | None = None) -> Response:
+    body = {"error": {"code": error.code, "message": error.message, "field": error.field}}
+    return _json(body, STATUS[error.code], headers)
+
+
+async def _later(request: Request) -> Response:
+    raise Unsupported(f"{request.method} {request.url.path}")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    match error:
+        case RequestError(code=ErrorCode.UNAUTHORIZED):
+            return _error(error, {"www-authenticate": "Bearer"})
+        case RequestError():
+            return _error(error)
+        case ConfigError():
+            return _error(RequestError(ErrorCode.BAD_REQUEST, str(error), error.field))
+        case _:
+            return _error(RequestError(ErrorCode.UNAVAILABLE, str(error)))
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    method, path, allow = request.method, request.url.path, (error.headers or {}).get("Allow")
+    message = f"{path} does not take {method} but {allow}" if allow else f"there is no {path}"
+    return _error(RequestError(ErrorCode.NOT_FOUND, message), {"allow": allow} if allow else None)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _error(RequestError(ErrorCode.INTERNAL, "a bug; the engine's log has it"))  # uvicorn logs what is raised

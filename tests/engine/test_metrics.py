@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from prometheus_client.parser import text_string_to_metric_families
+
+from engine.metrics import RETIRED_KEPT, Figures
+from transport.errors import CodecError
+from transport.meter import COUNTERS, DeliverySeconds, Meter
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+CONTRACT = {
+    "connections": {"transport"},
+    "subscriptions": set(),
+    "events_published_total": set(),
+    "deliveries_total": set(),
+    "events_dropped_total": {"reason"},
+    "disconnects_total": {"code"},
+    "delivery_seconds": set(),
+    "match_seconds": set(),
+    "route_cache_hits_total": set(),
+    "route_cache_misses_total": set(),
+    "slow_sessions": set(),
+    "outbox_bytes": set(),
+    "bus_queue_events": {"worker"},
+    "loop_lag_seconds": {"process"},
+    "feed_state": {"feed", "state"},
+    "feed_reconnects_total": {"feed"},
+    "process_restarts_total": {"process"},
+    "build_info": {"version"},
+}
+
+
+def busy() -> Meter:
+    """A meter in which every field has something."""
+    meter = Meter(
+        events_published=1,
+        deliveries=2,
+        dropped={"slow": 3},
+        disconnects={1000: 4},
+        route_hits=5,
+        route_misses=6,
+        feed_reconnects={"fx": 7},
+        connections=8,
+        subscriptions=9,
+        slow_sessions=10,
+        outbox_bytes=11,
+        loop_lag=0.012,
+        bus_queue={"worker-0": 13},
+        feed_states={"fx": "connected"},
+    )
+    meter.delivery.observe_many(0.003, 14)
+    meter.match.observe(2e-5)
+    return meter
+
+
+def samples(figures: Figures) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """What Prometheus would read."""
+    return {
+        (sample.name.removeprefix("heliograph_"), frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(figures.render().decode())
+        for sample in family.samples
+    }
+
+
+def test_the_contracts_names_and_labels() -> None:
+    figures = Figures("0.1.0")
+    figures.update("worker-0", "a", busy().snapshot())
+    found: dict[str, set[str]] = {}
+    for name, labels in samples(figures):
+        found.setdefault(re.sub("_(bucket|count|sum)$", "", name), set()).update(label for label, _ in labels)
+    for histogram in ("delivery_seconds", "match_seconds"):
+        found[histogram].remove("le")
+    assert found == CONTRACT
+    assert figures.render().decode().count("# TYPE") == len(CONTRACT)
+
+
+def test_the_documentation_has_them_all() -> None:
+    documented = set(re.findall(r"^\| `heliograph_(\w+)", DOCS.read_text(), re.MULTILINE))
+    assert documented == set(CONTRACT)
+
+
+def test_values_reach_the_text() -> None:
+    figures = Figures("0.1.0")
+    figures.update("worker-0", "a", busy().snapshot())
+    figures.update("worker-1", "b", busy().snapshot())
+    figures.restarted("hub")
+    found = samples(figures)
+
+    def value(name: str, **labels: str) -> float:
+        return found[name, frozenset(labels.items())]
+
+    assert value("connections", transport="websocket") == 16
+    assert value("deliveries_total") == 4
+    assert value("events_dropped_total", reason="slow") == 6
+    assert value("disconnects_total", code="1000") == 8
+    assert value("delivery_seconds_bucket", le="0.0025") == 0
+    assert value("delivery_seconds_bucket", le="0.005") == value("delivery_seconds_bucket", le="+Inf") == 28
+    assert value("delivery_seconds_count") == 28
+    assert value("delivery_seconds_sum") == pytest.approx(28 * 0.003)
+    assert value("match_seconds_count") == 2
+    assert value("bus_queue_events", worker="worker-0") == 26
+    assert value("loop_lag_seconds", process="worker-1") == 0.012
+    assert value("feed_state", feed="fx", state="connected") == 1
+    assert value("feed_reconnects_total", feed="fx") == 14
+    assert value("process_restarts_total", process="hub") == 1
+    assert value("process_restarts_total", process="worker-0") == 0
+    assert value("build_info", version="0.1.0") == 1
+
+
+def test_a_process_that_ended_leaves_its_counters_and_takes_its_gauges() -> None:
+    figures = Figures("0.1.0")
+    figures.update("worker-0", "a", busy().snapshot())
+    figures.forget("worker-0")
+    figures.forget("worker-0")
+    assert figures.total("deliveries") == 2
+    assert figures.total("delivery") == 14
+    assert figures.total("connections") == figures.total("bus_queue") == 0
+    assert not figures.loop_lags()
+    assert not figures.merged().feed_states
+
+
+def test_a_late_report_of_the_dead_is_ignored() -> None:
+    figures = Figures("0.1.0")
+    figures.update("worker-0", "a", busy().snapshot())
+    figures.update("worker-0", "b", Meter(deliveries=1).snapshot())
+    figures.update("worker-0", "a", busy().snapshot())
+    assert figures.total("deliveries") == 3
+    assert figures.total("connections") == 0
+    figures.restarted("worker-0")
+    figures.update("worker-0", "b", busy().snapshot())
+    assert figures.total("deliveries") == 3
+
+
+def test_what_is_no_snapshot_changes_nothing() -> None:
+    figures = Figures("0.1.0")
+    figures.update("worker-0", "a", busy().snapshot())
+    before = figures.render()
+    for wrong in (None, {"deliveries": "many"}, {"delivery": {"counts": [1], "sum": 0.0}}, {"disconnects": {"x": 1}}):
+        with pytest.raises(CodecError):
+            figures.update("worker-0", "b", wrong)
+    assert figures.render() == before
+
+
+def test_totals_know_their_names() -> None:
+    figures = Figures("0.1.0")
+    for name in ("feed_states", "loop_lag", "nothing"):
+        with pytest.raises(KeyError):
+            figures.total(name)
+
+
+def test_stats() -> None:
+    figures = Figures("0.1.0")
+    assert figures.stats()["delivery_seconds"] == {"p50": None, "p99": None}
+    figures.update("worker-0", "a", busy().snapshot())
+    stats = figures.stats()
+    assert stats["version"] == "0.1.0"
+    assert (stats["connections"], stats["deliveries"], stats["events_dropped"]) == (8, 2, {"slow": 3})
+    assert stats["disconnects"] == {"1000": 4}
+    assert stats["feeds"] == {"fx": {"state": "connected", "reconnects": 7}}
+    assert 0.0025 <= stats["delivery_seconds"]["p50"] <= 0.005
+
+
+# the meter's way here -------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_a_copy_that_packs() -> None:
+    meter = busy()
+    snapshot = meter.snapshot()
+    assert Meter.of(msgpack.unpackb(msgpack.packb(snapshot))) == meter
+    meter.dropped["slow"] += 1
+    meter.delivery.observe(1)
+    assert Meter.of(snapshot) == busy()
+
+
+def test_a_bucket_holds_its_bound() -> None:
+    histogram = DeliverySeconds()
+    for seconds in (0.0005, 0.00051, 10.0, 10.1, -1.0):
+        histogram.observe(seconds)
+    assert histogram.counts == [2, 1, *[0] * 11, 1, 1]
+    assert histogram.sum == pytest.approx(20.10101)
+
+
+@given(st.lists(st.floats(0, 9.99), min_size=1, max_size=50), st.floats(0, 1))
+def test_a_quantile_is_in_the_right_bucket(values: list[float], q: float) -> None:
+    histogram = DeliverySeconds()
+    for value in values:
+        histogram.observe(value)
+    true = sorted(values)[max(0, -int(-q * len(values) // 1) - 1)]
+    estimate = histogram.quantile(q)
+    assert estimate is not None
+    bounds = (0.0, *DeliverySeconds.BOUNDS)
+    upper = next(bound for bound in bounds[1:] if true <= bound)
+    assert bounds[bounds.index(upper) - 1] <= estimate <= upper
+
+
+class Processes(RuleBasedStateMachine):
+    """Processes count, report, report late or again, die and come back in any order: no counter falls.
+
+    ``known`` is what the daemon was told, the least that it must show.
+    """
+
+    names = st.sampled_from(["hub", "worker-0", "worker-1"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.figures = Figures("0.1.0")
+        self.lives: dict[str, tuple[int, Meter]] = {}
+        self.reports: list[tuple[str, str, dict[str, Any]]] = []
+        self.before: dict[Any, float] = {}
+        self.accepted: dict[tuple[str, str], int] = {}
+        self.over: set[tuple[str, str]] = set()
+
+    def life(self, name: str) -> tuple[int, Meter]:
+        return self.lives.setdefault(name, (0, Meter()))
+
+    @rule(name=names, n=st.integers(1, 5), label=st.sampled_from(["slow", "overflow"]), seconds=st.floats(-1, 20))
+    def work(self, name: str, n: int, label: str, seconds: float) -> None:
+        _, meter = self.life(name)
+        meter.deliveries += n
+        meter.dropped[label] = meter.dropped.get(label, 0) + n
+        meter.disconnects[4008] = meter.disconnects.get(4008, 0) + 1
+        meter.feed_reconnects["fx"] = meter.feed_reconnects.get("fx", 0) + 1
+        meter.delivery.observe_many(seconds, n)
+        meter.match.observe(seconds)
+        meter.connections = n
+
+    @rule(name=names)
+    def report(self, name: str) -> None:
+        incarnation, meter = self.life(name)
+        self.reports.append((name, str(incarnation), meter.snapshot()))
+        self.deliver(self.reports[-1])
+
+    @rule(data=st.data())
+    def report_again(self, data: st.DataObject) -> None:
+        if self.reports:
+            self.deliver(data.draw(st.sampled_from(self.reports[-RETIRED_KEPT:])))
+
+    @rule(name=names, told=st.booleans())
+    def die(self, name: str, told: bool) -> None:
+        incarnation, _ = self.life(name)
+        self.lives[name] = (incarnation + 1, Meter())
+        if told:
+            self.figures.restarted(name)
+            self.over |= {life for life in self.accepted if life[0] == name}
+
+    def deliver(self, report: tuple[str, str, dict[str, Any]]) -> None:
+        name, incarnation, snapshot = report
+        self.figures.update(*report)
+        if (name, incarnation) not in self.over:
+            self.over |= {life for life in self.accepted if life[0] == name and life[1] != incarnation}
+            count = max(self.accepted.get((name, incarnation), 0), snapshot["deliveries"])
+            self.accepted[name, incarnation] = count
+
+    @invariant()
+    def nothing_lost_or_counted_twice(self) -> None:
+        assert self.figures.total("deliveries") == sum(self.accepted.values())
+
+    @invariant()
+    def no_counter_falls(self) -> None:
+        total = self.figures.merged()
+        now: dict[Any, float] = {}
+        for field in COUNTERS:
+            value = getattr(total, field)
+            if isinstance(value, dict):
+                now |= {(field, label): number for label, number in value.items()}
+            elif isinstance(value, int):
+                now[field] = value
+            else:
+                now |= {(field, i): count for i, count in enumerate(value.counts)} | {(field, "sum"): value.sum}
+        for name, count in self.before.items():
+            assert now[name] >= count, name
+        self.before = now
+
+
+TestProcesses = Processes.TestCase
