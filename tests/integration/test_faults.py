@@ -288,9 +288,8 @@ def test_what_is_in_flight_when_the_hub_dies_is_answered(engine_process: Start, 
             assert {answer["op"] for answer in answers} == {"ok"}
             # All of them are in force with the new hub, also the one from before.
             for topic in ("before", "during.0", "during.1", "during.2", "away"):
-                published = await client.request("publish", topic=topic, data="after")
-                assert published["op"] == "ok"
-                await eventually(lambda topic=topic: client.offsets(topic)[-1:] == [1])
+                assert (await client.request("publish", topic=topic, data=f"after, on {topic}"))["op"] == "ok"
+                await eventually(lambda topic=topic: client.of("event")[-1]["data"] == f"after, on {topic}")
             assert client.closed is None
 
     asyncio.run(scenario())
