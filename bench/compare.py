@@ -78,7 +78,7 @@ def compare(base: Path, rates: Sequence[int], clients: int, seconds: float) -> l
             if counts(old) and counts(new):
                 ratios[rate].append(new.us / old.us)
             note(
-                f"pair {number}, {rate}/s: {old.us:.3f} us -> {new.us:.3f} us, {old.server:.2f} and {new.server:.2f} cores"
+                f"pair {number}, {rate}/s: {old.us:.3f} ({old.server:.2f}) -> {new.us:.3f} ({new.server:.2f} cores) us"
             )
         if all(_decided(found) for found in ratios.values()):
             break

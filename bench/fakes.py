@@ -1,0 +1,61 @@
+"""Stand-ins at the edges of one hop: they take everything and cost next to nothing."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from actors.session import Session
+from transport.wire_forms import WireForm
+
+
+class Connection:
+    """A client's socket; counts writes and keeps the last one."""
+
+    subprotocol: str | None = None
+    address = "bench"
+    buffered = 0
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self.last = b""
+
+    def write(self, data: bytes) -> None:
+        """Never full."""
+        self.writes += 1
+        self.last = data
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Nothing to close."""
+
+    def pause_reading(self) -> None:
+        """Nothing is read."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read."""
+
+
+class Ref:
+    """Where messages end; keeps the last one."""
+
+    def __init__(self) -> None:
+        self.last: Any = None
+
+    def tell(self, message: Any) -> None:
+        """As a ref's."""
+        self.last = message
+
+
+class Uplink:
+    """A pipe to a hub that takes everything and says nothing."""
+
+    connected = True
+    window_open = True
+
+    def send(self, packed: bytes) -> None:
+        """As a bus client's."""
+
+
+def session(form: WireForm) -> tuple[Session, Connection]:
+    """A session that has nobody to tell of its troubles: it must not have any."""
+    connection = Connection()
+    return Session("bench", cast(Any, connection), form, cast(Any, None)), connection
