@@ -113,7 +113,6 @@ class RemoteLink:
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(RequestError(ErrorCode.UNAVAILABLE, f"the other end is gone: {reason}"))
-        self._pending.clear()
 
     def send(self, message: Tell | Ask) -> None:
         """Pack and send; :class:`ConnectionLost` while there is no link."""

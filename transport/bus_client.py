@@ -282,14 +282,17 @@ class BusClient:
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._interval / 4, self._tick)
-        if self._sock is None:
+        self._greet()
+        if self._sock is None or not self._greeted:
+            return
+        if not events(self._sock) & zmq.POLLOUT:
+            self._lose("disconnected")  # in-process links have no event for it
             return
         now = self._loop.time()
         liveness = self._link.liveness
-        self._greet()
         if liveness.due(now) and self.connected:
             self._heartbeat()
-        if self._greeted and liveness.dead(now):
+        if liveness.dead(now):
             self._lose(f"the server was silent for {self._timeout:g} s")
 
     def _heartbeat(self) -> None:

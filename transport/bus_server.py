@@ -184,7 +184,7 @@ class BusServer:
         self._poller.close()
         self._sock.unbind(self.endpoint)
         if not self.endpoint.startswith("inproc:"):
-            # zmq removes an ipc file when its own thread gets to it: not after our successor has made its own.
+            # zmq's own thread closes the listener: wait for it, so that a successor can have the endpoint at once.
             self._monitor.wait(zmq.EVENT_CLOSED, _UNBIND_TIMEOUT)
         self._monitor.close()
         self._sock.close()
