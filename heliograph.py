@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from actors.stage import Stage
     from actors.supervisor import ChildSpec, Supervisor
     from engine.client import Client
+    from engine.client_messages import Gap
     from engine.embedded import Engine
     from engine.pipeline import Pipeline
     from transport.codes import ErrorCode, Priority
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         WouldDeadlock,
     )
     from transport.event import Event
+    from transport.position import Position
     from transport.topics import topic
 
 _HOME = {
@@ -51,10 +53,12 @@ _HOME = {
     "Engine": "engine.embedded",
     "ErrorCode": "transport.codes",
     "Event": "transport.event",
+    "Gap": "engine.client_messages",
     "HeliographError": "transport.errors",
     "LoopActor": "actors.loop_actor",
     "MailboxFull": "transport.errors",
     "Pipeline": "engine.pipeline",
+    "Position": "transport.position",
     "Priority": "transport.codes",
     "RequestError": "transport.errors",
     "Stage": "actors.stage",
@@ -75,10 +79,12 @@ __all__ = [
     "Engine",
     "ErrorCode",
     "Event",
+    "Gap",
     "HeliographError",
     "LoopActor",
     "MailboxFull",
     "Pipeline",
+    "Position",
     "Priority",
     "RequestError",
     "Stage",

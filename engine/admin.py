@@ -37,6 +37,7 @@ from engine.http_server import HttpServer
 from transport.codes import ErrorCode, Priority
 from transport.errors import ConfigError, HeliographError, RequestError, Unsupported
 from transport.messages import Publish
+from transport.position import Position
 from transport.topics import check_topic, is_system
 
 BODY_BYTES = 1 << 20
@@ -93,8 +94,8 @@ class Backend(Protocol):
     async def metrics(self) -> bytes:
         """Prometheus's text format 0.0.4."""
 
-    async def publish(self, batch: list[Publish], /) -> Sequence[tuple[str, int]]:
-        """Publish valid events in order (``ref`` is 0 in all of them); their ``(epoch, offset)`` in the same order.
+    async def publish(self, batch: list[Publish], /) -> Sequence[Position]:
+        """Publish valid events in order (``ref`` is 0 in all of them); their positions in the same order.
 
         Raises:
             RequestError: ``unavailable``, or why the hub refused one; those before it may have been accepted.
@@ -199,7 +200,7 @@ class _Api:
 
     async def publish(self, request: Request) -> Response:
         batch, single = publishes(await _body(request))
-        results = [{"epoch": epoch, "offset": offset} for epoch, offset in await self._backend.publish(batch)]
+        results = [msgspec.structs.asdict(position) for position in await self._backend.publish(batch)]
         return _json(results[0] if single else {"results": results})
 
     async def reload(self, request: Request) -> Response:

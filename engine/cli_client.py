@@ -14,11 +14,11 @@ import msgspec
 
 from engine.cli import FAILED, complain, nobody_reads, note
 from engine.client import Client
-from engine.client_messages import Position
 from engine.sync_client import SyncClient
 from transport.codes import Priority
 from transport.errors import HeliographError
 from transport.event import Event
+from transport.position import Position
 
 WINDOW = 500  # publishes under way at once; the engine allows a session 1,000
 ERRORS_SHOWN = 20

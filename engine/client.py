@@ -22,7 +22,6 @@ from engine.client_messages import (
     GapMessage,
     Message,
     Pong,
-    Position,
     PublishedAt,
     Skipped,
     Slow,
@@ -35,6 +34,7 @@ from engine.sync_client import SyncClient
 from transport.codes import ErrorCode, Priority
 from transport.errors import ConnectionLost, HeliographError, RequestError
 from transport.event import Event, to_json
+from transport.position import Position
 from transport.requests import (
     Ping,
     Publish,

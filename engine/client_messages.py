@@ -13,15 +13,9 @@ import msgspec
 from transport.codes import ErrorCode, Priority
 from transport.errors import CodecError, RequestError
 from transport.event import Event
+from transport.position import Position
 
 DISCONNECTED = "disconnected"  # a gap's reason besides GapReason's: published while this client was not connected
-
-
-class Position(msgspec.Struct, frozen=True):
-    """A place in a topic's log: ``offset`` rises by one per event within ``epoch``."""
-
-    epoch: str
-    offset: int
 
 
 class Gap(msgspec.Struct, frozen=True):

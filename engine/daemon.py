@@ -20,7 +20,7 @@ from engine.admin import AdminServer
 from engine.config import RELOADABLE, Config, needs_restart
 from engine.control import ControlServer
 from engine.forkserver import ForkServer
-from engine.hub_link import HubLink, Position
+from engine.hub_link import HubLink
 from engine.log import get_logger
 from engine.metrics import Figures
 from engine.notify import Notifier
@@ -31,6 +31,7 @@ from transport.errors import HeliographError
 from transport.listener import bind
 from transport.messages import Publish
 from transport.meter import Meter
+from transport.position import Position
 
 HUB = "hub"
 FEEDS = "feeds"

@@ -12,13 +12,13 @@ import msgspec
 from engine.client import Client
 from engine.config import Config, load
 from engine.daemon import Daemon
-from engine.hub_link import Position
 from engine.local import LocalEngine
 from engine.pipeline import Pipeline
 from transport.codes import ErrorCode, Priority
 from transport.errors import ConfigError, RequestError
 from transport.event import to_json
 from transport.messages import Publish
+from transport.position import Position
 from transport.topics import check_topic
 
 _SERVER = frozenset({"host", "port", "workers", "node", "runtime_dir", "drain_timeout"})

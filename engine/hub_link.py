@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import Any
 
 import zmq
 
@@ -13,16 +13,10 @@ from transport.codec import pack
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.messages import Publish, Published, Refused
+from transport.position import Position
 
 PUBLISH_TIMEOUT = 5.0  # s for the hub to answer
 IN_FLIGHT = 10_000  # publishes; one more is refused as unavailable
-
-
-class Position(NamedTuple):
-    """Where a topic's log holds an event."""
-
-    epoch: str
-    offset: int
 
 
 class HubLink:

@@ -15,7 +15,7 @@ from engine.admin import AdminServer
 from engine.config import Config, needs_restart
 from engine.feeds import Feeds
 from engine.hub import Hub
-from engine.hub_link import HubLink, Position
+from engine.hub_link import HubLink
 from engine.log import get_logger
 from engine.metrics import Figures
 from engine.version import VERSION
@@ -23,6 +23,7 @@ from engine.worker import Worker
 from transport.errors import HeliographError
 from transport.listener import bind
 from transport.messages import Publish
+from transport.position import Position
 
 ENDPOINT = "inproc://hub"
 

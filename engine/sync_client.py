@@ -17,8 +17,9 @@ from transport.event import Event
 
 if TYPE_CHECKING:
     from engine.client import Client
-    from engine.client_messages import Gap, Position
+    from engine.client_messages import Gap
     from engine.client_subscription import OnGap, Subscription
+    from transport.position import Position
 
 CLOSE_TIMEOUT_S = 5.0
 T = TypeVar("T")

@@ -117,7 +117,8 @@ def accept(request: Request, subprotocols: Collection[str]) -> tuple[bytes, str 
         The 101 answer and the chosen subprotocol; None if nothing was offered or nothing known.
 
     Raises:
-        HttpError: 400; 403 for a page of another site; 405 or 426 with what to do instead. Extensions are not accepted, none is an error.
+        HttpError: 400; 403 for a page of another site; 405 or 426 with what to do instead. Extensions are not accepted,
+            none is an error.
     """
     headers = request.headers
     if request.method != "GET":

@@ -19,6 +19,7 @@ from engine.config import Config
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, HeliographError, RequestError
 from transport.messages import Publish
+from transport.position import Position
 
 HEALTH = {"status": "degraded", "version": "0.1.0", "node": "n", "components": {"hub": {"status": "down"}}}
 EVENT = {"topic": "price.EUR_USD", "data": {"bid": 1}}
@@ -48,11 +49,11 @@ class FakeBackend:
     async def metrics(self) -> bytes:
         return b"heliograph_connections 3\n"
 
-    async def publish(self, batch: list[Publish]) -> list[tuple[str, int]]:
+    async def publish(self, batch: list[Publish]) -> list[Position]:
         if self.failure is not None:
             raise self.failure
         self.published += batch
-        return [("e", offset) for offset, _ in enumerate(batch, 1)]
+        return [Position("e", offset) for offset, _ in enumerate(batch, 1)]
 
     async def reload(self, config: Config) -> list[str]:
         self.config = config

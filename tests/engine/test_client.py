@@ -12,12 +12,13 @@ import pytest
 
 from actors.backoff import BackoffPolicy
 from engine.client import Client, State
-from engine.client_messages import Gap, Position
+from engine.client_messages import Gap
 from engine.client_subscription import Subscription
 from tests.engine.fake_engine import FakeEngine, fake_engine
 from transport.codes import ErrorCode, Priority
 from transport.errors import ConnectionLost, HeliographError, RequestError
 from transport.event import Event
+from transport.position import Position
 
 AT_ONCE = BackoffPolicy(first_s=0.01, cap_s=0.05)
 Eventually = Callable[..., Awaitable[None]]

@@ -12,10 +12,11 @@ import pytest
 
 from actors.backoff import BackoffPolicy
 from engine.client import Client
-from engine.client_messages import Gap, Position
+from engine.client_messages import Gap
 from engine.sync_client import SyncClient
 from tests.engine.fake_engine import FakeEngine, fake_engine_in_thread
 from transport.errors import ConnectionLost, HeliographError, RequestError, WouldDeadlock
+from transport.position import Position
 
 Server = tuple[FakeEngine, asyncio.AbstractEventLoop]
 
