@@ -186,10 +186,7 @@ class Clients(LoopActor):
         topic = check_topic(request.topic)
         if is_system(topic):
             raise RequestError(ErrorCode.FORBIDDEN, "system.> belongs to the engine", "topic")
-        try:
-            data = session.form.payload(request.data)
-        except (ValueError, OverflowError) as error:
-            raise RequestError(ErrorCode.BAD_REQUEST, f"data has no JSON form: {error}", "data") from None
+        data = session.form.payload(request.data)
         if not self._uplink.connected:
             raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away; repeat in a moment")
         self._next_ref = ref = self._next_ref + 1

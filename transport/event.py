@@ -71,12 +71,12 @@ def to_json(data: Any) -> bytes:
     """Encode Python values as JSON: datetimes as RFC 3339, Decimals and numpy scalars as numbers with their digits.
 
     Raises:
-        RequestError: ``bad_request`` for NaN, Infinity or a type without a JSON form, naming where it is.
+        RequestError: ``bad_request`` for NaN, Infinity, a type without a JSON form or too deep nesting, naming where.
     """
-    _refuse_non_finite(data, "data")
     try:
+        _refuse_non_finite(data, "data")
         return _encoder.encode(data)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"data has no JSON form: {error}", "data") from None
 
 
@@ -101,14 +101,13 @@ def _refuse_non_finite(value: Any, where: str) -> None:
     # JSON has no NaN or Infinity, and msgspec would write null in silence.
     if isinstance(value, (str, bytes, int, date, datetime)) or value is None:
         return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise RequestError(ErrorCode.BAD_REQUEST, f"{value} is not a JSON number", where)
-    elif isinstance(value, Decimal):
-        if not value.is_finite():
+    if isinstance(value, (float, Decimal)):
+        if not (value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)):
             raise RequestError(ErrorCode.BAD_REQUEST, f"{value} is not a JSON number", where)
     elif isinstance(value, Mapping):
         for name, item in value.items():
+            if isinstance(name, Decimal):  # msgspec would write it without quotes
+                raise RequestError(ErrorCode.BAD_REQUEST, "a Decimal is no key in JSON", where)
             _refuse_non_finite(item, f"{where}.{name}")
     elif isinstance(value, (list, tuple, set, frozenset)):
         for i, item in enumerate(value):

@@ -5,18 +5,23 @@ No field of an event depends on the client, so an event is encoded once per form
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
 import msgspec
 
+from transport.codes import ErrorCode, GapReason
+from transport.errors import CodecError, RequestError
 from transport.event import to_json
 from transport.frames import binary_frame, text_frame
 from transport.messages import Missed, Publication
 from transport.requests import Request, RequestDecoder
 
 _TYPES_CACHED = 4096
+_TYPE_LENGTH = 64  # characters of a type that is cached: they come from strangers, and may be as long as a message
 
 
 class WireForm(Protocol):
@@ -96,9 +101,11 @@ class JsonForm:
         return bytes(raw)
 
     def _quote(self, kind: str) -> str:
-        if len(self._types) >= _TYPES_CACHED:
-            self._types.clear()  # types come from strangers
-        quoted = self._types[kind] = self._encode(kind).decode()
+        quoted = self._encode(kind).decode()
+        if len(kind) <= _TYPE_LENGTH:
+            if len(self._types) >= _TYPES_CACHED:
+                self._types.clear()
+            self._types[kind] = quoted
         return quoted
 
 
@@ -106,7 +113,8 @@ class MsgpackForm:
     """``heliograph.v1.msgpack``: the same maps as MessagePack in binary frames.
 
     ``data`` is transcoded once per event; a number without an exact float64 or 64-bit integer becomes ExtType 1 holding
-    its ASCII digits.
+    its ASCII digits. An event whose data cannot be transcoded (nested too deep for this process) is a ``gap`` instead,
+    and is left out of a snapshot.
     """
 
     subprotocol = "heliograph.v1.msgpack"
@@ -118,7 +126,11 @@ class MsgpackForm:
         self._from_json = msgspec.json.Decoder(float_hook=_number)
 
     def event(self, publication: Publication) -> bytes:
-        return binary_frame(self._encoder.encode(self._event_map(publication)))
+        try:
+            return self.message(self._event_map(publication))
+        except CodecError:
+            _, epoch, offset, *_ = publication
+            return self.message(gap(Missed(publication.topic, epoch, offset, offset, GapReason.OVERFLOW.value)))
 
     def _event_map(self, publication: Publication) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -135,33 +147,59 @@ class MsgpackForm:
         fields["data"] = self._transcode(publication.data)
         return fields
 
-    def _transcode(self, data: bytes) -> Any:
-        value = self._from_json.decode(data)
+    def _transcode(self, data: bytes) -> msgspec.Raw:
         try:
-            self._encoder.encode(value)
-        except OverflowError:
-            return _without_big_integers(value)
-        return value
+            try:
+                value = self._from_json.decode(data)
+            except msgspec.ValidationError:  # an integer of more digits than msgspec takes
+                value = json.loads(data, parse_int=_integer, parse_float=_number)
+            try:
+                packed = self._encoder.encode(value)
+            except OverflowError:
+                packed = self._encoder.encode(_without_big_integers(value))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            # Events of all kinds of publishers come here: none may end the process, and its clients with it.
+            raise CodecError(f"data has no MessagePack form: {error}") from None
+        return msgspec.Raw(packed)
 
     def message(self, fields: Mapping[str, Any]) -> bytes:
         return binary_frame(self._encoder.encode(fields))
 
     def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
-        return self.message({"op": "ok", "id": request_id, "events": [self._event_map(p) for p in publications]})
+        events = []
+        for publication in publications:
+            try:
+                events.append(self._event_map(publication))
+            except CodecError:
+                continue
+        return self.message({"op": "ok", "id": request_id, "events": events})
 
     def decode(self, data: bytes) -> Request:
         return self._decoder.decode(data)
 
     def payload(self, raw: bytes) -> bytes:
-        return to_json(msgspec.msgpack.decode(raw, ext_hook=_from_ext))
+        try:
+            value = msgspec.msgpack.decode(raw, ext_hook=_from_ext)
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+            raise RequestError(ErrorCode.BAD_REQUEST, f"data has no JSON form: {error}", "data") from None
+        return to_json(value)
 
 
 DECIMAL_EXT = 1
+_DIGITS = re.compile(rb"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,9})?")  # what Decimal surely takes
 
 
 def _number(digits: str) -> Any:
     value = float(digits)
-    return value if Decimal(digits) == Decimal(value) else msgspec.msgpack.Ext(DECIMAL_EXT, digits.encode())
+    try:
+        exact = Decimal(digits) == Decimal(value)
+    except InvalidOperation:  # an exponent of more than 18 digits
+        exact = False
+    return value if exact else msgspec.msgpack.Ext(DECIMAL_EXT, digits.encode())
+
+
+def _integer(digits: str) -> Any:
+    return int(digits) if len(digits) < 20 else msgspec.msgpack.Ext(DECIMAL_EXT, digits.encode())
 
 
 def _without_big_integers(value: Any) -> Any:
@@ -176,6 +214,7 @@ def _without_big_integers(value: Any) -> Any:
 
 def _from_ext(code: int, data: memoryview) -> Any:
     if code == DECIMAL_EXT:
-        digits = bytes(data).decode("ascii")
-        return Decimal(digits)
+        if _DIGITS.fullmatch(data) is None:
+            raise ValueError("ExtType 1 holds the ASCII digits of a number")
+        return Decimal(bytes(data).decode("ascii"))
     raise ValueError(f"unknown ExtType {code}")

@@ -29,8 +29,25 @@ def test_python_values_become_json_with_every_digit() -> None:
     assert to_json({"x": Scalar()}) == b'{"x":2.5}'
 
 
+def _nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
-    "value", [float("nan"), Decimal("Infinity"), {"a": [1, float("inf")]}, object(), {"a": object()}]
+    "value",
+    [
+        float("nan"),
+        Decimal("Infinity"),
+        {"a": [1, float("inf")]},
+        object(),
+        {"a": object()},
+        {Decimal("1"): 2},
+        _nested(10_000),
+    ],
+    ids=range(7),
 )
 def test_what_has_no_json_form_is_refused(value: object) -> None:
     with pytest.raises(RequestError) as caught:
