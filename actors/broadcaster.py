@@ -133,7 +133,7 @@ class Broadcaster(LoopActor):
                             self.loop.call_soon(self._work)
                             return
                     break
-                except Exception:  # noqa: BLE001  one session's transport must not cost the others their event
+                except Exception:
                     self._meter.dropped["closed"] = self._meter.dropped.get("closed", 0) + 1
             jobs.popleft()
         # The loop writes to the sockets after this callback: look at the clock in its next turn.
@@ -155,7 +155,7 @@ class Broadcaster(LoopActor):
             for write in writes:
                 try:
                     write(buffer)
-                except Exception:  # noqa: BLE001  as in _work
+                except Exception:
                     self._meter.dropped["closed"] = self._meter.dropped.get("closed", 0) + 1
 
     # operations -----------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ DEMO_MAP = FeedMap(
     data={"bid": "data.b?", "ask": "data.a?", "price": "data.p?", "quantity": "data.q?", "side": "data.side?"},
     filter={"data.e": ("tick", "trade")},
 )
-"""For the replay exchange: ``price.EUR_USD`` and its like with bid and ask, ``price.XBT_USDT`` with price, quantity, side."""
+"""For the replay exchange: ``price.EUR_USD`` and its like with bid and ask, ``price.XBT_USDT`` with its trades."""
 
 DEMO_SUBSCRIBE = ('{"method":"SUBSCRIBE","params":["*"],"id":1}',)
 

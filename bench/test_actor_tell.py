@@ -1,5 +1,5 @@
-"""What does a message to an actor cost? One iteration is 5,000 tells, until the actor has handled the last one: from the
-actor's own loop, or from another thread."""
+"""What does a message to an actor cost? One iteration is 5,000 tells, until the actor has handled the last one: from
+the actor's own loop, or from another thread."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What does the broadcaster add to the kernel's writes? One iteration is 100 flushes, each of some events of a route with
-500 members whose sockets take the bytes for nothing: encode, join, 500 writes, and the loop's two turns."""
+"""What does the broadcaster add to the kernel's writes? One iteration is 100 flushes, each of some events of a route
+with 500 members whose sockets take the bytes for nothing: encode, join, 500 writes, and the loop's two turns."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class RequestDecoder:
     def _rejected(self, data: bytes, error: msgspec.DecodeError) -> Rejected:
         try:
             probe = self._probe.decode(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Rejected(None, RequestError(ErrorCode.BAD_REQUEST, f"not a request: {error}"))
         request_id = probe.id if isinstance(probe.id, (int, str)) and not isinstance(probe.id, bool) else None
         if isinstance(probe.op, str) and probe.op in LATER_OPS:
