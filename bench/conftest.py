@@ -16,11 +16,22 @@ from transport.messages import Publication
 DATA = b'{"t":1700000000000000000,"s":1234,"x":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}'
 
 
+_EACH = pytest.StashKey[dict[str, tuple[float, int]]]()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of them measure."""
     for item in items:
         if "bench" in item.path.parts:
             item.add_marker(pytest.mark.performance)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What people want to know: not an iteration, but one event, message or flush."""
+    if figures := config.stash.get(_EACH, {}):
+        terminalreporter.section("median of one item")
+        for name, (each, items) in figures.items():
+            terminalreporter.line(f"{each:12.3f} us  {name}  ({items:,} per iteration)")
 
 
 @pytest.fixture
@@ -42,7 +53,7 @@ def publications() -> Callable[..., list[Publication]]:
 
 
 @pytest.fixture
-def measure(benchmark: BenchmarkFixture) -> Callable[..., Any]:
+def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[..., Any]:
     """``measure(iteration, items)`` runs the benchmark; ``us_per_item`` in its extra info is the median of one item.
 
     An iteration that takes no time for itself may be given fresh arguments by ``setup``, which is not measured.
@@ -52,9 +63,11 @@ def measure(benchmark: BenchmarkFixture) -> Callable[..., Any]:
         if setup is None:
             result = benchmark(iteration)
         else:
-            result = benchmark.pedantic(iteration, setup=setup, rounds=200, warmup_rounds=20)
+            pedantic: Any = benchmark.pedantic
+            result = pedantic(iteration, setup=setup, rounds=200, warmup_rounds=20)
         if benchmark.stats is not None:  # None with --benchmark-disable
-            benchmark.extra_info["us_per_item"] = round(benchmark.stats.stats.median / items * 1e6, 4)
+            each = benchmark.extra_info["us_per_item"] = round(benchmark.stats.stats.median / items * 1e6, 4)
+            request.config.stash.setdefault(_EACH, {})[request.node.nodeid] = (each, items)
         return result
 
     return run

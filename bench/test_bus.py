@@ -1,5 +1,5 @@
 """What does an event cost between two processes? One iteration is 1,000 publications in 20 batches, each packed, sent
-by a ROUTER, received by a DEALER and unpacked, until the last one is there. Both ends share a loop, so it is their sum."""
+by a ROUTER, received by a DEALER and unpacked, until the last one is there. Both ends share a loop: it is their sum."""
 
 from __future__ import annotations
 

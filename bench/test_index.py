@@ -56,10 +56,10 @@ def test_route_cache(
     async def subscribe() -> None:
         index.launch(Mailbox("index"), cast(Any, _Watcher()))
         index.on_subscribe_for(SubscribeFor(session, Subscribe(id=1, topics=[TOPIC])))
-        index.on_downlink(Downlink([Fence(1, "", {TOPIC: ("0a1b2c3d", 0)}, [])], 1))
+        index.on_downlink(Downlink([Fence(1, "", {TOPIC: ("0a1b2c3d", 0)}, []), *publications(1)], 1))
 
     loop.run_until_complete(subscribe())
-    sent = 0
+    sent = 1
 
     def batch() -> tuple[tuple[Downlink], dict[str, Any]]:
         nonlocal sent
