@@ -61,7 +61,11 @@ class Engine:
         )
 
     async def __aenter__(self) -> Self:
-        await self._engine.start()
+        try:
+            await self._engine.start()
+        except BaseException:
+            await self._engine.stop()  # what has started; a failed `async with` is never left
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
