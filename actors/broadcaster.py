@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from actors.loop_actor import LoopActor
-from actors.messages import Finish, Join, Leave, Notice, Operations, Seal, Send
+from actors.messages import Disband, Finish, Join, Leave, Notice, Operations, Seal, Send
 from actors.route import Route
 from transport.meter import Meter
 from transport.pacing import Pacer
@@ -51,6 +51,7 @@ class Broadcaster(LoopActor):
             Join: self._join,
             Send: self._send,
             Leave: self._depart,
+            Disband: self._disband,
             Finish: self._finish,
         }
 
@@ -181,6 +182,10 @@ class Broadcaster(LoopActor):
     def _depart(self, op: Leave) -> None:
         self._seal(op.route)
         op.route.exit(op.session)
+
+    def _disband(self, op: Disband) -> None:
+        self._seal(op.route)
+        op.route.disband()
 
     def _send(self, op: Send) -> None:
         op.session.send(op.frame)

@@ -191,9 +191,9 @@ class Clients(LoopActor):
             raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away; repeat in a moment")
         self._next_ref = ref = self._next_ref + 1
         priority = None if request.priority is None else request.priority.value
+        self._uplink.send(pack(Publish(ref, topic, request.type, data, request.key, priority)))
         self._in_flight[ref] = (session, request.id)
         session.unacknowledged += 1
-        self._uplink.send(pack(Publish(ref, topic, request.type, data, request.key, priority)))
         if session.unacknowledged >= self._limits.unacknowledged_publishes or not self._uplink.window_open:
             self._held.add(session)
             session.connection.pause_reading()

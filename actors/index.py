@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, NamedTuple
 
 from actors.clients import Ref, Uplink
 from actors.loop_actor import LoopActor
 from actors.messages import (
     Answered,
+    Disband,
     Downlink,
     Farewell,
     Finish,
@@ -38,10 +40,11 @@ from transport.codes import ErrorCode, GapReason
 from transport.errors import RequestError
 from transport.messages import Fence, Interest, Missed, Publication, Published, Refused
 from transport.meter import Meter
-from transport.requests import Snapshot, Subscribe
+from transport.requests import Snapshot, Subscribe, Unsubscribe
 from transport.topics import is_pattern
 
 TOPICS_CACHED = 16_384
+INTEREST_PATTERNS = 10_000  # in one message to the hub: a few MB at most
 SWEEP_INTERVAL = 1.0  # s
 
 
@@ -58,7 +61,7 @@ class _Pending(NamedTuple):
     """A request that waits for its fence."""
 
     session: Session
-    request: Subscribe | Snapshot
+    request: Subscribe | Snapshot | Unsubscribe
     interest: Interest
     deadline: float
 
@@ -92,6 +95,7 @@ class Index(LoopActor):
         self._routes: dict[tuple[str, ...], Route] = {}
         self._routes_of: dict[str, set[Route]] = {}
         self._pending: dict[int, _Pending] = {}
+        self._asking: dict[Session, int] = {}  # how many of its requests wait for a fence
         self._next_ref = 0
 
     def on_start(self) -> None:
@@ -133,7 +137,12 @@ class Index(LoopActor):
         self._broadcaster.tell(Operations(ops, message.sequence))
 
     def _resolve(self, item: Publication, ops: list[Any]) -> None:
-        topic = item.topic
+        seen = self._place(item.topic, item.epoch, item.offset, ops)
+        if seen is not None:
+            ops.append((seen.route, item))
+
+    def _place(self, topic: str, epoch: str, offset: int, ops: list[Any]) -> _Seen | None:
+        """Find, or make, the route of a topic that is not in the cache; ``None``: nobody here wants it."""
         if len(self._seen) >= TOPICS_CACHED:
             del self._seen[next(iter(self._seen))]
         began = time.perf_counter()
@@ -141,7 +150,7 @@ class Index(LoopActor):
         self._meter.match.observe(time.perf_counter() - began)
         if not patterns:
             self._seen[topic] = None
-            return
+            return None
         route = self._routes.get(patterns)
         if route is None:
             route = self._routes[patterns] = Route(patterns)
@@ -151,8 +160,8 @@ class Index(LoopActor):
                     route.members[session] = route.members.get(session, 0) + 1
             if route.members:
                 ops.append(Join(route, list(route.members)))
-        self._seen[topic] = _Seen(route, item.epoch, item.offset)
-        ops.append((route, item))
+        seen = self._seen[topic] = _Seen(route, epoch, offset)
+        return seen
 
     def _hole(self, seen: _Seen, item: Publication, ops: list[Any]) -> None:
         """Offsets jumped: say so instead of hiding it."""
@@ -166,10 +175,11 @@ class Index(LoopActor):
 
     def _missed(self, item: Missed, ops: list[Any]) -> None:
         self._meter.dropped[item.reason] = self._meter.dropped.get(item.reason, 0) + item.last - item.first + 1
-        seen = self._seen.get(item.topic)
+        known = item.topic in self._seen
+        seen = self._seen[item.topic] if known else self._place(item.topic, item.epoch, item.last, ops)
         if seen is None:
-            return  # nobody here has seen this topic, so nobody misses it
-        if seen.epoch == item.epoch and seen.offset >= item.last:
+            return  # nobody here wants this topic, so nobody misses it
+        if known and seen.epoch == item.epoch and seen.offset >= item.last:
             return  # told already
         seen.epoch, seen.offset = item.epoch, item.last
         ops.append(Notice(seen.route, item))
@@ -190,11 +200,17 @@ class Index(LoopActor):
         self._ask(message.session, message.request, [], [], message.request.topics)
 
     def _ask(
-        self, session: Session, request: Subscribe | Snapshot, add: list[str], exact: list[str], snapshot: list[str]
+        self,
+        session: Session,
+        request: Subscribe | Snapshot | Unsubscribe,
+        add: list[str],
+        exact: list[str],
+        snapshot: list[str],
     ) -> None:
         self._next_ref = ref = self._next_ref + 1
         interest = Interest(ref, add, [], exact, snapshot)
         self._pending[ref] = _Pending(session, request, interest, self.loop.time() + self._request_timeout)
+        self._asking[session] = self._asking.get(session, 0) + 1
         if self._uplink.connected:  # else it goes out with the hello to the next hub
             self._uplink.send(pack(interest))
 
@@ -202,17 +218,28 @@ class Index(LoopActor):
         """A negative ``ref`` is ours: the hub refused an interest."""
         if type(item) is not Refused or item.ref >= 0:
             return False
-        pending = self._pending.pop(-item.ref, None)
+        pending = self._take(-item.ref)
         if pending is not None:
             self._give_up(pending, RequestError(item.code, item.message, item.field))
         return True
+
+    def _take(self, ref: int) -> _Pending | None:
+        """A request that waits no longer."""
+        pending = self._pending.pop(ref, None)
+        if pending is not None:
+            left = self._asking[pending.session] - 1
+            if left:
+                self._asking[pending.session] = left
+            else:
+                del self._asking[pending.session]
+        return pending
 
     def _give_up(self, pending: _Pending, error: RequestError) -> None:
         self._release(pending.interest.add)
         pending.session.error(pending.request.id, error)
 
     def _fence(self, fence: Fence, ops: list[Any]) -> None:
-        pending = self._pending.pop(fence.ref, None)
+        pending = self._take(fence.ref)
         if pending is None:
             return
         session, request = pending.session, pending.request
@@ -222,6 +249,9 @@ class Index(LoopActor):
         if isinstance(request, Snapshot):
             ops.append(Send(session, session.form.snapshot(request.id, fence.events)))
             return
+        if isinstance(request, Unsubscribe):
+            self._unsubscribe(session, request, ops)
+            return
         for topic, (epoch, offset) in fence.positions.items():
             self._epoch_changed(topic, epoch, offset, ops)
         joined: dict[Route, None] = {}
@@ -229,8 +259,10 @@ class Index(LoopActor):
             self._take_in(session, pattern, joined, ops)
         self._release(pending.interest.add)
         positions = {t: {"epoch": epoch, "offset": offset} for t, (epoch, offset) in fence.positions.items()}
-        if joined:
-            ops.append(Seal(list(joined)))
+        # Also those it was in before: what is pending there came before the answer.
+        routes = {route: None for pattern in pending.interest.add for route in self._routes_of.get(pattern, ())}
+        if routes:
+            ops.append(Seal(list(routes)))
         answer = {"op": "ok", "id": request.id, "topics": request.topics, "positions": positions}
         ops.append(Send(session, session.form.message({**answer, "position": fence.position})))
         ops.extend(Send(session, session.form.event(event)) for event in fence.events)
@@ -270,9 +302,17 @@ class Index(LoopActor):
     # leaving --------------------------------------------------------------------------------------------------------
 
     def on_unsubscribe_for(self, message: UnsubscribeFor) -> None:
-        """Leave the routes, then answer with what is left."""
+        """Leave at once, or behind the requests of this session that wait for the hub."""
         session, request = message
+        if session in self._asking:
+            self._ask(session, request, [], [], [])
+            return
         ops: list[Any] = []
+        self._unsubscribe(session, request, ops)
+        self._broadcaster.tell(Operations(ops))
+
+    def _unsubscribe(self, session: Session, request: Unsubscribe, ops: list[Any]) -> None:
+        """Leave the routes, then answer with what is left."""
         held = session.subscriptions or {}
         topics = list(held) if isinstance(request.topics, str) else request.topics
         self._exit(session, topics, ops)
@@ -282,7 +322,6 @@ class Index(LoopActor):
                 session.form.message({"op": "ok", "id": request.id, "topics": list(session.subscriptions or ())}),
             )
         )
-        self._broadcaster.tell(Operations(ops))
 
     def on_farewell(self, message: Farewell) -> None:
         """Out of all routes, then `bye`, then the close."""
@@ -349,6 +388,7 @@ class Index(LoopActor):
                             self._routes_of[other].discard(route)
                             if not self._routes_of[other]:
                                 del self._routes_of[other]
+                    ops.append(Disband(route))
         gone = [pattern for pattern in patterns if pattern not in self._waiting]
         if gone and self._uplink.connected:
             self._uplink.send(pack(Interest(0, [], gone, [], [])))
@@ -357,8 +397,11 @@ class Index(LoopActor):
 
     def on_hub_found(self, message: HubFound) -> None:
         """Tell a hub everything: what is in force, then what waits, in the order of asking."""
-        if self._members:
-            self._uplink.send(pack(Interest(0, list(self._members), [], [], [])))
+        if not self._uplink.connected:
+            return  # it has gone again; there will be another
+        members = iter(self._members)
+        while some := list(islice(members, INTEREST_PATTERNS)):
+            self._uplink.send(pack(Interest(0, some, [], [], [])))
         for pending in self._pending.values():
             self._uplink.send(pack(pending.interest))
 
@@ -367,5 +410,6 @@ class Index(LoopActor):
         now = self.loop.time()
         for ref in [ref for ref, pending in self._pending.items() if pending.deadline <= now]:
             error = RequestError(ErrorCode.UNAVAILABLE, f"no answer from the hub in {self._request_timeout:g} s")
-            self._give_up(self._pending.pop(ref), error)
+            if (pending := self._take(ref)) is not None:
+                self._give_up(pending, error)
         self.later(SWEEP_INTERVAL, Sweep())

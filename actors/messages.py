@@ -154,6 +154,12 @@ class Leave(NamedTuple):
     session: Session
 
 
+class Disband(NamedTuple):
+    """No event will take this route any more; nothing may hold on to it."""
+
+    route: Route
+
+
 class Finish(NamedTuple):
     """Close the session; it has left its routes."""
 

@@ -48,6 +48,13 @@ class Route:
             lane.slow[session] = None
         session.routes.add(self)
 
+    def disband(self) -> None:
+        """Take everybody out."""
+        for lane in self.lanes.values():
+            for session in (*lane.fast, *lane.slow):
+                session.routes.discard(self)
+        self.lanes.clear()
+
     def exit(self, session: Session) -> None:
         """Take a session out; harmless if it is not in."""
         session.routes.discard(self)

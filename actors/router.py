@@ -13,7 +13,7 @@ from actors.subscriptions import PatternIndex
 from actors.topic_log import TopicLog
 from transport.codec import pack
 from transport.codes import ErrorCode, GapReason
-from transport.errors import RequestError
+from transport.errors import CodecError, RequestError
 from transport.messages import Fence, Interest, Missed, Publication, Publish, Published, Refused
 from transport.meter import Meter
 
@@ -199,13 +199,20 @@ class Router(LoopActor):
             for publication in self._log.last(pattern):
                 events[publication.topic] = publication
         if len(events) > SNAPSHOT_EVENTS:
-            text = f"a snapshot of {len(events)} topics; at most {SNAPSHOT_EVENTS} in one answer"
-            peer.out.append(pack(Refused(-item.ref, ErrorCode.LIMIT_EXCEEDED.value, text, "topics")))
+            self._too_much(peer, item, f"a snapshot of {len(events)} topics; at most {SNAPSHOT_EVENTS} in one answer")
+            return
+        positions = {name: self._log.where(name) for name in item.exact}
+        try:
+            fence = pack(Fence(item.ref, self._log.position, positions, list(events.values())))
+        except CodecError as error:
+            self._too_much(peer, item, f"a snapshot of {len(events)} topics: {error}")
             return
         if peer in self._lagging:
             self._tell_missed(peer)
-        positions = {name: self._log.where(name) for name in item.exact}
-        peer.out.append(pack(Fence(item.ref, self._log.position, positions, list(events.values()))))
+        peer.out.append(fence)
+
+    def _too_much(self, peer: Peer, item: Interest, text: str) -> None:
+        peer.out.append(pack(Refused(-item.ref, ErrorCode.LIMIT_EXCEEDED.value, text, "topics")))
 
     def on_peer_gone(self, message: PeerGone) -> None:
         """Forget a dead peer's interest."""

@@ -135,7 +135,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[limits]``: what one client, worker or engine may use."""
 
     connections: Annotated[int, about("open client connections per worker", ge=1)] = 50_000
-    message_bytes: Annotated[int, about("largest message from a client", "bytes", ge=128, le=2**30)] = 262_144
+    message_bytes: Annotated[int, about("largest message from a client", "bytes", ge=128, le=2**22)] = 262_144
     topics_per_request: Annotated[int, about("topics named in one request", ge=1)] = 1_000
     subscriptions: Annotated[int, about("subscriptions per session", ge=1)] = 10_000
     unacknowledged_publishes: Annotated[

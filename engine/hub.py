@@ -41,7 +41,7 @@ class Hub:
             heartbeat_interval=config.server.heartbeat_interval,
             heartbeat_timeout=config.server.heartbeat_timeout,
         )
-        self._actors = wiring.hub_actors(config, self._bus.wake, self.meter)
+        self._actors = wiring.hub_actors(config, self._bus.wake, self.meter, self._drop_peers)
         self._router = self._actors.router_ref
         self._failed = failed
         self._supervisor: Any = None
@@ -67,6 +67,11 @@ class Hub:
     async def refresh(self) -> None:
         """Bring the gauges up to date."""
         self.meter.bus_queue = {name: len(peer.out) for name, peer in self._bus.peers.items()}
+
+    def _drop_peers(self) -> None:
+        """Every peer comes again at once and tells the new router everything."""
+        for peer in tuple(self._bus.peers.values()):
+            self._bus.drop(peer, "the router was restarted")
 
     # the bus ---------------------------------------------------------------------------------------------------------
 

@@ -45,13 +45,18 @@ class HubActors(NamedTuple):
     router_ref: Ref
 
 
-def hub_actors(config: Config, wake: Callable[[], None], meter: Meter) -> HubActors:
-    """The router and the stages on the way to it. The log belongs to the hub and survives the router."""
+def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_anew: Callable[[], None]) -> HubActors:
+    """The router and the stages on the way to it. The log belongs to the hub and survives the router.
+
+    A router's successor knows nobody's interest: ``begin_anew`` makes the peers tell it again.
+    """
     log = TopicLog(config.limits.topics, new_epoch=lambda: secrets.token_hex(4))
     stages: list[ChildSpec] = []
     routers: list[Router] = []
 
     def make_router() -> Router:
+        if routers:
+            begin_anew()
         router = Router(
             log=log,
             wake=wake,

@@ -137,6 +137,7 @@ class Worker:
         """A hub answers: tell it everything."""
         get_logger().info("hub_found", incarnation=incarnation)
         self._index.tell(HubFound(incarnation))
+        self._clients.release()  # the window of this link is open
         self._hub.set()
 
     def on_batch(self, items: list[Any]) -> None:

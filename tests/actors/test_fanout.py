@@ -61,6 +61,8 @@ class FakeSocket:
             length, head = data[1], 2
             if length == 126:
                 length, head = int.from_bytes(data[2:4], "big"), 4
+            elif length == 127:
+                length, head = int.from_bytes(data[2:10], "big"), 10
             self.messages.append(msgspec.json.decode(data[head : head + length]))
             data = data[head + length :]
 

@@ -1,3 +1,5 @@
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,3 +63,20 @@ def test_answers_alone_can_fill_it_and_the_verdict_says_so() -> None:
     outbox = Outbox(limit_bytes=100, limit_events=1_000)
     assert outbox.push(b"x" * 100) is not Verdict.FULL
     assert outbox.push(b"x") is Verdict.FULL
+
+
+def test_gaps_are_bounded_like_events() -> None:
+    outbox = Outbox(limit_bytes=10_000, limit_events=10)
+    verdicts = [outbox.push(b"x", _event(f"t.{i}", 1)) for i in range(40)]
+    assert verdicts[-1] is Verdict.FULL
+    assert len(outbox.gaps()) <= 11
+
+
+def test_answers_do_not_make_events_dear() -> None:
+    outbox = Outbox(limit_bytes=10_000_000, limit_events=20_000)
+    for _ in range(19_999):
+        outbox.push(b"x")
+    began = time.process_time()
+    for i in range(1, 20_001):
+        outbox.push(b"x", _event("a", i))
+    assert time.process_time() - began < 2.0  # 20 ms; looked for behind the answers it would take a minute
