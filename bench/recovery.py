@@ -2,7 +2,8 @@
 
     python -m bench.recovery [--clients 200] [--rate 200] [--repeat 3]
 
-The load client does not reconnect: `closed` are the clients that the killed process had, and nobody else.
+The load client does not reconnect: `closed` are the subscribers that the killed process had (its connections, less the
+publisher if that was there), and nobody else.
 """
 
 from __future__ import annotations

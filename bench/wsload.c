@@ -211,7 +211,7 @@ int main(int ac, char **av) {
     for (int i = 0; i < nconn; i++) { if (cs[i].got < lo) lo = cs[i].got; if (cs[i].got > hi) hi = cs[i].got; behind += cs[i].state == 2 && cs[i].got < want; }
     if (now() >= until || (!pend && !behind)) break;
     if (pend) { int w = write(pfd, pb + poff, pend - poff); if (w > 0) { poff += w; if (poff == pend) pend = poff = 0; } else if (errno != EAGAIN) break; }
-    if (pfd >= 0 && !read(pfd, tmp, sizeof tmp)) break;
+    if (pfd >= 0 && !read(pfd, tmp, sizeof tmp)) { close(pfd); pfd = -1; pend = 0; }
     pump(1);
   }
   printf("open %d closed %d | published %.0f/s | delivered %.0f/s | frames %.0f/s | %.1f MB/s | latency ms mean %.3f p50 %.3f p99 %.3f p99.9 %.3f max %.3f | server cpu %.2f cores, %.3f us/delivery | client cpu %.2f | per-conn got %llu..%llu | stalls %llu | server mem %.1f MiB\n",
