@@ -31,8 +31,9 @@ def test_subscribing_again_is_answered_behind_the_events_before_it() -> None:
     async def scenario(spine: Spine) -> None:
         client, publisher = spine.connect(), spine.connect()
         await spine.answer(client, spine.request(client, op="subscribe", topics=["t"]))
-        await spine.answer(publisher, spine.request(publisher, op="publish", topic="t", data=0))
         spine.worker._actors.broadcaster.configure(Pacer(0.05))
+        await spine.answer(publisher, spine.request(publisher, op="publish", topic="t", data=0))
+        await until(partial(_events, client))  # from this flush on the next one waits
         for n in range(3):
             spine.request(publisher, op="publish", topic="t", data=n)
         again = spine.request(client, op="subscribe", topics=["t"])
