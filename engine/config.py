@@ -48,6 +48,12 @@ def _checked(check: Callable[[str], str], text: str, field: str) -> None:
         raise ConfigError(error.message, field) from None
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)  # Linux; macOS has only cpu_count
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[server]``: the client port and the processes behind it."""
 
@@ -82,8 +88,7 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """``workers``, or the number of cores that this process may use."""
         if self.workers is not None:
             return self.workers
-        usable = getattr(os, "sched_getaffinity", None)  # Linux; macOS has only cpu_count
-        return len(usable(0)) if usable else os.cpu_count() or 1
+        return usable_cores()
 
     def node_name(self) -> str:
         """``node``, or this machine's host name."""

@@ -6,6 +6,7 @@ The same nodes as in processes of their own; a failure that supervision gives up
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -31,11 +32,14 @@ ENDPOINT = "inproc://hub"
 class LocalEngine:
     """``workers = 0``. Implements :class:`engine.admin.Backend`.
 
+    Args:
+        load: reads the configuration again, for ``/api/reload``; ``None``: there is nothing to read.
+
     Stopping leaves no thread, task, socket or file behind.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, load: Callable[[], Config] | None = None) -> None:
+        self._config, self._load = config, load
         self._figures = Figures(VERSION)
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._draining = False
@@ -70,7 +74,7 @@ class LocalEngine:
         closing.push_async_callback(self._worker.drain)
         await self._feeds.start()
         closing.push_async_callback(self._feeds.stop)
-        admin = AdminServer(self, config, admin_sock)
+        admin = AdminServer(self, config, admin_sock, load=self._load, on_death=self._fail)
         await admin.start()
         closing.push_async_callback(admin.stop)
 

@@ -91,7 +91,9 @@ class _Runner:
     async def _make(self, stack: AsyncExitStack) -> Runnable:
         workers = self._config.server.worker_count()
         if not self._with_demo:
-            return Daemon(self._config, notifier=Notifier(), load=self._load) if workers else _local(self._config)
+            if workers:
+                return Daemon(self._config, notifier=Notifier(), load=self._load)
+            return _local(self._config, self._load)
         from engine import demo  # the exchange's libraries are not for every daemon
 
         if workers:
@@ -100,7 +102,7 @@ class _Runner:
             return Daemon(self._config, demo_port=port, notifier=Notifier(), load=self._load)
         exchange = await stack.enter_async_context(demo.exchange(0))
         self._complete = lambda config: demo.with_demo(config, exchange.port)  # a Daemon does it itself
-        return _local(self._complete(self._config))
+        return _local(self._complete(self._config), self._load)
 
     async def _run(self, engine: Runnable) -> None:
         await engine.start()
@@ -146,10 +148,10 @@ class _Runner:
         return config
 
 
-def _local(config: Config) -> Runnable:
+def _local(config: Config, load: Callable[[], Config] | None) -> Runnable:
     from engine.local import LocalEngine
 
-    return LocalEngine(config)
+    return LocalEngine(config, load)
 
 
 def _shown(host: str, port: int) -> str:

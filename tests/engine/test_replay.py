@@ -79,7 +79,7 @@ def test_a_client_gets_what_it_subscribed_to_and_every_tick_of_it_in_order() -> 
         async with ReplayExchange(pace=10, play=play) as exchange, connect(exchange.url) as socket:
             await ask(socket, "SUBSCRIBE", "A")
             got = await ticks(socket, 300)
-            await ask(socket, "UNSUBSCRIBE", "A", request_id=2)  # a client that leaves in a flood may wait for its close
+            await ask(socket, "UNSUBSCRIBE", "A", request_id=2)  # who leaves in a flood may wait long
             assert {tick["stream"] for tick in got} == {"A@tick"}
             assert [tick["data"]["n"] for tick in got] == list(range(1, 301))
             assert [tick["data"]["b"] for tick in got[198:202]] == ["1.1980", "1.1990", "1.00", "1.10"]
