@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta, Struct
 
 from actors import mapping
@@ -333,6 +334,11 @@ def needs_restart(old: Config, new: Config) -> list[str]:
         if table not in RELOADABLE
         for name in _differing(getattr(old, table), getattr(new, table))
     ]
+
+
+def reloaded(old: Config, new: Config) -> Config:
+    """``old`` with what a reload to ``new`` can take."""
+    return msgspec.structs.replace(old, **{table: getattr(new, table) for table in RELOADABLE})
 
 
 def _differing(old: Any, new: Any) -> list[str]:

@@ -17,7 +17,7 @@ import msgspec
 import zmq
 
 from engine.admin import AdminServer
-from engine.config import RELOADABLE, Config, needs_restart
+from engine.config import Config, needs_restart, reloaded
 from engine.control import ControlServer
 from engine.forkserver import ForkServer
 from engine.hub_link import HubLink
@@ -325,7 +325,7 @@ class Daemon:
         config = self._own(config)
         left = needs_restart(self._config, config)
         self._notifier.reloading()
-        self._config = msgspec.structs.replace(self._config, **{table: getattr(config, table) for table in RELOADABLE})
+        self._config = reloaded(self._config, config)
         plain = msgspec.to_builtins(self._config)
         for child in self._children:
             child.argument["config"] = plain

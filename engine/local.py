@@ -13,12 +13,13 @@ from typing import Any
 import zmq
 
 from engine.admin import AdminServer
-from engine.config import Config, needs_restart
+from engine.config import Config, needs_restart, reloaded
 from engine.feeds import Feeds
 from engine.hub import Hub
 from engine.hub_link import HubLink
 from engine.log import get_logger
 from engine.metrics import Figures
+from engine.notify import Notifier
 from engine.version import VERSION
 from engine.worker import Worker
 from transport.errors import HeliographError
@@ -34,12 +35,16 @@ class LocalEngine:
 
     Args:
         load: reads the configuration again, for ``/api/reload``; ``None``: there is nothing to read.
+        notifier: the service manager; an embedded engine has none.
 
     Stopping leaves no thread, task, socket or file behind.
     """
 
-    def __init__(self, config: Config, load: Callable[[], Config] | None = None) -> None:
+    def __init__(
+        self, config: Config, load: Callable[[], Config] | None = None, notifier: Notifier | None = None
+    ) -> None:
         self._config, self._load = config, load
+        self._notifier = notifier or Notifier({})
         self._figures = Figures(VERSION)
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._draining = False
@@ -64,29 +69,42 @@ class LocalEngine:
         self._worker = Worker(config, context, ENDPOINT, client_sock, self._fail)
         self._feeds = Feeds(config, context, ENDPOINT, self._fail)
         self._link = HubLink(config, context, ENDPOINT, "engine")
-        # Stopped in reverse order: the admin API, then along the event's way, clients last.
+        admin = AdminServer(self, config, admin_sock, load=self._load, on_death=self._fail)
+        # Stopped in reverse order: along the event's way, then the admin API, which tells of the drain.
         await self._hub.start()
         closing.push_async_callback(self._hub.stop)
         self._link.start()
         closing.callback(self._link.stop)
+        closing.push_async_callback(admin.stop)
         await self._worker.start()
         closing.push_async_callback(self._worker.stop)
         closing.push_async_callback(self._worker.drain)
         await self._feeds.start()
         closing.push_async_callback(self._feeds.stop)
-        admin = AdminServer(self, config, admin_sock, load=self._load, on_death=self._fail)
         await admin.start()
-        closing.push_async_callback(admin.stop)
+        self._watchdog(asyncio.get_running_loop())
+        self._notifier.ready(f"serving {self.port}")
+        get_logger().info("engine_ready", port=self.port, admin_port=self.admin_port, workers=0)
 
     async def stop(self) -> None:
         """Send the clients away and stop everything. Idempotent."""
-        self._draining = True
+        self._drain_begins()
         await self._closing.aclose()
         self._over.cancel()
 
     async def wait(self) -> None:
         """Return when the engine was drained by request; raise :class:`HeliographError` when it cannot go on."""
         await asyncio.shield(self._over)
+
+    def _drain_begins(self) -> None:
+        if not self._draining:
+            self._draining = True
+            self._notifier.stopping("draining")
+
+    def _watchdog(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._notifier.watchdog_interval is not None and not self._draining:
+            self._notifier.watchdog()
+            loop.call_later(self._notifier.watchdog_interval, self._watchdog, loop)
 
     def _fail(self, reason: str) -> None:
         get_logger().error("engine_failed", reason=reason)
@@ -128,7 +146,8 @@ class LocalEngine:
         return self._figures.render()
 
     async def _collect(self) -> None:
-        await self._feeds.refresh()
+        if not self._draining:  # the feeds go first
+            await self._feeds.refresh()
         await self._hub.refresh()
         await self._worker.refresh()
         for name, meter in (("hub", self._hub.meter), ("worker-0", self._worker.meter), ("feeds", self._feeds.meter)):
@@ -141,13 +160,16 @@ class LocalEngine:
     async def reload(self, config: Config) -> list[str]:
         """Take a new configuration; the names of what only a restart takes."""
         left = needs_restart(self._config, config)
-        self._config = config
-        await self._worker.reload(config)
-        await self._feeds.reload(config)
+        self._notifier.reloading()
+        self._config = reloaded(self._config, config)
+        await self._worker.reload(self._config)
+        await self._feeds.reload(self._config)
+        self._notifier.ready("reloaded")
+        get_logger().info("engine_reloaded", needs_restart=left)
         return left
 
     async def drain(self) -> None:
         """Begin to stop, by request: :meth:`wait` returns, and its owner stops the engine."""
-        self._draining = True
+        self._drain_begins()
         if not self._over.done():
             self._over.set_result(None)

@@ -65,6 +65,7 @@ class _Runner:
         self._load = self._reload_log if load is not None else None
         self._engine: Runnable | None = None
         self._reloading: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
         self._asked = asyncio.Event()  # to stop
         self._complete: Callable[[Config], Config] = lambda config: config
 
@@ -93,7 +94,7 @@ class _Runner:
         if not self._with_demo:
             if workers:
                 return Daemon(self._config, notifier=Notifier(), load=self._load)
-            return _local(self._config, self._load)
+            return self._local(self._config)
         from engine import demo  # the exchange's libraries are not for every daemon
 
         if workers:
@@ -102,10 +103,16 @@ class _Runner:
             return Daemon(self._config, demo_port=port, notifier=Notifier(), load=self._load)
         exchange = await stack.enter_async_context(demo.exchange(0))
         self._complete = lambda config: demo.with_demo(config, exchange.port)  # a Daemon does it itself
-        return _local(self._complete(self._config), self._load)
+        return self._local(self._complete(self._config))
+
+    def _local(self, config: Config) -> Runnable:
+        from engine.local import LocalEngine  # not for a daemon, which is as small as it can be
+
+        return LocalEngine(config, None if self._load is None else self._load_complete, Notifier())
 
     async def _run(self, engine: Runnable) -> None:
         await engine.start()
+        self._started.set()
         config = self._config
         client, admin = _shown(config.server.host, engine.port), _shown(config.admin.host, engine.admin_port)
         print(f"ready ws://{client}/ws admin http://{admin}", flush=True)  # noqa: T201 - the contract's line
@@ -136,9 +143,14 @@ class _Runner:
             get_logger().warning("reload_failed", error="there is no configuration file")
             return
         try:
-            await engine.reload(self._complete(self._load()))
+            await self._started.wait()
+            await engine.reload(self._load_complete())
         except HeliographError as error:
             get_logger().error("reload_failed", error=str(error))
+
+    def _load_complete(self) -> Config:
+        assert self._load is not None
+        return self._complete(self._load())
 
     def _reload_log(self) -> Config:
         """The configuration as it is now; this process's own part of it, the log, is put in force at once."""
@@ -146,12 +158,6 @@ class _Runner:
         config = self._read_again()
         log.configure("daemon", config.server.node_name(), config.log.level, config.log.format)
         return config
-
-
-def _local(config: Config, load: Callable[[], Config] | None) -> Runnable:
-    from engine.local import LocalEngine
-
-    return LocalEngine(config, load)
 
 
 def _shown(host: str, port: int) -> str:

@@ -78,6 +78,7 @@ class Worker:
         if self._listener is None:
             return
         await self._listener.stop_accepting()
+        self._listener.drop_unfinished()
         self._clients.drain()
         await self._listener.wait_closed(self._config.server.drain_timeout)
 

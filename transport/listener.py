@@ -127,6 +127,12 @@ class Listener:
             elif not connection.closing:
                 connection.abort()
 
+    def drop_unfinished(self) -> None:
+        """Drop those still in the handshake, to whom nothing was promised: a silent one would hold up the end."""
+        for connection in tuple(self.connections):
+            if not connection.open and not connection.closing:
+                connection.abort()
+
     async def wait_closed(self, patience: float) -> None:
         """Wait until the last connection is gone; what is left after ``patience`` seconds is dropped."""
         cut = self._loop.call_later(patience, self._abort_all)
