@@ -81,6 +81,8 @@ class LocalEngine:
         closing.push_async_callback(self._worker.drain)
         await self._feeds.start()
         closing.push_async_callback(self._feeds.stop)
+        look = asyncio.create_task(self._look(config.server.heartbeat_interval), name="look at the nodes")
+        closing.callback(look.cancel)
         await admin.start()
         self._watchdog(asyncio.get_running_loop())
         self._notifier.ready(f"serving {self.port}")
@@ -95,6 +97,18 @@ class LocalEngine:
     async def wait(self) -> None:
         """Return when the engine was drained by request; raise :class:`HeliographError` when it cannot go on."""
         await asyncio.shield(self._over)
+
+    async def _look(self, interval: float) -> None:
+        """Keep health and figures up to date, as the heartbeats of processes do."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            try:
+                await self._feeds.refresh()
+            except Exception as error:
+                get_logger().error("refresh_failed", error=str(error))
+            due = clock() + interval
+            await asyncio.sleep(interval)
+            self._worker.meter.loop_lag = max(0.0, clock() - due)
 
     def _drain_begins(self) -> None:
         if not self._draining:
