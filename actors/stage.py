@@ -17,9 +17,9 @@ from typing import Any
 from actors.loop_actor import LoopActor
 from actors.messages import Staged
 from transport.codes import Priority
-from transport.event import Event
+from transport.event import Event, to_publish
 from transport.messages import Publish
-from transport.topics import check_topic, matches
+from transport.topics import matches
 
 
 class Stage(LoopActor):
@@ -32,7 +32,10 @@ class Stage(LoopActor):
         self._wanted: dict[str, bool] = {}
 
     def on_events(self, batch: list[Event]) -> list[Event]:
-        """Override: what goes on instead of ``batch``; called with events of this stage's topics only."""
+        """Override: what goes on instead of ``batch``; called with events of this stage's topics only.
+
+        An error, or an event that nobody could read (see :func:`transport.event.to_publish`), fails the stage.
+        """
         raise NotImplementedError(f"{type(self).__qualname__} must define on_events(batch)")
 
     def on_staged(self, message: Staged) -> None:
@@ -50,7 +53,7 @@ class Stage(LoopActor):
         results = self.on_events([_event(publish) for publish in mine])
         # The i-th result answers the i-th publisher; publishers beyond the results learn that a stage dropped theirs.
         refs = [publish.ref for publish in mine]
-        changed = [_publish(event, refs[i] if i < len(refs) else 0) for i, event in enumerate(results)]
+        changed = [to_publish(event, refs[i] if i < len(refs) else 0) for i, event in enumerate(results)]
         rest = [publish for publish in batch if not self._wants(publish.topic)]
         return rest + changed, dropped + [ref for ref in refs[len(changed) :] if ref]
 
@@ -72,9 +75,3 @@ def _event(publish: Publish) -> Event:
         priority=None if publish.priority is None else Priority(publish.priority),
         source_ts=publish.source_ts,
     )
-
-
-def _publish(event: Event, ref: int) -> Publish:
-    priority = None if event.priority is None else event.priority.value
-    topic = check_topic(event.topic)
-    return Publish(ref, topic, event.type, event.payload, event.key, priority, event.source_ts)

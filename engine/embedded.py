@@ -14,12 +14,9 @@ from engine.config import Config, load
 from engine.daemon import Daemon
 from engine.local import LocalEngine
 from engine.pipeline import Pipeline
-from transport.codes import ErrorCode, Priority
-from transport.errors import ConfigError, RequestError
-from transport.event import to_json
-from transport.messages import Publish
+from transport.errors import ConfigError
+from transport.event import Event, to_json, to_publish
 from transport.position import Position
-from transport.topics import check_topic
 
 _SERVER = frozenset({"host", "port", "workers", "node", "runtime_dir", "drain_timeout"})
 _ADMIN = {"admin_host": "host", "admin_port": "port", "api_key": "api_key"}
@@ -91,12 +88,11 @@ class Engine:
         """Publish one event; its position once the hub has accepted it.
 
         Raises:
-            RequestError: ``invalid_topic``; ``bad_request``: data without a JSON form; ``unavailable``: no hub.
+            RequestError: ``invalid_topic``; ``bad_request``: data without a JSON form, a field of the wrong type;
+                ``limit_exceeded``: too large, or a topic too many; ``unavailable``: no hub.
         """
-        if priority is not None and priority not in set(Priority):
-            raise RequestError(ErrorCode.BAD_REQUEST, f"priority is one of {', '.join(Priority)}", "priority")
-        publish = Publish(0, check_topic(topic), type, to_json(data), key, priority)
-        return (await self._engine.publish([publish]))[0]
+        event = Event(topic=topic, payload=to_json(data), type=type, key=key, priority=priority)  # type: ignore[arg-type]
+        return (await self._engine.publish([to_publish(event)]))[0]
 
     async def wait(self) -> None:
         """Until the engine fails for good, which raises."""

@@ -16,7 +16,12 @@ import msgspec
 
 from transport.codes import ErrorCode, Priority
 from transport.errors import RequestError
+from transport.messages import Publish
+from transport.topics import check_topic
 
+MAX_PAYLOAD_BYTES = 16 << 20
+"""Of one event; what crosses the bus with it has room beside it there."""
+_raw = msgspec.json.Decoder(msgspec.Raw)
 _exact = msgspec.json.Decoder(float_hook=Decimal)
 _plain = msgspec.json.Decoder()
 
@@ -65,6 +70,47 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Fal
         if "data" in changes:
             changes["payload"] = to_json(changes.pop("data"))
         return msgspec.structs.replace(self, **changes)
+
+
+def to_publish(event: Event, ref: int = 0) -> Publish:
+    """What the hub is asked to accept, from an event that a program made: checked, as other programs will read it.
+
+    Args:
+        ref: see :class:`Publish`.
+
+    Raises:
+        RequestError: ``invalid_topic``, ``limit_exceeded`` or ``bad_request``, naming the field.
+    """
+    topic, priority, source_ts = check_topic(event.topic), event.priority, event.source_ts
+    if not isinstance(event.type, str):
+        raise _wrong("type", "text", event.type)
+    if not (event.key is None or isinstance(event.key, str)):
+        raise _wrong("key", "text", event.key)
+    if not (priority is None or priority in set(Priority)):
+        raise _wrong("priority", f"one of {', '.join(Priority)}", priority)
+    if not (source_ts is None or (isinstance(source_ts, (int, float)) and math.isfinite(source_ts))):
+        raise _wrong("source_ts", "a finite number", source_ts)
+    _check_payload(event.payload)
+    return Publish(ref, topic, event.type, event.payload, event.key, priority and str(priority), source_ts)
+
+
+def _wrong(field: str, wanted: str, value: object) -> RequestError:
+    return RequestError(ErrorCode.BAD_REQUEST, f"{field} is {wanted}, not {value!r:.100}", field)
+
+
+def _check_payload(payload: bytes) -> None:
+    if not isinstance(payload, bytes):
+        raise _wrong("payload", "bytes of JSON", payload)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise RequestError(
+            ErrorCode.LIMIT_EXCEEDED, f"data has {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES}", "data"
+        )
+    try:
+        _raw.decode(payload)
+        if not payload.isascii():
+            payload.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"payload is not JSON: {error}", "payload") from None
 
 
 def to_json(data: Any) -> bytes:

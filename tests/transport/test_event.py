@@ -4,8 +4,10 @@ from decimal import Decimal
 
 import pytest
 
+from transport.codes import Priority
 from transport.errors import RequestError
-from transport.event import Event, to_json
+from transport.event import MAX_PAYLOAD_BYTES, Event, to_json, to_publish
+from transport.messages import Publish
 
 
 @dataclass
@@ -61,3 +63,35 @@ def test_payload_keeps_digits_and_replace_makes_a_new_one() -> None:
     assert event.exact == {"p": Decimal("1.1200")}
     assert str(event.exact["p"]) == "1.1200"
     assert event.replace(data={"p": event.exact["p"]}).payload == b'{"p":1.1200}'
+
+
+def test_an_event_as_a_publish() -> None:
+    event = Event(topic="a.b", payload=b'{"p":1.120}', type="t", key="k", priority=Priority.HIGH, source_ts=1.5)
+    assert to_publish(event, 7) == Publish(7, "a.b", "t", b'{"p":1.120}', "k", "high", 1.5)
+    assert to_publish(Event.of("a", None)) == Publish(0, "a", "message", b"null")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "field"),
+    [
+        ({"topic": "a..b"}, "invalid_topic", "topic"),
+        ({"topic": "a.*"}, "invalid_topic", "topic"),
+        ({"type": 7}, "bad_request", "type"),
+        ({"key": 7}, "bad_request", "key"),
+        ({"priority": "urgent"}, "bad_request", "priority"),
+        ({"source_ts": float("inf")}, "bad_request", "source_ts"),
+        ({"source_ts": "now"}, "bad_request", "source_ts"),
+        ({"payload": "1"}, "bad_request", "payload"),
+        ({"payload": b""}, "bad_request", "payload"),
+        ({"payload": b"{} {}"}, "bad_request", "payload"),
+        ({"payload": b"NaN"}, "bad_request", "payload"),
+        ({"payload": b'"\xff"'}, "bad_request", "payload"),
+        ({"payload": b"[" * 100_000 + b"]" * 100_000}, "bad_request", "payload"),
+        ({"payload": b"1" * (MAX_PAYLOAD_BYTES + 1)}, "limit_exceeded", "data"),
+    ],
+    ids=range(14),
+)
+def test_an_event_that_nobody_could_read_is_refused(changes: dict[str, object], code: str, field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        to_publish(Event.of("a", 1).replace(**changes))
+    assert (caught.value.code, caught.value.field) == (code, field)

@@ -1,0 +1,312 @@
+"""The router by itself: peers, clock and bus are the test's; what it says to a peer is read back from packed bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from actors import router as module
+from actors.messages import Arrived, PeerGone, Staged, Sweep, WindowOpened
+from actors.router import Router
+from actors.topic_log import TopicLog
+from transport.codec import join, unpack_batch
+from transport.messages import Fence, Interest, Missed, Publication, Publish, Published, Refused
+from transport.meter import Meter
+
+NOW = 1_700_000_000.0
+
+
+class FakePeer:
+    """A worker, or whoever publishes."""
+
+    def __init__(self) -> None:
+        self.out: list[bytes] = []
+        self.window_open = True
+
+    def said(self) -> list[Any]:
+        """What the router has said since the last time."""
+        said, self.out[:] = unpack_batch(join(self.out)), []
+        return said
+
+
+class FakeStage:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Staged] = []
+
+    def tell(self, message: Staged) -> None:
+        self.told.append(message)
+
+
+class Hub:
+    """A router that is not started (its handlers are called), with its surroundings."""
+
+    def __init__(self, topics: int = 100, stages: int = 0) -> None:
+        self.now, self.wakes, epochs = NOW, 0, iter(range(100))
+        self.log = TopicLog(topics, lambda: f"e{next(epochs)}")
+        self.meter = Meter()
+        self.stages = [FakeStage() for _ in range(stages)]
+        self.router = Router(
+            log=self.log,
+            wake=self.wake,
+            meter=self.meter,
+            stages=self.stages,
+            topic_idle=60.0,
+            clock=lambda: self.now,
+        )
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+    def say(self, peer: FakePeer, *items: Any) -> list[Any]:
+        """A batch of a peer arrives; what the router answers."""
+        self.router.on_arrived(Arrived(peer, list(items)))
+        return peer.said()
+
+    def worker(self, *patterns: str) -> FakePeer:
+        peer = FakePeer()
+        assert self.say(peer, Interest(0, list(patterns), [], [], [])) == []
+        return peer
+
+
+def publish(topic: str, data: bytes = b"1", ref: int = 0) -> Publish:
+    return Publish(ref, topic, "message", data)
+
+
+def interest(ref: int, *add: str, snapshot: bool = False) -> Interest:
+    exact = [pattern for pattern in add if "*" not in pattern and ">" not in pattern]
+    return Interest(ref, list(add), [], exact, list(add) if snapshot else [])
+
+
+def offsets(said: list[Any]) -> list[tuple[str, int]]:
+    return [(item.topic, item.offset) for item in said if type(item) is Publication]
+
+
+# events ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_event_gets_its_offset_and_goes_to_each_who_wants_it_once() -> None:
+    hub = Hub()
+    both, exact, other = hub.worker("a.*", "a.b"), hub.worker("a.b"), hub.worker("c")
+    feed = FakePeer()
+    event = Publish(7, "a.b", "tick", b'{"p":1.120}', "k", "high", 12.5)
+    assert hub.say(feed, event, publish("a.c"), publish("a.b", ref=8)) == [Published([(7, "e0", 1), (8, "e0", 2)])]
+    said = both.said()
+    assert said[0] == Publication("a.b", "e0", 1, NOW, "tick", b'{"p":1.120}', "k", "high", 12.5)
+    assert offsets(said) == [("a.b", 1), ("a.c", 1), ("a.b", 2)]
+    assert offsets(exact.said()) == [("a.b", 1), ("a.b", 2)]
+    assert other.said() == []
+    assert hub.meter.events_published == 3
+
+
+def test_the_bus_is_woken_once_per_batch() -> None:
+    hub = Hub()
+    worker = hub.worker(">")
+    before = hub.wakes
+    hub.say(FakePeer(), *(publish(f"t.{n}") for n in range(10)))
+    assert hub.wakes == before + 1
+    assert len(worker.said()) == 10
+
+
+def test_a_publisher_that_wants_its_own_events_gets_them_before_the_answer() -> None:
+    hub = Hub()
+    peer = hub.worker("a")
+    said = hub.say(peer, publish("a", ref=1))
+    assert [type(item) for item in said] == [Publication, Published]
+
+
+def test_a_topic_too_many_is_refused_and_the_rest_goes_on() -> None:
+    hub = Hub(topics=2)
+    worker, feed = hub.worker(">"), FakePeer()
+    said = hub.say(feed, publish("a", ref=1), publish("b", ref=2), publish("c", ref=3), publish("a", ref=4))
+    refused, published = said
+    assert type(refused) is Refused and (refused.ref, refused.code, refused.field) == (3, "limit_exceeded", "topic")
+    assert [ref for ref, _, _ in published.results] == [1, 2, 4]
+    assert offsets(worker.said()) == [("a", 1), ("b", 1), ("a", 2)]
+    assert hub.say(feed, publish("d")) == [], "who asks for no answer gets none"
+    assert hub.meter.dropped == {"refused": 1}
+
+
+# interest and its fence -----------------------------------------------------------------------------------------------
+
+
+def test_the_fence_stands_between_the_events_before_and_after_the_interest() -> None:
+    hub = Hub()
+    worker, feed = hub.worker("b"), FakePeer()
+    hub.say(feed, publish("a", b"1"), publish("b"))
+    worker.said()
+    # One batch: its own publishes before and after the interest are on their sides of the fence.
+    said = hub.say(worker, publish("a", b"2"), interest(5, "a", "c", snapshot=True), publish("a", b"3"))
+    fence, after = said
+    assert fence == Fence(5, hub.log.position.split(":")[0] + ":3", {"a": ("e0", 2), "c": ("e0", 0)}, fence.events)
+    assert offsets(fence.events) == [("a", 2)] and fence.events[0].data == b"2"
+    assert offsets([after]) == [("a", 3)]
+
+
+def test_a_snapshot_of_overlapping_patterns_has_each_topic_once() -> None:
+    hub = Hub()
+    hub.say(FakePeer(), publish("a.b"), publish("a.c"), publish("d"), publish("system.x"))
+    (fence,) = hub.say(FakePeer(), interest(1, ">", "a.*", "a.b", snapshot=True))
+    assert sorted(offsets(fence.events)) == [("a.b", 1), ("a.c", 1), ("d", 1)]
+    assert set(fence.positions) == {"a.b"}, "of exact topics"
+
+
+def test_a_snapshot_too_large_is_refused_and_the_interest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SNAPSHOT_EVENTS", 2)
+    hub = Hub()
+    feed, worker = FakePeer(), FakePeer()
+    hub.say(feed, *(publish(f"t.{n}") for n in range(3)))
+    (refused,) = hub.say(worker, interest(9, "t.*", snapshot=True))
+    assert (refused.ref, refused.code, refused.field) == (-9, "limit_exceeded", "topics"), "negative: not a publish's"
+    hub.say(feed, publish("t.1"))
+    assert offsets(worker.said()) == [("t.1", 2)], "the worker withdraws what it refuses"
+
+
+def test_what_is_withdrawn_comes_no_more() -> None:
+    hub = Hub()
+    worker, feed = hub.worker("a", "b", "a.>"), FakePeer()
+    hub.say(feed, publish("a"), publish("b"))
+    worker.said()
+    assert hub.say(worker, Interest(0, [], ["a", "never.had"], [], [])) == []
+    hub.say(feed, publish("a"), publish("b"), publish("a.b"))
+    assert offsets(worker.said()) == [("b", 2), ("a.b", 1)]
+
+
+def test_a_peer_that_is_gone_is_forgotten() -> None:
+    hub = Hub()
+    gone, stays, feed = hub.worker("a", ">"), hub.worker("a"), FakePeer()
+    gone.window_open = False
+    hub.say(feed, publish("a"))
+    hub.router.on_peer_gone(PeerGone(gone))
+    hub.router.on_peer_gone(PeerGone(gone))
+    hub.router.on_peer_gone(PeerGone(FakePeer()))
+    hub.say(feed, publish("a"))
+    hub.router.on_window_opened(WindowOpened(gone))
+    assert gone.said() == []
+    assert offsets(stays.said()) == [("a", 1), ("a", 2)]
+
+
+# peers that fall behind -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_lagging_peer_misses_is_told_before_its_next_event() -> None:
+    hub = Hub()
+    slow, fast, feed = hub.worker(">"), hub.worker(">"), FakePeer()
+    hub.say(feed, publish("a"))
+    slow.window_open = False
+    hub.say(feed, publish("a"), publish("b"), publish("a"), publish("a"))
+    assert offsets(slow.said()) == [("a", 1)]
+    slow.window_open = True  # and the bus has not said so yet
+    hub.say(feed, publish("b"), publish("a"))
+    assert slow.said() == [
+        Missed("a", "e0", 2, 4, "overflow"),
+        Missed("b", "e0", 1, 1, "overflow"),
+        Publication("b", "e0", 2, NOW, "message", b"1"),
+        Publication("a", "e0", 5, NOW, "message", b"1"),
+    ]
+    hub.router.on_window_opened(WindowOpened(slow))
+    assert slow.said() == [], "told once"
+    assert len(offsets(fast.said())) == 7
+
+
+def test_what_a_lagging_peer_misses_is_told_when_its_window_opens() -> None:
+    hub = Hub()
+    slow, feed = hub.worker("a"), FakePeer()
+    slow.window_open = False
+    hub.say(feed, publish("a"), publish("other"), publish("a"))
+    slow.window_open = True
+    before = hub.wakes
+    hub.router.on_window_opened(WindowOpened(slow))
+    assert slow.said() == [Missed("a", "e0", 1, 2, "overflow")]
+    assert hub.wakes == before + 1
+
+
+def test_the_fence_of_a_lagging_peer_comes_behind_what_it_missed() -> None:
+    hub = Hub()
+    slow, feed = hub.worker("a"), FakePeer()
+    slow.window_open = False
+    hub.say(feed, publish("a"), publish("a"))
+    said = hub.say(slow, interest(3, "b"))
+    assert [type(item) for item in said] == [Missed, Fence]
+    hub.say(feed, publish("a"))
+    slow.window_open = True
+    hub.router.on_window_opened(WindowOpened(slow))
+    assert slow.said() == [Missed("a", "e0", 3, 3, "overflow")], "from where the last notice ended"
+
+
+def test_answers_reach_a_lagging_peer() -> None:
+    hub = Hub()
+    slow = hub.worker("a")
+    slow.window_open = False
+    assert hub.say(slow, publish("a", ref=1)) == [Published([(1, "e0", 1)])]
+
+
+# time -----------------------------------------------------------------------------------------------------------------
+
+
+def test_ts_never_falls_and_idle_topics_are_forgotten() -> None:
+    hub = Hub()
+    worker, feed = hub.worker(">"), FakePeer()
+    hub.say(feed, publish("a"))
+    hub.now -= 10
+    hub.say(feed, publish("a"))
+    assert [item.ts for item in worker.said()] == [NOW, NOW]
+
+    async def scenario() -> None:
+        ref = Router.start(log=hub.log, wake=hub.wake, meter=hub.meter, clock=lambda: hub.now)
+        hub.now = NOW + 7200
+        ref.tell(Sweep())
+        ref.tell(Arrived(feed, [publish("a", ref=1)]))
+        async with asyncio.timeout(5):
+            while not feed.out:
+                await asyncio.sleep(0)
+        await ref.stop_async(timeout=5)
+
+    asyncio.run(scenario())
+    ((ref, epoch, offset),) = feed.said()[0].results
+    assert (ref, offset) == (1, 1) and epoch != "e0", "a topic that returns begins anew"
+
+
+# stages ---------------------------------------------------------------------------------------------------------------
+
+
+def test_publishes_pass_all_stages_before_they_get_their_offsets() -> None:
+    hub = Hub(stages=2)
+    worker, feed = hub.worker("a"), FakePeer()
+    first, second = hub.stages
+    assert hub.say(feed, publish("a", ref=1), publish("a", ref=2)) == []
+    assert worker.said() == [] and not second.told
+    (staged,) = first.told
+    assert staged.step == 1
+    hub.router.forward(staged._replace(step=2, batch=[publish("a", b"changed", ref=1)], dropped=[2]))
+    (staged,) = second.told
+    hub.router.on_staged(staged._replace(step=3))
+    assert [(item.offset, item.data) for item in worker.said()] == [(1, b"changed")]
+    published, refused = feed.said()
+    assert published == Published([(1, "e0", 1)])
+    assert (refused.ref, refused.code) == (2, "forbidden")
+
+
+def test_behind_the_last_stage_stands_the_routers_own_inbox() -> None:
+    hub = Hub(stages=1)
+    worker, feed = FakePeer(), FakePeer()
+
+    async def scenario() -> None:
+        class Keeping(Router):
+            def on_start(self) -> None:
+                hub.router = self
+
+        ref = Keeping.start(log=hub.log, wake=hub.wake, meter=hub.meter, stages=hub.stages, clock=lambda: NOW)
+        hub.say(worker, Interest(0, ["a"], [], [], []))
+        hub.router.forward(Staged(feed, [publish("a")], [], 2))
+        assert worker.out == [], "in its turn"
+        async with asyncio.timeout(5):
+            while not worker.out:
+                await asyncio.sleep(0)
+        await ref.stop_async(timeout=5)
+
+    asyncio.run(scenario())
+    assert offsets(worker.said()) == [("a", 1)]
