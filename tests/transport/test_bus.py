@@ -75,6 +75,10 @@ def note(body: Any) -> bytes:
     return codec.pack(Tell("test", "note", body))
 
 
+NOTICED = 4.0
+"""s; far below the heartbeats' timeouts of these tests, far above what a busy machine needs: seen by the connection."""
+
+
 async def until(condition: Callable[[], Any], timeout: float = 8.0) -> float:
     """Wait for the condition; returns the seconds it took."""
     start = time.monotonic()
@@ -170,7 +174,7 @@ def test_a_client_may_come_first_and_meets_each_incarnation(context, endpoint):
             await until(lambda hub=hub: hub.got == ["hello"])
             hub.bus.stop()
             assert hub.log[-1] == ("gone", "worker", "the bus stopped")
-            assert await until(lambda: not worker.bus.connected) < 0.5
+            assert await until(lambda: not worker.bus.connected) < NOTICED
         worker.bus.stop()
         assert [entry[1] for entry in worker.log if entry[0] == "server"] == incarnations
         assert [entry[0] for entry in worker.log] == ["server", "lost"] * 3
@@ -519,7 +523,7 @@ def test_a_killed_client_is_noticed_at_once(context, ipc):
             await until(lambda: len(hub.got) > 100)
             process.kill()
             took = await until(lambda: not hub.bus.peers)
-            assert took < 0.5
+            assert took < NOTICED
             assert hub.log == [("peer", "worker"), ("gone", "worker", "disconnected")]
             assert hub.got == list(range(len(hub.got)))
         finally:
@@ -538,7 +542,7 @@ def test_a_killed_server_is_noticed_at_once_and_its_successor_found(context, ipc
             await until(lambda: len(worker.got) > 100)
             process.kill()
             took = await until(lambda: not worker.bus.connected)
-            assert took < 0.2
+            assert took < NOTICED
             assert worker.log[1:] == [("lost", "disconnected")]
             process.wait()
             process = spawn("Hub", ipc)
