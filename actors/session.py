@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from transport.codes import ByeReason, CloseCode, ErrorCode
+from transport.codes import ByeReason, CloseCode
 from transport.errors import RequestError
 from transport.messages import Publication
 from transport.outbox import Outbox, Verdict
@@ -128,10 +128,6 @@ class Session:
         if error.field is not None:
             fields["field"] = error.field
         self.send(self.form.message(fields))
-
-    def internal_error(self, request_id: int | str | None) -> None:
-        """The answer when the fault is ours."""
-        self.error(request_id, RequestError(ErrorCode.INTERNAL, "an error inside the engine; see its log"))
 
     # the slow lane --------------------------------------------------------------------------------------------------
 
