@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from actors.stage import Stage
     from actors.supervisor import ChildSpec, Supervisor
     from engine.client import Client
-    from engine.client_messages import Gap
     from engine.embedded import Engine
     from engine.pipeline import Pipeline
+    from transport.client_messages import Gap
     from transport.codes import ErrorCode, Priority
     from transport.errors import (
         ActorError,
@@ -53,7 +53,7 @@ _HOME = {
     "Engine": "engine.embedded",
     "ErrorCode": "transport.codes",
     "Event": "transport.event",
-    "Gap": "engine.client_messages",
+    "Gap": "transport.client_messages",
     "HeliographError": "transport.errors",
     "LoopActor": "actors.loop_actor",
     "MailboxFull": "transport.errors",

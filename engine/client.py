@@ -17,7 +17,9 @@ import msgspec
 
 from actors.backoff import Backoff, BackoffPolicy
 from engine.client_connection import ClientConnection
-from engine.client_messages import (
+from engine.client_subscription import OnGap, Subscription, SubscriptionOptions
+from engine.sync_client import SyncClient
+from transport.client_messages import (
     EventMessage,
     GapMessage,
     Message,
@@ -29,8 +31,6 @@ from engine.client_messages import (
     Subscribed,
     Unsubscribed,
 )
-from engine.client_subscription import OnGap, Subscription, SubscriptionOptions
-from engine.sync_client import SyncClient
 from transport.codes import ErrorCode, Priority
 from transport.errors import ConnectionLost, HeliographError, RequestError
 from transport.event import Event, to_json
@@ -83,7 +83,7 @@ class Client:
     """A connection to the engine that comes back by itself, from ``async with`` to its end; on one loop.
 
     Promised: events of a subscription in order per topic and priority, none twice; what is known to be lost is told as
-    a :class:`~engine.client_messages.Gap`. Not promised: that nothing is lost while disconnected. A publish whose
+    a :class:`~transport.client_messages.Gap`. Not promised: that nothing is lost while disconnected. A publish whose
     connection is lost before its answer raises :class:`ConnectionLost` and may or may not have happened (with an
     ``idempotency_key`` it is repeated instead); all other requests are repeated.
 

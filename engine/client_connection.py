@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection as WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from engine.client_messages import Bye, Message, Ok, Refusal, Welcome, decode
+from transport.client_messages import Bye, Message, Ok, Refusal, Welcome, decode
 from transport.codes import CloseCode, ErrorCode
 from transport.errors import CodecError, ConnectionLost, RequestError
 from transport.requests import Request

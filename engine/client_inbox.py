@@ -6,7 +6,7 @@ from collections import deque
 
 import msgspec
 
-from engine.client_messages import Gap
+from transport.client_messages import Gap
 from transport.codes import GapReason
 from transport.event import Event
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from engine.client_inbox import Inbox
-from engine.client_messages import Gap, Subscribed
-from engine.client_positions import Positions
+from transport.client_messages import Gap, Subscribed
+from transport.client_positions import Positions
 from transport.errors import HeliographError
 from transport.event import Event
 from transport.requests import Subscribe

@@ -17,8 +17,8 @@ from transport.event import Event
 
 if TYPE_CHECKING:
     from engine.client import Client
-    from engine.client_messages import Gap
     from engine.client_subscription import OnGap, Subscription
+    from transport.client_messages import Gap
     from transport.position import Position
 
 CLOSE_TIMEOUT_S = 5.0

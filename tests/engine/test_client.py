@@ -12,9 +12,9 @@ import pytest
 
 from actors.backoff import BackoffPolicy
 from engine.client import Client, State
-from engine.client_messages import Gap
 from engine.client_subscription import Subscription
 from tests.engine.fake_engine import FakeEngine, fake_engine
+from transport.client_messages import Gap
 from transport.codes import ErrorCode, Priority
 from transport.errors import ConnectionLost, HeliographError, RequestError
 from transport.event import Event

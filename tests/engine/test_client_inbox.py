@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.client_inbox import OVERRUN, Inbox
-from engine.client_messages import Gap
+from transport.client_messages import Gap
 from transport.event import Event
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from actors.backoff import BackoffPolicy
 from engine.client import Client
-from engine.client_messages import Gap
 from engine.sync_client import SyncClient
 from tests.engine.fake_engine import FakeEngine, fake_engine_in_thread
+from transport.client_messages import Gap
 from transport.errors import ConnectionLost, HeliographError, RequestError, WouldDeadlock
 from transport.position import Position
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.client_messages import Gap
-from engine.client_positions import Positions
+from transport.client_messages import Gap
+from transport.client_positions import Positions
 from transport.codes import Priority
 
 

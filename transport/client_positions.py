@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.client_messages import DISCONNECTED, Gap
+from transport.client_messages import DISCONNECTED, Gap
 from transport.codes import GapReason, Priority
 
 _RANK = {Priority.LOW: 0, None: 1, Priority.MEDIUM: 1, Priority.HIGH: 2, Priority.CRITICAL: 3}
