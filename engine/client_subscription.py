@@ -175,7 +175,8 @@ class Subscription:
 
     def deliver_gap(self, gap: Gap) -> None:
         """The engine told of a gap on a topic that matches."""
-        self._positions.skip(gap)
+        if (hole := self._positions.skip(gap)) is not None:
+            self._put(hole)
         self._put(gap)
 
     def end(self, failure: HeliographError | None = None) -> None:

@@ -85,6 +85,12 @@ class GapMessage(msgspec.Struct, tag_field="op", tag="gap"):
         return Gap(self.topic, self.epoch, self.first, self.last, self.reason)
 
 
+class PositionMessage(msgspec.Struct, tag_field="op", tag="position"):
+    """All that this session gets up to ``position`` was sent; what a later subscription may resume after."""
+
+    position: str
+
+
 class Skipped(msgspec.Struct, tag_field="op", tag="skipped"):
     """``count`` events of a topic were conflated away."""
 
@@ -131,6 +137,7 @@ class Ok(msgspec.Struct, tag_field="op", tag="ok"):
 class Subscribed(Ok, tag="ok"):
     topics: list[str] = []
     positions: dict[str, Position] = {}
+    position: str = ""
 
 
 class Unsubscribed(Ok, tag="ok"):
@@ -150,7 +157,11 @@ class Pong(Ok, tag="ok"):
     ts: float
 
 
-Message = Welcome | EventMessage | GapMessage | Skipped | Slow | Bye | Refusal | Ok
+Message = Welcome | EventMessage | GapMessage | PositionMessage | Skipped | Slow | Bye | Refusal | Ok
+
+
+class Malformed(CodecError):
+    """A message of a known op that lacks what it must have."""
 
 
 class _Probe(msgspec.Struct):
@@ -159,23 +170,24 @@ class _Probe(msgspec.Struct):
 
 _messages = msgspec.json.Decoder(Message)
 _probe = msgspec.json.Decoder(_Probe)
-_KNOWN = frozenset(("welcome", "event", "gap", "skipped", "slow", "bye", "error", "ok"))
+_KNOWN = frozenset(("welcome", "event", "gap", "position", "skipped", "slow", "bye", "error", "ok"))
 
 
 def decode(data: bytes) -> Message | None:
     """One message of the engine; ``None`` for an op that this client does not know.
 
     Raises:
+        Malformed: it is a message of the protocol, with something wrong in it.
         CodecError: it is not a message of the protocol.
     """
     try:
         message: Message = _messages.decode(data)
         return message
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         try:
             op = _probe.decode(data).op
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise CodecError(f"not a message of the protocol: {error}") from None
         if op in _KNOWN:
-            raise CodecError(f"malformed {op!r} message: {error}") from None
+            raise Malformed(f"malformed {op!r} message: {error}") from None
         return None

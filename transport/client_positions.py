@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transport.client_messages import DISCONNECTED, Gap
 from transport.codes import GapReason, Priority
+from transport.position import Position
 
 _RANK = {Priority.LOW: 0, None: 1, Priority.MEDIUM: 1, Priority.HIGH: 2, Priority.CRITICAL: 3}
 
@@ -26,11 +27,17 @@ class Positions:
 
     Args:
         holes: whether a jump in offsets after a reconnect means loss; not with filters, conflation or a rate.
+        whole: whether the first connection begins with the last event of each topic: then a topic that is new after a
+            reconnect has lost what came before its first event.
         capacity: topics remembered, at least; those not seen for longest are forgotten first.
+
+    Attributes:
+        forgot: whether a topic was forgotten: what it lost will not be told.
     """
 
-    def __init__(self, *, holes: bool = True, capacity: int = 50_000) -> None:
-        self._holes, self._capacity = holes, capacity
+    def __init__(self, *, holes: bool = True, whole: bool = False, capacity: int = 50_000) -> None:
+        self.forgot = False
+        self._holes, self._whole, self._capacity = holes, whole, capacity
         self._young: dict[str, _Mark] = {}
         self._old: dict[str, _Mark] = {}  # two generations: least recently used at the cost of one dict more
         self._connection = 0
@@ -46,7 +53,8 @@ class Positions:
             # Nothing is known of what came before: events of lower priority may still follow.
             mark = self._keep(topic, _Mark(epoch, 0, self._connection))
             mark.top = mark.last[_RANK[priority]] = offset
-            return True, None
+            born_meanwhile = self._whole and self._connection > 0 and not self.forgot
+            return True, Gap(topic, epoch, 1, offset - 1, DISCONNECTED) if born_meanwhile and offset > 1 else None
         rank = _RANK[priority]
         if mark.epoch == epoch and offset <= mark.last[rank]:
             return False, None
@@ -68,13 +76,20 @@ class Positions:
         self._keep(topic, _Mark(epoch, offset, self._connection))
         return gap
 
-    def skip(self, gap: Gap) -> None:
-        """The engine told of a gap: it is accounted for."""
+    def skip(self, gap: Gap) -> Gap | None:
+        """The engine told of a gap: it is accounted for. Returns what was lost before it."""
         mark = self._mark(gap.topic)
+        hole = self._hole(gap.topic, mark, gap.epoch, gap.first - 1) if mark is not None else None
         if mark is None or mark.epoch != gap.epoch:
             mark = self._keep(gap.topic, _Mark(gap.epoch, 0, self._connection))
         mark.connection = self._connection
         mark.top = max(mark.top, gap.last)
+        return None if gap.reason == GapReason.EPOCH_CHANGED else hole  # which says it all
+
+    def find(self, topic: str) -> Position | None:
+        """Up to where a topic is accounted for; ``None`` if it was not seen, or forgotten."""
+        mark = self._young.get(topic) or self._old.get(topic)
+        return None if mark is None else Position(mark.epoch, mark.top)
 
     def _hole(self, topic: str, mark: _Mark, epoch: str, last: int) -> Gap | None:
         if mark.connection == self._connection:
@@ -93,6 +108,7 @@ class Positions:
 
     def _keep(self, topic: str, mark: _Mark) -> _Mark:
         if len(self._young) >= self._capacity and topic not in self._young:
+            self.forgot = self.forgot or any(known not in self._young and known != topic for known in self._old)
             self._old, self._young = self._young, {}
         self._young[topic] = mark
         return mark

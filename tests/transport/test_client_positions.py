@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transport.client_messages import Gap
 from transport.client_positions import Positions
 from transport.codes import Priority
+from transport.position import Position
 
 
 def test_offsets_at_or_below_the_last_one_are_duplicates() -> None:
@@ -42,12 +43,50 @@ def test_no_hole_where_the_engine_has_told_of_it_or_where_not_everything_is_want
     positions = Positions()
     positions.admit("a", "e", 1)
     positions.reconnected()
-    positions.skip(Gap("a", "e", 2, 7, "history_expired"))
+    assert positions.skip(Gap("a", "e", 2, 7, "history_expired")) is None
     assert positions.admit("a", "e", 8) == (True, None)
     filtered = Positions(holes=False)
     filtered.admit("a", "e", 1)
     filtered.reconnected()
     assert filtered.admit("a", "e", 8) == (True, None)
+
+
+def test_a_gap_that_the_engine_tells_shows_the_hole_before_it() -> None:
+    positions = Positions()
+    for topic in "abcd":
+        positions.admit(topic, "e", 1)
+    assert positions.skip(Gap("a", "e", 4, 5, "overflow")) is None  # the engine tells its gaps itself
+    positions.reconnected()
+    assert positions.skip(Gap("b", "e", 4, 5, "overflow")) == Gap("b", "e", 2, 3, "disconnected")
+    assert positions.skip(Gap("c", "f", 3, 4, "overflow")) == Gap("c", "f", 1, 2, "epoch_changed")
+    assert positions.skip(Gap("d", "f", 1, 4, "epoch_changed")) is None
+    assert [positions.find(topic) for topic in "abcd"] == [
+        Position("e", 5),
+        Position("e", 5),
+        Position("f", 4),
+        Position("f", 4),
+    ]
+
+
+def test_what_a_topic_born_meanwhile_has_lost_is_known_where_all_topics_were_seen() -> None:
+    for whole in (False, True):
+        positions = Positions(whole=whole)
+        assert positions.admit("a", "e", 5) == (True, None)
+        positions.reconnected()
+        lost = Gap("b", "e", 1, 2, "disconnected") if whole else None
+        assert positions.admit("b", "e", 3) == (True, lost)
+        assert positions.admit("c", "e", 1) == (True, None)
+
+
+def test_once_a_topic_was_forgotten_nothing_is_said_of_new_ones() -> None:
+    positions = Positions(whole=True, capacity=1)
+    for offset, topic in enumerate("ababab", 1):
+        positions.admit(topic, "e", offset)
+    assert not positions.forgot
+    positions.admit("c", "e", 5)
+    assert positions.forgot and positions.find("a") is None
+    positions.reconnected()
+    assert positions.admit("a", "e", 9) == (True, None)
 
 
 def test_a_new_epoch_begins_anew() -> None:
