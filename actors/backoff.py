@@ -35,14 +35,17 @@ class BackoffPolicy:
         if self.factor < 1:
             raise ValueError(f"factor must be at least 1, not {self.factor}")
 
-    def bound(self, failures: int) -> float:
-        """Upper bound of the delay after this many failures in a row, seconds; ``failures`` starts at 1."""
+    def bound(self, failures: int, patience: float = 1.0) -> float:
+        """Upper bound of the delay after this many failures in a row, seconds; ``failures`` starts at 1.
+
+        ``patience`` multiplies all delays, the cap included.
+        """
         if failures < 1:
             return 0.0
         try:
-            return min(self.cap_s, self.first_s * self.factor ** (failures - 1))
+            return patience * min(self.cap_s, self.first_s * self.factor ** (failures - 1))
         except OverflowError:
-            return self.cap_s
+            return patience * self.cap_s
 
 
 class Backoff:
@@ -58,12 +61,12 @@ class Backoff:
         self.failures = 0
         self._random = random
 
-    def failed(self, lasted_s: float = 0.0) -> float:
+    def failed(self, lasted_s: float = 0.0, patience: float = 1.0) -> float:
         """Count a failure of a connection that had lasted ``lasted_s`` (0: never opened); seconds to wait now."""
         if lasted_s >= self.policy.stable_s:
             self.failures = 0
         self.failures += 1
-        bound = self.policy.bound(self.failures)
+        bound = self.policy.bound(self.failures, patience)
         return bound * self._random() if self.policy.jitter else bound
 
     def reset(self) -> None:

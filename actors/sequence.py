@@ -1,0 +1,108 @@
+"""Numbers that an upstream gives its messages: tells holes and repetitions. Pure.
+
+Numbers rise by one per *counter*: one per symbol, or one for the whole feed (``""``). After a reconnect a counter goes
+on, unless its first number there is 0 or 1: then the upstream began to count anew.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+COUNTERS = 65_536
+"""Counters remembered, at least; those not seen for longest are forgotten first."""
+HOLES = 64
+"""Holes remembered per counter; the oldest are forgotten first."""
+
+
+class FeedGap(NamedTuple):
+    """Messages of the upstream that did not come.
+
+    Attributes:
+        reason: ``sequence`` (numbers were skipped), ``reconnected`` or ``restarted`` (what came meanwhile is not
+            known), or the upstream's own word.
+        counter: whose numbers, in the upstream's words; ``None``: the whole feed.
+        first, last: the missing numbers, both inclusive; ``None``: not known.
+    """
+
+    reason: str
+    counter: str | None = None
+    first: int | None = None
+    last: int | None = None
+
+
+class Repeated(NamedTuple):
+    """A message that came before, and is left out."""
+
+    counter: str
+    number: int
+
+
+class _Mark:
+    __slots__ = ("connection", "holes", "last")
+
+    def __init__(self, last: int, connection: int) -> None:
+        self.last, self.connection = last, connection
+        self.holes: list[tuple[int, int]] | None = None
+
+
+class Sequences:
+    """One feed's counters; O(1) per number.
+
+    Args:
+        late: what fills a hole later is let through, once: for feeds that ask for what they missed.
+    """
+
+    def __init__(self, *, late: bool = False, capacity: int = COUNTERS) -> None:
+        self._late, self._capacity = late, capacity
+        self._young: dict[str, _Mark] = {}
+        self._old: dict[str, _Mark] = {}  # two generations: least recently used at the cost of one dict more
+        self._connection = 0
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def reconnected(self) -> None:
+        """A new connection: counters may begin anew."""
+        self._connection += 1
+
+    def clear(self) -> None:
+        """Forget all, where numbers mean nothing beyond a connection."""
+        self._young, self._old = {}, {}
+
+    def last(self) -> dict[str, int]:
+        """The highest number per counter, for those who resume."""
+        return {counter: mark.last for counter, mark in {**self._old, **self._young}.items()}
+
+    def see(self, counter: str, number: int) -> FeedGap | Repeated | None:
+        """Take note of a number; ``None`` if it is the expected one. A gap comes before the message that shows it."""
+        mark = self._young.get(counter) or self._recall(counter, number)
+        if number == mark.last + 1:
+            mark.last, mark.connection = number, self._connection
+            return None
+        if number > mark.last:
+            gap = FeedGap("sequence", counter, mark.last + 1, number - 1)
+            if self._late:
+                mark.holes = [*(mark.holes or ()), (mark.last + 1, number - 1)][-HOLES:]
+            mark.last, mark.connection = number, self._connection
+            return gap
+        if mark.connection != self._connection and number <= 1:
+            mark.last, mark.connection, mark.holes = number, self._connection, None
+            return FeedGap("restarted", counter)
+        mark.connection = self._connection
+        return None if mark.holes and _fill(mark.holes, number) else Repeated(counter, number)
+
+    def _recall(self, counter: str, number: int) -> _Mark:
+        """The mark of a counter that is not young; a new one expects just this number."""
+        mark = self._old.pop(counter, None) or _Mark(number - 1, self._connection)
+        if len(self._young) >= self._capacity:
+            self._old, self._young = self._young, {}
+        self._young[counter] = mark
+        return mark
+
+
+def _fill(holes: list[tuple[int, int]], number: int) -> bool:
+    for i, (first, last) in enumerate(holes):
+        if first <= number <= last:
+            holes[i : i + 1] = [part for part in ((first, number - 1), (number + 1, last)) if part[0] <= part[1]]
+            return True
+    return False
