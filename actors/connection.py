@@ -1,313 +1,419 @@
-"""One upstream feed: connects, subscribes, reads, maps and publishes; reconnects with backoff for ever.
+"""One upstream feed's connection: connects, subscribes, reads and publishes; reconnects as its feed's recovery says.
 
-A message that cannot be mapped is counted and left out; it never ends the connection. While the way to the hub is
-not writable the socket is not read, so that the upstream's TCP window closes: nothing piles up here.
+A message that cannot be read is counted and left out; it never ends the connection, unless so configured. While the
+way to the hub is not writable the socket is not read, so that the upstream's TCP window closes: nothing piles up here.
 
-Not promised: that nothing was missed between two connections, nor that the batch in hand survives a crash.
+Not promised: that the batch in hand survives a crash.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Final, NamedTuple
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from actors.backoff import Backoff, BackoffPolicy
-from actors.loop_actor import LoopActor
-from actors.mapping import FeedMap, Mapper, MappingError
-from transport.errors import ConnectionLost
+from actors.failure import Failure, FailureKind, UpstreamRefused, classify
+from actors.feed import Feed
+from actors.feed_protocol import FeedGap, Repeated
+from actors.feed_state import FeedState
+from actors.loop_actor import LoopActor, Timer
+from actors.mailbox_actor import ActorState
+from actors.mapping import MappingError
+from actors.upstream_socket import upstream_socket
+from transport.codes import ErrorCode
+from transport.errors import RequestError
 from transport.messages import Publish
 
-PING_INTERVAL_S = 20.0
-PING_TIMEOUT_S = 20.0
-SEND_TIMEOUT_S = 10.0  # for all subscribe messages together
-CLOSE_TIMEOUT_S = 1.0  # for the closing handshake
-MESSAGE_BYTES = 1 << 20  # a longer message ends the connection
-RECEIVE_QUEUE = 64  # frames read ahead; also the longest batch
-SAMPLE_BYTES = 256  # of the last bad message, for the operator
-_REASON_CHARS = 200
-
-_log = logging.getLogger(__name__)
-_socket_log = _log.getChild("websocket")
-_socket_log.setLevel(logging.WARNING)  # what it says of opening and closing is in our own lines; its debug has headers
+SEND_TIMEOUT_S: Final = 10.0
+"""For all messages that resume and subscribe together."""
+TOKEN_POLL_S: Final = 5.0
+"""Between looks for a new token after one was refused."""
+OUTGOING: Final = 1_000
+"""Messages of the protocol that may wait to be sent; an upstream that takes none of them is of no use."""
+LOOKS_PER_TIMEOUT: Final = 4
+"""How often within idle and stale timeout the watchdog looks: it bites at most a quarter late."""
 
 
-class Publisher(Protocol):
-    """The way to the hub, on this loop's thread."""
+class Connect(NamedTuple):
+    """Ask: connect, if an operator disconnected it or it has failed; the answer is the feed's snapshot.
 
-    def publish(self, batch: list[Publish]) -> None:
-        """Pass on a batch, in order. It takes any batch that was begun while :meth:`writable`; never blocks."""
-
-    async def writable(self) -> None:
-        """Return when a batch may be published, without a suspension if that is now."""
-
-
-class FeedState(StrEnum):
-    """disconnected → connecting → connected → reconnecting → connecting …"""
-
-    DISCONNECTED = "disconnected"  # not started, or stopped
-    CONNECTING = "connecting"
-    CONNECTED = "connected"
-    RECONNECTING = "reconnecting"  # waits for its next attempt
-    FAILED = "failed"  # crashed too often; set by the feed supervisor, which tries again later
-
-
-_NEXT = {
-    FeedState.DISCONNECTED: {FeedState.CONNECTING},
-    FeedState.CONNECTING: {FeedState.CONNECTED, FeedState.RECONNECTING},
-    FeedState.CONNECTED: {FeedState.RECONNECTING},
-    FeedState.RECONNECTING: {FeedState.CONNECTING},
-    FeedState.FAILED: {FeedState.CONNECTING},
-}
-_ALWAYS = {FeedState.DISCONNECTED, FeedState.FAILED}
-
-
-@dataclass(frozen=True, slots=True)
-class FeedSpec:
-    """What a feed is; equal specs are the same feed, so that a reload knows what changed.
-
-    Attributes:
-        url: ``ws://`` or ``wss://``; its user, password and query are never logged.
-        subscribe: text messages sent after each connect, in this order.
-        headers: HTTP headers of the handshake; never logged.
-        connect_timeout_s: from connect to a complete handshake.
-        idle_timeout_s: silence after which the connection is renewed; ``None``: never, pings alone decide.
+    While it waits for its next attempt it is left waiting: that attempt is this one. Raises RequestError ``conflict``
+    while it is connecting or connected.
     """
 
-    name: str
-    url: str = field(repr=False)
-    map: FeedMap
-    subscribe: tuple[str, ...] = field(default=(), repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    backoff: BackoffPolicy = field(default_factory=BackoffPolicy)
-    connect_timeout_s: float = 10.0
-    idle_timeout_s: float | None = 30.0
 
-    @property
-    def address(self) -> str:
-        """The URL without user, password, query and fragment, for logs."""
-        parts = urlsplit(self.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+class Disconnect(NamedTuple):
+    """Ask: close, and stay disconnected until told; the answer, when that is done, is the feed's snapshot."""
 
 
-@dataclass(slots=True)
-class FeedStatus:
-    """How a feed is and what it has done. Kept by whoever outlives the connection actor, so that counters never fall.
-
-    Attributes:
-        messages: received; each is published, ignored or bad.
-        reconnects: attempts to connect after a connection was lost or refused.
-        bad: by :class:`~actors.mapping.BadMessage`.
-        last_bad: the last bad message's error and beginning; it may hold what the upstream sent, so it is not logged.
-        next_attempt_at: Unix seconds; ``None`` when no attempt is due.
-        since: Unix seconds of the last change of state.
-    """
-
-    state: FeedState = FeedState.DISCONNECTED
-    reason: str | None = None
-    since: float = 0.0
-    next_attempt_at: float | None = None
-    messages: int = 0
-    published: int = 0
-    ignored: int = 0
-    bad: Counter[str] = field(default_factory=Counter)
-    last_bad: str | None = None
-    last_error: str | None = None
-    reconnects: int = 0
-
-    def enter(self, state: FeedState, name: str, reason: str | None = None, retry_in: float | None = None) -> None:
-        """The one place where a feed's state changes."""
-        assert state in _ALWAYS or state in _NEXT[self.state], f"feed {name}: {self.state} -> {state}"
-        now = time.time()
-        if state is not self.state:
-            level = logging.WARNING if state in (FeedState.RECONNECTING, FeedState.FAILED) else logging.INFO
-            why = f": {reason}" if reason else ""
-            _log.log(level, "feed %s: %s -> %s%s", name, self.state, state, why, extra={"feed": name})
-            self.since = now
-        self.state, self.reason = state, reason
-        self.last_error = reason or self.last_error
-        self.next_attempt_at = None if retry_in is None else now + retry_in
-
-    def note_bad(self, error: MappingError, raw: bytes, name: str) -> None:
-        """Count a message that could not be mapped; the first of its reason is logged, without its content."""
-        self.bad[error.reason.value] += 1
-        self.last_bad = f"{error}: {raw[:SAMPLE_BYTES].decode('utf-8', 'replace')}"
-        if self.bad[error.reason.value] == 1:
-            where = f" at {error.path}" if error.path else ""
-            _log.warning("feed %s: first bad message, %s%s", name, error.reason, where, extra={"feed": name})
-
-    def snapshot(self) -> dict[str, Any]:
-        """Plain values; ``retry_in`` is seconds from now or ``None``."""
-        due = self.next_attempt_at
-        return {
-            "state": self.state.value,
-            "reason": self.reason,
-            "retry_in": None if due is None else round(max(0.0, due - time.time()), 3),
-            "since": self.since,
-            "messages": self.messages,
-            "published": self.published,
-            "ignored": self.ignored,
-            "bad": dict(self.bad),
-            "last_bad": self.last_bad,
-            "last_error": self.last_error,
-            "reconnects": self.reconnects,
-        }
+class Reset(NamedTuple):
+    """Ask: forget all failures, and make the attempt now that waits; the answer is the feed's snapshot."""
 
 
-# What a connection tells itself. A mailbox outlives its actor, so each names its sender: what a predecessor still had
-# to say is ignored.
+class Send(NamedTuple):
+    """Ask: put a message in line for the upstream. Raises RequestError ``limit_exceeded``."""
+
+    message: str | bytes
+
+
+# What a connection tells itself. A mailbox outlives its actor, so each names the attempt that it is about: what an
+# earlier one still had to say is ignored.
 
 
 class Attempt(NamedTuple):
-    """Connect now."""
+    """It is time to connect."""
 
     sender: object
 
 
 class Opened(NamedTuple):
-    """The handshake is complete and the subscribe messages are sent."""
+    """The handshake is complete and the protocol's first messages are sent."""
 
-    sender: object
-
-
-class Mapped(NamedTuple):
-    """A batch waits; told once per turn of the loop."""
+    attempt: object
 
 
-class Lost(NamedTuple):
-    """The connection ended after ``lasted_s`` (0: it never opened)."""
+class Received(NamedTuple):
+    """Events wait to be published: one batch per turn of the loop."""
 
-    sender: object
-    reason: str
-    lasted_s: float
+
+class Ended(NamedTuple):
+    """An attempt is over. ``tried``: it got as far as to trouble the upstream."""
+
+    attempt: object
+    failure: Failure
+    tried: bool = True
+
+
+class Look(NamedTuple):
+    """The watchdog's."""
+
+    attempt: object
+
+
+class Beat(NamedTuple):
+    """A heartbeat is due."""
+
+    attempt: object
+
+
+class _Watch:
+    """Since when a count has not risen."""
+
+    def __init__(self, count: int, now: float) -> None:
+        self._count, self._since = count, now
+
+    def still(self, count: int, now: float) -> float:
+        """Seconds for which ``count`` has been what it is."""
+        if count != self._count:
+            self._count, self._since = count, now
+        return now - self._since
 
 
 class FeedConnection(LoopActor):
     """See the module.
 
     Args:
-        spec: the feed.
-        publisher: where events go.
-        backoff, status: kept by the owner, so that they outlive a crash of this actor.
-
-    Raises:
-        ConfigError: the spec's map cannot work.
+        feed: what outlives this actor; belongs to the owner.
     """
 
-    def __init__(
-        self, spec: FeedSpec, publisher: Publisher, backoff: Backoff | None = None, status: FeedStatus | None = None
-    ) -> None:
+    def __init__(self, feed: Feed) -> None:
         super().__init__()
-        self._spec = spec
-        self._publisher = publisher
-        self._backoff = backoff or Backoff(spec.backoff)
-        self._status = status or FeedStatus()
-        self._mapper = Mapper(spec.map)
+        self._feed = feed
+        self._attempt: object | None = None  # the present connection, or attempt to make one
+        self._task: asyncio.Task[Any] | None = None
+        self._due: Timer | None = None
         self._batch: list[Publish] = []
+        self._events = 0  # how many of the batch are the upstream's
+        self._taken = 0  # events of this connection
+        self._invalid = (0, 0)  # messages in a row that could not be read, and `taken` then
+        self._proven = False
+        self._flushed = True  # since the publisher was last asked whether it takes more
+        self._paused = False
+        self._opened_at: float | None = None
+        self._verdict: Failure | None = None  # why we ended the connection ourselves
+        self._idle = self._stale = _Watch(0, 0.0)
+        self._to_send = asyncio.Event()
 
     def on_start(self) -> None:
-        if self._status.state is not FeedState.FAILED:
-            self._become(FeedState.DISCONNECTED)  # a predecessor may have crashed in any state
-        self.actor_ref.tell(Attempt(self))
+        feed = self._feed
+        if feed.held or feed.state is FeedState.FAILED:
+            return
+        if feed.state in (FeedState.CONNECTING, FeedState.CONNECTED):  # a predecessor was killed
+            self._failed(Failure(FailureKind.CRASHED, "killed"))
+        else:
+            self._wait(feed.due_in, feed.failure)
 
     def on_stop(self) -> None:
-        self.on_mapped(Mapped())
-        self._become(FeedState.DISCONNECTED)
+        self.on_received(Received())
+        self._feed.end()
 
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
-        self._become(FeedState.DISCONNECTED, f"crashed: {exception_type.__name__}")
+        if self._feed.state in (FeedState.CONNECTING, FeedState.CONNECTED):
+            self._failed(Failure(FailureKind.CRASHED, exception_type.__name__))
+
+    # what operators ask ----------------------------------------------------------------------------------------------
+
+    def on_connect(self, _: Connect) -> dict[str, Any]:
+        feed = self._feed
+        if feed.state in (FeedState.CONNECTING, FeedState.CONNECTED):
+            raise RequestError(ErrorCode.CONFLICT, f"{feed.spec.name} is {feed.state} already")
+        feed.held = False
+        if feed.state is FeedState.FAILED:
+            self._forget()
+        if feed.state is not FeedState.RECONNECTING:
+            self._wait(feed.recovery.breaker.wait_s)
+        return feed.snapshot()
+
+    async def on_disconnect(self, _: Disconnect) -> dict[str, Any]:
+        feed = self._feed
+        feed.held = True
+        reason = "disconnected by an operator"
+        if self._due is not None:
+            self._due.cancel()
+        if self._attempt is not None:
+            self._attempt = None
+            self.on_received(Received())
+            feed.enter(FeedState.DISCONNECTING, reason=reason)
+            feed.recovery.breaker.released()
+            assert self._task is not None
+            self._task.cancel()
+            await asyncio.wait([self._task])  # its end is the closing handshake
+        if feed.state is FeedState.DISCONNECTED:
+            feed.reason = reason
+        feed.end(reason)
+        return feed.snapshot()
+
+    def on_reset(self, _: Reset) -> dict[str, Any]:
+        self._forget()
+        if self._feed.state in (FeedState.RECONNECTING, FeedState.FAILED) and not self._feed.held:
+            self._wait(0.0)
+        return self._feed.snapshot()
+
+    def on_send(self, send: Send) -> None:
+        self._feed.send(send.message)
+        self._to_send.set()
+
+    def _forget(self) -> None:
+        self._feed.recovery.reset()
+        self._feed.refused_token = None
+
+    # the life of a connection ----------------------------------------------------------------------------------------
+
+    def _wait(self, delay_s: float, failure: Failure | None = None) -> None:
+        """The next attempt comes in ``delay_s``; one that was due before does not."""
+        if self._due is not None:
+            self._due.cancel()
+        if delay_s > 0:
+            self._feed.enter(FeedState.RECONNECTING, failure, delay_s)
+        self._due = self.later(delay_s, Attempt(self))
 
     def on_attempt(self, attempt: Attempt) -> None:
-        if attempt.sender is self:
-            self._become(FeedState.CONNECTING)
-            self.spawn(self._connection(), name=f"feed {self._spec.name}")
+        feed = self._feed
+        if attempt.sender is not self or self._attempt is not None or feed.held:
+            return
+        if not feed.recovery.breaker.admit():
+            self._wait(feed.recovery.breaker.wait_s, feed.failure)
+            return
+        self._attempt = object()
+        self._proven, self._taken, self._invalid = False, 0, (0, 0)
+        self._opened_at, self._verdict = None, None
+        feed.enter(FeedState.CONNECTING)
+        self._task = self.spawn(self._connection(self._attempt), name=f"feed {feed.spec.name}")
 
     def on_opened(self, opened: Opened) -> None:
-        if opened.sender is self:
-            self._become(FeedState.CONNECTED)
-
-    def on_mapped(self, _: Mapped) -> None:
-        batch, self._batch = self._batch, []
-        if batch:
-            self._publisher.publish(batch)
-            self._status.published += len(batch)
-
-    def on_lost(self, lost: Lost) -> None:
-        if lost.sender is not self:
+        if opened.attempt is not self._attempt:
             return
-        delay = self._backoff.failed(lost.lasted_s)
-        self._status.reconnects += 1
-        self._become(FeedState.RECONNECTING, lost.reason, delay)
-        self.later(delay, Attempt(self))
+        feed, spec = self._feed, self._feed.spec
+        feed.enter(FeedState.CONNECTED)
+        if feed.connected_before:
+            feed.reconnects += 1
+        feed.connected_before = True
+        now = self.loop.time()
+        self._idle, self._stale = _Watch(feed.messages, now), _Watch(self._taken, now)
+        self._look_again(opened.attempt)
+        if spec.heartbeat_interval_s is not None:
+            self.later(spec.heartbeat_interval_s, Beat(opened.attempt))
 
-    def _become(self, state: FeedState, reason: str | None = None, retry_in: float | None = None) -> None:
-        self._status.enter(state, self._spec.name, reason, retry_in)
+    def on_ended(self, ended: Ended) -> None:
+        if ended.attempt is not self._attempt:
+            return
+        self.on_received(Received())
+        if ended.tried:
+            self._failed(ended.failure)
+        else:
+            self._attempt = None
+            self._feed.recovery.breaker.released()
+            self._wait(TOKEN_POLL_S, ended.failure)
 
-    async def _connection(self) -> None:
-        """One connection from its attempt to its end; what an upstream may do to us ends in :class:`Lost`."""
-        spec = self._spec
-        opened_at: float | None = None
+    def _failed(self, failure: Failure) -> None:
+        """A connection is over that nobody wanted to end."""
+        feed = self._feed
+        lasted_s = 0.0 if self._opened_at is None else self.loop.time() - self._opened_at
+        self._attempt = None
+        verdict = feed.recovery.failed(failure, lasted_s=lasted_s, proven=self._proven)
+        if verdict.delay_s is None or (verdict.needs_token and feed.spec.token.fixed):
+            feed.enter(FeedState.FAILED, failure)
+        elif self._state is ActorState.RUNNING:
+            self._wait(verdict.delay_s, failure)
+        else:  # crashed: the successor waits
+            feed.enter(FeedState.RECONNECTING, failure, verdict.delay_s)
+
+    async def _connection(self, attempt: object) -> None:
+        """One connection from its attempt to its end; what an upstream may do to us ends in :class:`Ended`."""
+        feed, tell = self._feed, self.actor_ref.tell
+        token: str | None = None
         try:
-            await self._publisher.writable()
-            async with connect(
-                spec.url,
-                additional_headers=dict(spec.headers),
-                compression=None,
-                proxy=None,
-                open_timeout=spec.connect_timeout_s,
-                close_timeout=CLOSE_TIMEOUT_S,
-                ping_interval=PING_INTERVAL_S,
-                ping_timeout=PING_TIMEOUT_S,
-                max_size=MESSAGE_BYTES,
-                max_queue=RECEIVE_QUEUE,
-                logger=_socket_log,
-            ) as socket:
-                async with asyncio.timeout(SEND_TIMEOUT_S):
-                    for message in spec.subscribe:
-                        await socket.send(message)
-                opened_at = self.loop.time()
-                self.actor_ref.tell(Opened(self))
-                await self._pump(socket)
-        except (OSError, WebSocketException, ConnectionLost) as error:  # a TimeoutError is an OSError
-            lasted_s = 0.0 if opened_at is None else self.loop.time() - opened_at
-            self.actor_ref.tell(Lost(self, self._describe(error), lasted_s))
+            await feed.publisher.writable()
+            token = await feed.spec.token.get()
+            if token is not None and token == feed.refused_token:
+                tell(Ended(attempt, Failure(FailureKind.UNAUTHORIZED, "waits for a new token"), tried=False))
+                return
+            feed.attempts += 1
+            async with upstream_socket(feed.spec, feed.url, token) as socket:
+                try:
+                    self._opened_at = self.loop.time()
+                    await self._open(socket)
+                    feed.refused_token = None
+                    tell(Opened(attempt))
+                    sender = self.spawn(self._send(socket), name=f"feed {feed.spec.name} send")
+                    try:
+                        await self._read(socket)
+                    finally:
+                        sender.cancel()
+                except BaseException:
+                    if self._verdict is not None:
+                        socket.transport.abort()  # a peer that is silent will not close either
+                    raise
+        except (OSError, EOFError, WebSocketException, UpstreamRefused) as error:  # a TimeoutError is an OSError
+            failure = self._verdict or classify(error)
+            if failure.kind is FailureKind.UNAUTHORIZED:
+                feed.refused_token = token
+            tell(Ended(attempt, failure))
 
-    async def _pump(self, socket: ClientConnection) -> None:
-        """Read until the connection ends, which raises. recv() does not suspend while frames wait, so that what one
-        turn of the loop brought becomes one batch."""
-        idle_s = self._spec.idle_timeout_s
+    async def _open(self, socket: ClientConnection) -> None:
+        feed, protocol = self._feed, self._feed.protocol
+        protocol.outgoing.clear()
+        protocol.opened()
+        if (gap := feed.missed()) is not None:
+            self._add(feed.gap(gap))
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            while protocol.outgoing:
+                await socket.send(protocol.outgoing.pop(0))
+        self._to_send.set()
+
+    async def _send(self, socket: ClientConnection) -> None:
+        """First what the protocol has to say, then what waits; a message leaves its line when it is sent."""
+        pending, outgoing = self._feed.pending, self._feed.protocol.outgoing
+        try:
+            while await self._to_send.wait():
+                self._to_send.clear()
+                while outgoing or pending:
+                    line: Any = outgoing or pending
+                    await socket.send(line[0])
+                    del line[0]
+        except ConnectionClosed:
+            pass  # the reader says why
+
+    async def _read(self, socket: ClientConnection) -> None:
+        """Until the connection ends, which raises. recv() does not suspend while messages wait, so that what one turn
+        of the loop brought becomes one batch."""
+        writable = self._feed.publisher.writable
         while True:
-            await self._publisher.writable()
-            try:
-                async with asyncio.timeout(idle_s):
-                    raw = await socket.recv(decode=False)
-            except TimeoutError:
-                raise ConnectionLost(f"silent for {idle_s:g} s") from None
-            self._take(raw)
+            if self._flushed:
+                self._flushed, self._paused = False, True
+                await writable()
+                self._paused = False
+            self._take(await socket.recv(decode=False))
+
+    # messages --------------------------------------------------------------------------------------------------------
 
     def _take(self, raw: bytes) -> None:
-        self._status.messages += 1
-        try:
-            event = self._mapper.map(raw)
-        except MappingError as error:
-            self._status.note_bad(error, raw, self._spec.name)
-            return
-        if event is None:
-            self._status.ignored += 1
-            return
+        feed = self._feed
+        feed.messages += 1
+        items = feed.protocol.receive(raw)
+        if not items:
+            feed.ignored += 1
+            if feed.spec.any_message_proves:
+                self._proven = True
+                feed.recovery.delivered(1)
+        for item in items:
+            if type(item) is Publish:
+                self._events += 1
+                self._taken += 1
+                self._add(item)
+            else:
+                self._note(item, raw)
+        if feed.protocol.outgoing:
+            self._send_soon()
+
+    def _add(self, event: Publish) -> None:
         if not self._batch:
-            self.actor_ref.tell(Mapped())
+            self.actor_ref.tell(Received())
         self._batch.append(event)
 
-    def _describe(self, error: Exception) -> str:
-        text = str(error) or type(error).__name__
-        return text.replace(self._spec.url, self._spec.address)[:_REASON_CHARS]
+    def _note(self, item: Any, raw: bytes) -> None:
+        feed = self._feed
+        if isinstance(item, FeedGap):
+            self._add(feed.gap(item))
+            feed.protocol.resync(item)
+        elif isinstance(item, Repeated):
+            feed.repeated += 1
+        else:
+            assert isinstance(item, MappingError), item
+            feed.note_bad(item, raw)
+            times, taken = self._invalid
+            self._invalid = (times + 1 if taken == self._taken else 1, self._taken)
+            if feed.spec.max_invalid is not None and self._invalid[0] >= feed.spec.max_invalid:
+                raise UpstreamRefused(FailureKind.INVALID, f"{self._invalid[0]} messages in a row; the last: {item}")
+
+    def _send_soon(self) -> None:
+        if len(self._feed.protocol.outgoing) > OUTGOING:
+            raise UpstreamRefused(FailureKind.STALE, f"{OUTGOING} messages wait to be sent")
+        self._to_send.set()
+
+    def on_received(self, _: Received) -> None:
+        feed = self._feed
+        self._flushed = True
+        batch, self._batch = self._batch, []
+        events, self._events = self._events, 0
+        if not batch:
+            return
+        feed.publisher.publish(batch)
+        feed.published += events
+        if events:
+            self._proven = True
+            feed.note_lag(batch)
+            feed.recovery.delivered(events)
+
+    def on_look(self, look: Look) -> None:
+        """Without idle and stale timeout nobody sends it."""
+        if look.attempt is not self._attempt:
+            return
+        spec, now, messages = self._feed.spec, self.loop.time(), self._feed.messages
+        if self._paused:  # it is us who do not read
+            self._idle, self._stale = _Watch(messages, now), _Watch(self._taken, now)
+        for watch, count, limit_s, what in (
+            (self._idle, messages, spec.idle_timeout_s, "message"),
+            (self._stale, self._taken, spec.stale_timeout_s, "event"),
+        ):
+            if limit_s is not None and watch.still(count, now) >= limit_s:
+                self._verdict = Failure(FailureKind.STALE, f"no {what} for {limit_s:g} s")
+                assert self._task is not None
+                self._task.cancel()
+                self.actor_ref.tell(Ended(look.attempt, self._verdict))
+                return
+        self._look_again(look.attempt)
+
+    def _look_again(self, attempt: object) -> None:
+        limits = [limit for limit in (self._feed.spec.idle_timeout_s, self._feed.spec.stale_timeout_s) if limit]
+        if limits:
+            self.later(min(limits) / LOOKS_PER_TIMEOUT, Look(attempt))
+
+    def on_beat(self, beat: Beat) -> None:
+        interval_s = self._feed.spec.heartbeat_interval_s
+        if beat.attempt is self._attempt and interval_s is not None:
+            self._feed.protocol.heartbeat()
+            self._to_send.set()
+            self.later(interval_s, Beat(beat.attempt))

@@ -1,7 +1,8 @@
 """Runs one connection actor per configured feed, each under a supervisor of its own, and follows reloads.
 
 Feeds do not share a fate: one that crashes more often than its supervisor allows is paused for ``FAILED_RETRY_S`` and
-tried again, the others do not notice. A feed's backoff and counters are kept here, so that they outlive its actors.
+tried again, the others do not notice. A feed's memory (:class:`actors.feed.Feed`) is kept here, so that it outlives its
+actors, and as plain values in ``known``, so that it outlives this one and its process.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from actors.backoff import Backoff
-from actors.connection import FeedConnection, FeedSpec, FeedState, FeedStatus, Publisher
+from actors.connection import Connect, Disconnect, FeedConnection, Reset
+from actors.failure import Failure, FailureKind
+from actors.feed import Feed, FeedSpec, Publisher
+from actors.feed_state import FeedState
 from actors.loop_actor import LoopActor
 from actors.mailbox import Mailbox
 from actors.mailbox_actor import Left, MailboxActor
-from actors.mapping import Mapper
+from actors.ref import Ref
 from actors.reply import AskTimeout
 from actors.supervisor import ChildSpec, Supervisor
-from transport.errors import ConfigError
+from transport.codes import ErrorCode
+from transport.errors import ConfigError, RequestError
 
 FAILED_RETRY_S = 30.0
 STOP_TIMEOUT_S = 4.0  # for one connection; below a child's own default, so that this actor ends before its deadline
+OPERATE_TIMEOUT_S = 10.0  # for a connection to do what an operator asks; its closing handshake takes longest
 CONNECTION_CAPACITY = 1_000  # a connection tells itself a few messages per turn of the loop and gets none from others
 
 
@@ -43,13 +48,30 @@ class FeedsApplied(NamedTuple):
 
 
 class GetFeeds(NamedTuple):
-    """Ask: ``{name: FeedStatus.snapshot()}``, plain values."""
+    """Ask: ``{name: Feed.snapshot()}``, plain values."""
+
+
+class OperateFeed(NamedTuple):
+    """Ask: ``reset``, ``disconnect`` or ``connect`` a feed; the answer is its snapshot afterwards.
+
+    Raises RequestError: ``not_found``; ``conflict`` for a connect of what is connected.
+    """
+
+    name: str
+    action: str
+
+
+_ACTIONS: dict[str, type[Reset | Disconnect | Connect]] = {
+    "reset": Reset,
+    "disconnect": Disconnect,
+    "connect": Connect,
+}
 
 
 class FeedGaveUp(NamedTuple):
     """To itself: a feed's supervisor has escalated."""
 
-    feed: _Feed
+    feed: _Watched
     supervisor: MailboxActor
     reason: str
 
@@ -57,34 +79,29 @@ class FeedGaveUp(NamedTuple):
 class RetryFeed(NamedTuple):
     """To itself: the pause of a feed that gave up is over."""
 
-    feed: _Feed
+    feed: _Watched
 
 
-class _Feed:
-    """One feed: what outlives its actors, and its present supervisor, which this watches."""
+class _Watched:
+    """One feed and its present supervisor, which this watches."""
 
-    def __init__(self, spec: FeedSpec, publisher: Publisher, tell: Callable[[FeedGaveUp], None]) -> None:
-        self.spec = spec
-        self.status = FeedStatus()
+    def __init__(self, feed: Feed, tell: Callable[[FeedGaveUp], None]) -> None:
+        self.feed = feed
         self.supervisor: Supervisor | None = None
-        self._backoff = Backoff(spec.backoff)
-        self._publisher = publisher
+        self.ref: Ref | None = None
         self._tell = tell
 
-    def change(self, spec: FeedSpec) -> None:
-        """Takes effect with the next start; counters go on, the backoff begins anew."""
-        self.spec, self._backoff = spec, Backoff(spec.backoff)
-
     def start(self) -> None:
-        spec, status, backoff = self.spec, self.status, self._backoff
+        feed = self.feed
         child = ChildSpec(
-            spec.name,
-            lambda: FeedConnection(spec, self._publisher, backoff, status),
+            feed.spec.name,
+            lambda: FeedConnection(feed),
             shutdown_timeout=STOP_TIMEOUT_S,
             capacity=CONNECTION_CAPACITY,
         )
+        self.ref = child.ref
         self.supervisor = Supervisor(children=[child])
-        self.supervisor.launch(Mailbox(f"feed {spec.name}"), self)
+        self.supervisor.launch(Mailbox(f"feed {feed.spec.name}"), self)
 
     async def stop(self) -> None:
         supervisor, self.supervisor = self.supervisor, None
@@ -95,8 +112,7 @@ class _Feed:
         except AskTimeout:
             supervisor.kill()
             supervisor.retire()
-        if self.status.state is not FeedState.DISCONNECTED:  # killed, or between two incarnations
-            self.status.enter(FeedState.DISCONNECTED, self.spec.name)
+        self.feed.end()  # if it was killed, or between two incarnations
 
     # The Watcher protocol; a supervisor is a LoopActor of our own loop, so this is our thread.
 
@@ -116,16 +132,25 @@ class FeedSupervisor(LoopActor):
     Args:
         publisher: where all feeds publish.
         specs: the feeds at start, and again after a restart of this actor.
+        known: ``{name: Feed.snapshot()}`` of a predecessor; kept up to date here for the next one.
+        on_change: called after each change of a feed's state or breaker, with ``known`` up to date.
 
     Raises:
-        ConfigError: a name twice or a map that cannot work.
+        ConfigError: a name twice or a protocol that cannot work.
     """
 
-    def __init__(self, publisher: Publisher, specs: Iterable[FeedSpec] = ()) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        specs: Iterable[FeedSpec] = (),
+        known: dict[str, dict[str, Any]] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
-        self._publisher = publisher
+        self._publisher, self._on_change = publisher, on_change
         self._specs = _checked(specs)
-        self._feeds: dict[str, _Feed] = {}
+        self._known = {} if known is None else known
+        self._feeds: dict[str, _Watched] = {}
 
     async def on_start(self) -> None:  # type: ignore[override]  # pykka's hooks are not coroutines
         await self._reconcile(self._specs)
@@ -140,47 +165,79 @@ class FeedSupervisor(LoopActor):
 
     def kill(self) -> Left:
         """Its feeds first, so that none is left without an owner."""
-        for feed in self._feeds.values():
-            if feed.supervisor is not None:
-                feed.supervisor.kill()
+        for watched in self._feeds.values():
+            if watched.supervisor is not None:
+                watched.supervisor.kill()
         return super().kill()
 
     async def on_apply_feeds(self, apply: ApplyFeeds) -> FeedsApplied:
         return await self._reconcile(_checked(apply.specs))
 
     def on_get_feeds(self, _: GetFeeds) -> dict[str, dict[str, Any]]:
-        return {name: feed.status.snapshot() for name, feed in self._feeds.items()}
+        for watched in self._feeds.values():
+            self._note(watched.feed)
+        return {name: self._known[name] for name in self._feeds}
+
+    async def on_operate_feed(self, operate: OperateFeed) -> dict[str, Any]:
+        watched = self._feeds.get(operate.name)
+        if watched is None:
+            raise RequestError(ErrorCode.NOT_FOUND, f"there is no feed {operate.name!r}", "feed")
+        if watched.supervisor is None:  # it gave up: what an operator says cannot wait
+            watched.feed.enter(FeedState.RECONNECTING)
+            watched.start()
+        assert watched.ref is not None
+        snapshot: dict[str, Any] = await watched.ref.ask_async(_ACTIONS[operate.action](), timeout=OPERATE_TIMEOUT_S)
+        self._changed(watched.feed)
+        return snapshot
 
     def on_feed_gave_up(self, message: FeedGaveUp) -> None:
-        feed = message.feed
-        if feed.supervisor is not message.supervisor:
+        watched = message.feed
+        if watched.supervisor is not message.supervisor:
             return  # stopped or started anew meanwhile
-        feed.supervisor = None
-        feed.status.enter(FeedState.FAILED, feed.spec.name, message.reason, FAILED_RETRY_S)
-        self.later(FAILED_RETRY_S, RetryFeed(feed))
+        watched.supervisor = None
+        failure = Failure(FailureKind.CRASHED, message.reason)
+        watched.feed.enter(FeedState.FAILED, failure, FAILED_RETRY_S)
+        self.later(FAILED_RETRY_S, RetryFeed(watched))
 
     def on_retry_feed(self, retry: RetryFeed) -> None:
-        feed = retry.feed
-        if self._feeds.get(feed.spec.name) is feed and feed.supervisor is None:
-            feed.start()
+        watched = retry.feed
+        if self._feeds.get(watched.feed.spec.name) is watched and watched.supervisor is None:
+            watched.feed.enter(FeedState.RECONNECTING)
+            watched.start()
 
     async def _reconcile(self, specs: dict[str, FeedSpec]) -> FeedsApplied:
-        removed = [name for name in self._feeds if name not in specs]
-        changed = [name for name, feed in self._feeds.items() if name in specs and specs[name] != feed.spec]
-        added = [name for name in specs if name not in self._feeds]
+        running = {name: watched.feed.spec for name, watched in self._feeds.items()}
+        removed = [name for name in running if name not in specs]
+        changed = [name for name, spec in running.items() if name in specs and specs[name] != spec]
+        added = [name for name in specs if name not in running]
         await self._stop_feeds(self._feeds[name] for name in removed + changed)
         for name in removed:
             del self._feeds[name]
+            self._known.pop(name, None)
         for name in changed:
-            self._feeds[name].change(specs[name])
+            self._feeds[name].feed.change(specs[name])
         for name in added:
-            self._feeds[name] = _Feed(specs[name], self._publisher, self.actor_ref.tell)
+            self._feeds[name] = _Watched(self._make(specs[name]), self.actor_ref.tell)
         for name in changed + added:
             self._feeds[name].start()
         return FeedsApplied(tuple(added), tuple(removed), tuple(changed))
 
-    async def _stop_feeds(self, feeds: Iterable[_Feed]) -> None:
-        await asyncio.gather(*(feed.stop() for feed in feeds))
+    def _make(self, spec: FeedSpec) -> Feed:
+        feed = Feed(spec, self._publisher, on_change=lambda: self._changed(feed))
+        if spec.name in self._known:
+            feed.restore(self._known[spec.name])
+        self._note(feed)
+        return feed
+
+    def _changed(self, feed: Feed) -> None:
+        self._note(feed)
+        self._on_change()
+
+    def _note(self, feed: Feed) -> None:
+        self._known[feed.spec.name] = feed.snapshot()
+
+    async def _stop_feeds(self, feeds: Iterable[_Watched]) -> None:
+        await asyncio.gather(*(watched.stop() for watched in feeds))
 
 
 def _checked(specs: Iterable[FeedSpec]) -> dict[str, FeedSpec]:
@@ -189,8 +246,8 @@ def _checked(specs: Iterable[FeedSpec]) -> dict[str, FeedSpec]:
         if spec.name in checked:
             raise ConfigError("a second feed of this name", f"feeds.{spec.name}")
         try:
-            Mapper(spec.map)
+            spec.protocol.create()
         except ConfigError as error:
-            raise ConfigError(error.message, f"feeds.{spec.name}.map.{error.field}") from None
+            raise ConfigError(error.message, f"feeds.{spec.name}.{error.field}") from None
         checked[spec.name] = spec
     return checked

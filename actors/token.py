@@ -54,10 +54,8 @@ class TokenSource:
         if self.file is not None:
             return await asyncio.to_thread(Path(self.file).read_text, "utf-8")
         assert self.function is not None
-        if inspect.iscoroutinefunction(self.function):
-            answer = self.function()
-        else:
-            answer = await asyncio.to_thread(self.function)
+        plain = not inspect.iscoroutinefunction(self.function)
+        answer: str | Awaitable[str] = await asyncio.to_thread(self.function) if plain else self.function()
         return answer if isinstance(answer, str) else await answer
 
 

@@ -25,7 +25,7 @@ def with_demo(config: Config, port: int) -> Config:
     feed = Feed(
         url=f"ws://{HOST}:{port}/ws",
         subscribe=tuple(json.loads(text) for text in DEMO_SUBSCRIBE),
-        map=FeedMap(**msgspec.structs.asdict(DEMO_MAP)),
+        map=(FeedMap(**msgspec.structs.asdict(DEMO_MAP)),),
     )
     return msgspec.structs.replace(config, feeds={**config.feeds, FEED: feed})
 

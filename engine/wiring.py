@@ -12,21 +12,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from actors.backoff import BackoffPolicy
+from actors.breaker import BreakerPolicy
 from actors.broadcaster import Broadcaster
 from actors.clients import ClientLimits, Clients
-from actors.connection import FeedSpec, Publisher
+from actors.feed import FeedSpec, Publisher, Tls
+from actors.feed_protocol import FeedProtocol, MappedProtocol, ProtocolSpec
 from actors.feed_supervisor import FeedSupervisor
+from actors.heliograph_protocol import HeliographProtocol
 from actors.index import Index
+from actors.recovery import RecoveryPolicy
 from actors.ref import Ref
 from actors.router import Router
 from actors.stage import Stage
 from actors.supervision import Restart
 from actors.supervisor import ChildSpec
+from actors.token import TokenSource
 from actors.topic_log import TopicLog
-from engine.config import Config, usable_cores
+from engine.config import MAPPED, Config, usable_cores
+from engine.config import Feed as FeedConfig
 from engine.config import Stage as StageConfig
 from transport.bus_client import BusClient
 from transport.errors import ConfigError
@@ -84,15 +88,21 @@ def _stage_maker(kind: type[Stage], table: StageConfig, forward: Callable[[Any],
 def stage_class(name: str, table: StageConfig) -> type[Stage]:
     """The class that ``[stages.NAME] actor`` names; :class:`ConfigError` where there is none."""
     field = f"stages.{name}.actor"
-    module, _, qualified = table.actor.partition(":")
+    found = imported(table.actor, field)
+    if not (isinstance(found, type) and issubclass(found, Stage)):
+        raise ConfigError(f"{table.actor!r} is not a subclass of heliograph.Stage", field)
+    return found
+
+
+def imported(path: str, field: str) -> Any:
+    """What ``package.module:name`` names; :class:`ConfigError` where there is nothing."""
+    module, _, qualified = path.partition(":")
     try:
         found: Any = importlib.import_module(module)
         for part in qualified.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot import {table.actor!r}: {error}", field) from error
-    if not (isinstance(found, type) and issubclass(found, Stage)):
-        raise ConfigError(f"{table.actor!r} is not a subclass of heliograph.Stage", field)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"cannot import {path!r}, which must be package.module:name: {error}", field) from error
     return found
 
 
@@ -206,17 +216,55 @@ def feeds_actor(config: Config, publisher: Publisher) -> ChildSpec:
 
 
 def feed_specs(config: Config) -> tuple[FeedSpec, ...]:
-    """``[feeds.*]`` as the actors want them."""
-    return tuple(
-        FeedSpec(
-            name=name,
-            url=feed.url,
-            map=feed.map,
-            subscribe=tuple(msgspec.json.encode(message).decode() for message in feed.subscribe),
-            headers=feed.headers,
-            backoff=BackoffPolicy(first_s=feed.backoff_initial, cap_s=feed.backoff_max),
-            connect_timeout_s=feed.connect_timeout,
-            idle_timeout_s=feed.idle_timeout,
-        )
-        for name, feed in config.feeds.items()
+    """``[feeds.*]`` as the actors want them.
+
+    Raises:
+        ConfigError: a protocol or a token function cannot be imported.
+    """
+    return tuple(_feed_spec(name, feed) for name, feed in config.feeds.items())
+
+
+def _feed_spec(name: str, feed: FeedConfig) -> FeedSpec:
+    function = None
+    if feed.token_function is not None:
+        field = f"feeds.{name}.token_function"
+        function = imported(feed.token_function, field)
+        if not callable(function):
+            raise ConfigError(f"{feed.token_function!r} cannot be called", field)
+    return FeedSpec(
+        name=name,
+        urls=(feed.url, *feed.failover),
+        protocol=_protocol(name, feed),
+        headers=feed.headers,
+        token=TokenSource(feed.token, feed.token_file, function),
+        tls=Tls(feed.tls_ca_file, feed.tls_cert_file, feed.tls_key_file, feed.tls_verify, feed.tls_server_name),
+        proxy=feed.proxy,
+        recovery=RecoveryPolicy(
+            BackoffPolicy(feed.backoff_initial, feed.backoff_max, jitter=feed.jitter, stable_s=feed.stable_after),
+            BreakerPolicy(feed.max_retries, feed.breaker_successes, feed.breaker_open, feed.breaker_open_max),
+            feed.give_up,
+        ),
+        connect_timeout_s=feed.connect_timeout,
+        handshake_timeout_s=feed.handshake_timeout,
+        idle_timeout_s=feed.idle_timeout,
+        stale_timeout_s=feed.stale_timeout,
+        close_timeout_s=feed.close_timeout,
+        ping_interval_s=feed.ping_interval,
+        ping_timeout_s=feed.ping_timeout,
+        heartbeat_interval_s=feed.heartbeat_interval,
+        message_bytes=feed.message_bytes,
+        max_invalid=feed.max_invalid,
+        any_message_proves=feed.proof == "message",
     )
+
+
+def _protocol(name: str, feed: FeedConfig) -> ProtocolSpec:
+    if feed.protocol == MAPPED:
+        return ProtocolSpec(MappedProtocol, feed.mapped())
+    if feed.protocol == "heliograph":
+        return ProtocolSpec(HeliographProtocol, feed.options)
+    field = f"feeds.{name}.protocol"
+    found = imported(feed.protocol, field)
+    if not (isinstance(found, type) and issubclass(found, FeedProtocol)):
+        raise ConfigError(f"{feed.protocol!r} is not a subclass of heliograph.FeedProtocol", field)
+    return ProtocolSpec(found, feed.options)

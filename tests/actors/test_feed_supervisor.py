@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -13,15 +14,18 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from actors import feed_supervisor
 from actors.backoff import BackoffPolicy
-from actors.connection import FeedSpec
-from actors.feed_supervisor import ApplyFeeds, FeedsApplied, FeedSupervisor, GetFeeds
+from actors.breaker import BreakerPolicy
+from actors.feed import FeedSpec
+from actors.feed_protocol import MappedProtocol, ProtocolSpec
+from actors.feed_supervisor import ApplyFeeds, FeedsApplied, FeedSupervisor, GetFeeds, OperateFeed
 from actors.mapping import FeedMap
+from actors.recovery import RecoveryPolicy
 from actors.ref import Ref
-from transport.errors import ConfigError
+from transport.errors import ConfigError, RequestError
 from transport.messages import Publish
 
 DEADLINE_S = 15.0
-QUICK = BackoffPolicy(first_s=0.01, cap_s=0.05)
+QUICK = RecoveryPolicy(BackoffPolicy(first_s=0.01, cap_s=0.05), BreakerPolicy(failures=1_000))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -66,12 +70,15 @@ async def upstream() -> AsyncIterator[str]:
 
 
 def spec(name: str, url: str, **fields: Any) -> FeedSpec:
-    return FeedSpec(name, url, FeedMap(topic=f"{name}.{{symbol}}", **fields), backoff=QUICK)
+    maps = (FeedMap(topic=f"{name}.{{symbol}}", **fields),)
+    return FeedSpec(name, (url,), ProtocolSpec(MappedProtocol, {"maps": maps}), recovery=QUICK)
 
 
 @asynccontextmanager
-async def supervising(hub: Hub, *specs: FeedSpec) -> AsyncIterator[Ref]:
-    ref = FeedSupervisor.start(hub, specs)
+async def supervising(
+    hub: Hub, *specs: FeedSpec, known: dict[str, Any] | None = None, on_change: Callable[[], None] = lambda: None
+) -> AsyncIterator[Ref]:
+    ref = FeedSupervisor.start(hub, specs, known, on_change)
     assert isinstance(ref, Ref)
     try:
         yield ref
@@ -194,6 +201,55 @@ def test_a_feed_that_keeps_crashing_is_paused_and_tried_again(monkeypatch: pytes
             await until_more(hub, "good.A")
             hub.poison = None
             await until_states(ref, bad="connected", good="connected")
+
+    run(main())
+
+
+def test_operators_act_on_a_feed_by_name() -> None:
+    async def main() -> None:
+        hub = Hub()
+        async with upstream() as url, supervising(hub, spec("a", url), spec("b", url)) as ref:
+            await until_states(ref, a="connected", b="connected")
+            for name, action, code in (("x", "reset", "not_found"), ("a", "connect", "conflict")):
+                with pytest.raises(RequestError) as caught:
+                    await ref.ask_async(OperateFeed(name, action))
+                assert caught.value.code == code
+            answer = await ref.ask_async(OperateFeed("a", "disconnect"))
+            assert (answer["state"], answer["held"]) == ("disconnected", True)
+            assert await states(ref) == {"a": "disconnected", "b": "connected"}
+            await ref.ask_async(OperateFeed("a", "connect"))
+            await until_states(ref, a="connected", b="connected")
+
+    run(main())
+
+
+def test_a_successor_in_another_process_knows_what_its_predecessor_knew() -> None:
+    async def main() -> None:
+        hub, known, told = Hub(), {}, []
+        open_for_long = RecoveryPolicy(BackoffPolicy(0.001, 0.001), BreakerPolicy(failures=2, open_s=50))
+        dead = FeedSpec("dead", ("ws://127.0.0.1:1/",), spec("dead", "ws://x").protocol, recovery=open_for_long)
+        async with upstream() as url:
+            async with supervising(
+                hub, dead, spec("held", url), known=known, on_change=lambda: told.append(known["dead"]["state"])
+            ) as ref:
+                await until_states(ref, dead="reconnecting", held="connected")
+
+                async def is_open() -> bool:
+                    return bool((await ref.ask_async(GetFeeds()))["dead"]["breaker"]["state"] == "open")
+
+                await until(is_open)
+                await ref.ask_async(OperateFeed("held", "disconnect"))
+                await ref.ask_async(GetFeeds())
+                assert told[-1] == "reconnecting"
+                survives = json.loads(json.dumps(known))  # as a process that is killed leaves it
+            async with supervising(hub, dead, spec("held", url), known=survives) as ref:
+                feeds = await ref.ask_async(GetFeeds())
+                assert (feeds["dead"]["breaker"]["state"], feeds["dead"]["breaker"]["opens"]) == ("open", 1)
+                assert feeds["dead"]["attempts"] == 2
+                assert 40 < feeds["dead"]["retry_in"] <= 50
+                assert (feeds["held"]["state"], feeds["held"]["held"]) == ("disconnected", True)
+                await ref.ask_async(OperateFeed("held", "connect"))
+                await until_states(ref, dead="reconnecting", held="connected")
 
     run(main())
 

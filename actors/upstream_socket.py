@@ -1,0 +1,110 @@
+"""Opens the WebSocket to an upstream: TLS, proxy, limits, and deadlines of their own for connect and handshake."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from actors.feed import FeedSpec, Tls
+
+RECEIVE_QUEUE: Final = 16
+"""Messages read ahead before the socket rests; what one read of the socket brought comes on top."""
+
+_log = logging.getLogger(__name__)
+_log.setLevel(logging.WARNING)  # what it says of opening and closing is in our own lines; its debug has headers
+
+
+class _Socket(ClientConnection):
+    """A connection that says when its transport stands: from there on it is the handshake that is waited for."""
+
+    on_transport: Callable[[], None]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.on_transport()
+
+
+@asynccontextmanager
+async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncIterator[ClientConnection]:
+    """An open connection; at the end of the block it is closed with 1000, within ``close_timeout_s``.
+
+    Raises:
+        OSError, websockets.exceptions.WebSocketException: as :func:`actors.failure.classify` knows them.
+    """
+    loop = asyncio.get_running_loop()
+    headers = dict(spec.headers)
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    tls: dict[str, Any] = {}
+    if url.startswith("wss:"):
+        tls = {"ssl": ssl_context(spec.tls), "server_hostname": spec.tls.server_name}
+    try:
+        async with asyncio.timeout(spec.connect_timeout_s) as deadline:
+
+            def make(*args: Any, **kwargs: Any) -> _Socket:
+                socket = _Socket(*args, **kwargs)
+                socket.on_transport = lambda: deadline.reschedule(loop.time() + spec.handshake_timeout_s)
+                return socket
+
+            socket = await connect(
+                url,
+                additional_headers=headers,
+                subprotocols=[Subprotocol(name) for name in spec.protocol.kind.subprotocols] or None,
+                compression=None,
+                proxy=proxy_of(spec.proxy, url),
+                open_timeout=None,
+                close_timeout=spec.close_timeout_s,
+                ping_interval=spec.ping_interval_s,
+                ping_timeout=spec.ping_timeout_s,
+                max_size=spec.message_bytes,
+                max_queue=RECEIVE_QUEUE,
+                logger=_log,
+                create_connection=make,  # type: ignore[arg-type]  # it is only called
+                **tls,
+            )
+    except TimeoutError as error:
+        if str(error):
+            raise  # the network's own, with its reason
+        raise TimeoutError(f"no connection within {spec.connect_timeout_s:g} s, or no handshake") from None
+    try:
+        yield socket
+    finally:
+        await socket.close()
+
+
+def ssl_context(tls: Tls) -> ssl.SSLContext:
+    """Made anew for each attempt, so that renewed files are used.
+
+    Raises:
+        OSError: a file cannot be read; ssl.SSLError: it holds no certificate or key.
+    """
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    if tls.cert_file is not None:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def proxy_of(proxy: str | None, url: str) -> str | Literal[True] | None:
+    """What websockets calls ``proxy``: ``True`` is the environment's, ``None`` is none."""
+    if proxy is not None:
+        return proxy or None
+    return None if _is_local(urlsplit(url).hostname or "") else True
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
