@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from actors.supervisor import ChildSpec, Supervisor
     from engine.client import Client
     from engine.embedded import Engine
+    from engine.mock_exchange import MockExchange
+    from engine.mock_faults import Fault, Phase
     from engine.pipeline import Pipeline
     from transport.client_messages import Gap
     from transport.codes import ErrorCode, Priority
@@ -53,10 +55,13 @@ _HOME = {
     "Engine": "engine.embedded",
     "ErrorCode": "transport.codes",
     "Event": "transport.event",
+    "Fault": "engine.mock_faults",
     "Gap": "transport.client_messages",
     "HeliographError": "transport.errors",
     "LoopActor": "actors.loop_actor",
     "MailboxFull": "transport.errors",
+    "MockExchange": "engine.mock_exchange",
+    "Phase": "engine.mock_faults",
     "Pipeline": "engine.pipeline",
     "Position": "transport.position",
     "Priority": "transport.codes",
@@ -79,10 +84,13 @@ __all__ = [
     "Engine",
     "ErrorCode",
     "Event",
+    "Fault",
     "Gap",
     "HeliographError",
     "LoopActor",
     "MailboxFull",
+    "MockExchange",
+    "Phase",
     "Pipeline",
     "Position",
     "Priority",
