@@ -156,16 +156,20 @@ class CircuitBreaker:
             "reopened": self._reopened,
             "retry_in": round(self.wait_s, 3) if self.state is BreakerState.OPEN else None,
             "until": self._until,
+            "at": self._clock(),
             "seconds": {state.value: round(seconds, 3) for state, seconds in self.seconds().items()},
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go on where a predecessor, maybe in another process of this machine, was. Nobody is told of a change."""
+        """Go on where a predecessor, maybe in another process of this machine, was. Nobody is told of a change.
+
+        The time in between counts for the state that it was in.
+        """
         self._state = BreakerState(snapshot["state"])
         self.failures, self.successes, self.opens = (snapshot[name] for name in ("failures", "successes", "opens"))
         self._streak, self._reopened, self._until = snapshot["in_a_row"], snapshot["reopened"], snapshot["until"]
         self._seconds = {state: snapshot["seconds"][state.value] for state in BreakerState}
-        self._since, self._trial = self._clock(), False
+        self._since, self._trial = snapshot["at"], False
 
     def _open(self) -> None:
         self.opens += 1

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -26,6 +27,9 @@ from transport.errors import HeliographError
 
 RETRY_AFTER_MAX_S = 3_600.0
 """An upstream that asks for a longer pause is asked again after this."""
+
+_URL = re.compile(r"(?<=://)(?:[^\s/?#]*@)?([^\s?#]*)\S*")
+"""What follows the scheme of a URL; the group is without user, query and fragment, where secrets are."""
 
 
 class FailureKind(StrEnum):
@@ -114,7 +118,12 @@ _BY_STATUS = {
 
 
 class Failure(NamedTuple):
-    """One failure. ``retry_after`` is the pause that the upstream asked for, in seconds, at most an hour."""
+    """One failure.
+
+    Attributes:
+        detail: for people; its URLs, also those that the upstream named, are without user, query and fragment.
+        retry_after: the pause that the upstream asked for, in seconds, at most an hour.
+    """
 
     kind: FailureKind
     detail: str
@@ -134,6 +143,11 @@ class UpstreamRefused(HeliographError):
 
 def classify(error: BaseException, now: datetime | None = None) -> Failure:
     """The failure in what connecting to or reading from an upstream has raised. ``now`` (UTC): for Retry-After."""
+    failure = _classify(error, now or datetime.now(UTC))
+    return failure._replace(detail=_URL.sub(r"\1", failure.detail))
+
+
+def _classify(error: BaseException, now: datetime) -> Failure:
     match error:
         case UpstreamRefused():
             return Failure(error.kind, error.detail)
@@ -141,8 +155,9 @@ def classify(error: BaseException, now: datetime | None = None) -> Failure:
             return _closed(error)
         case InvalidStatus():
             status = error.response.status_code
-            pause = retry_after(error.response.headers.get("Retry-After"), now or datetime.now(UTC))
-            return Failure(_BY_STATUS.get(status, FailureKind.REJECTED), f"HTTP {status}", pause)
+            asked = error.response.headers.get_all("Retry-After")  # a proxy may have added its own
+            pauses = [pause for value in asked if (pause := retry_after(value, now)) is not None]
+            return Failure(_BY_STATUS.get(status, FailureKind.REJECTED), f"HTTP {status}", max(pauses, default=None))
         case PayloadTooBig():
             return Failure(FailureKind.TOO_BIG, str(error))
         case ssl.SSLError():
@@ -153,7 +168,7 @@ def classify(error: BaseException, now: datetime | None = None) -> Failure:
             return _no_handshake(error)
         case TimeoutError():
             return Failure(FailureKind.TIMEOUT, _text(error))
-        case socket.gaierror():
+        case socket.gaierror() | UnicodeError():  # the latter of a host that is no name
             return Failure(FailureKind.DNS, _text(error))
         case ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
             return Failure(FailureKind.ABNORMAL, _text(error))
@@ -184,16 +199,14 @@ def _no_handshake(error: BaseException) -> Failure:
     return Failure(FailureKind.PROTOCOL, _text(error))
 
 
-def retry_after(value: str | None, now: datetime) -> float | None:
+def retry_after(value: str, now: datetime) -> float | None:
     """Seconds of an HTTP ``Retry-After``, which is a number or a date; ``None`` where it is neither."""
-    if value is None:
-        return None
     try:
         seconds = float(value)
     except ValueError:
         try:
             date = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds()
     return min(max(0.0, seconds), RETRY_AFTER_MAX_S) if seconds == seconds else None  # a NaN is no pause

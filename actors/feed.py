@@ -112,11 +112,13 @@ def check_url(url: str, field: str) -> str:
     """``url`` if it is one of a WebSocket; else :class:`ConfigError`."""
     try:
         parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")  # a label that is empty or too long
         valid = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        valid = valid and not parts.fragment and (parts.username is None or parts.password is not None)
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError("must be ws://HOST[:PORT][/PATH] or wss://…", field)
+        raise ConfigError("must be ws://[USER:PASSWORD@]HOST[:PORT][/PATH][?QUERY] or wss://…", field)
     return url
 
 
@@ -178,9 +180,13 @@ class Feed:
         self.change(spec)
 
     def change(self, spec: FeedSpec) -> None:
-        """Become another feed of the same name: counters go on, everything that depends on the spec begins anew."""
-        self.spec = spec
+        """Become another feed of the same name: counters go on, everything that depends on the spec begins anew.
+
+        Raises:
+            ConfigError: the spec's protocol cannot work; nothing has changed.
+        """
         self.protocol: FeedProtocol = spec.protocol.create()
+        self.spec = spec
         more = {} if self._random is None else {"random": self._random}
         self.recovery = Recovery(spec.recovery, clock=self._clock, on_change=self._breaker_changed, **more)
         self.refused_token, self.connected_before = None, False

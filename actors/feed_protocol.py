@@ -73,8 +73,8 @@ class ProtocolSpec:
         """A new one. Raises :class:`ConfigError` where the options cannot work."""
         try:
             return self.kind(**self.options)
-        except TypeError as error:
-            raise ConfigError(str(error), "options") from None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from None
 
 
 class MappedProtocol(FeedProtocol):
@@ -107,7 +107,7 @@ class MappedProtocol(FeedProtocol):
         self._subscribe = [_text(message) for message in subscribe]
         self._resume, self._resync = tuple(resume), tuple(resync)
         self._heartbeat = heartbeat if heartbeat is None or isinstance(heartbeat, str) else _text(heartbeat)
-        self._numbered = any(feed_map.sequence for feed_map in maps)
+        self._numbered = all(feed_map.sequence for feed_map in maps)
         self._rows = Sequences(late=bool(resync))
         self._messages = Sequences()
         self._reconnected = False
@@ -142,7 +142,7 @@ class MappedProtocol(FeedProtocol):
         return items
 
     def missed(self) -> FeedGap | None:
-        """Nothing to say where each row is numbered: its next number will."""
+        """Nothing to say where every map numbers its rows: their next numbers will."""
         return None if self._numbered else FeedGap("reconnected")
 
     def resync(self, gap: FeedGap) -> None:

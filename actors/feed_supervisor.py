@@ -248,6 +248,7 @@ def _checked(specs: Iterable[FeedSpec]) -> dict[str, FeedSpec]:
         try:
             spec.protocol.create()
         except ConfigError as error:
-            raise ConfigError(error.message, f"feeds.{spec.name}.{error.field}") from None
+            field = ".".join(filter(None, ("feeds", spec.name, error.field)))
+            raise ConfigError(error.message, field) from None
         checked[spec.name] = spec
     return checked

@@ -80,14 +80,14 @@ class Sequences:
             mark.last, mark.connection = number, self._connection
             return None
         if number > mark.last:
-            gap = FeedGap("sequence", counter, mark.last + 1, number - 1)
+            gap = FeedGap("sequence", counter or None, mark.last + 1, number - 1)
             if self._late:
                 mark.holes = [*(mark.holes or ()), (mark.last + 1, number - 1)][-HOLES:]
             mark.last, mark.connection = number, self._connection
             return gap
         if mark.connection != self._connection and number <= 1:
             mark.last, mark.connection, mark.holes = number, self._connection, None
-            return FeedGap("restarted", counter)
+            return FeedGap("restarted", counter or None)
         mark.connection = self._connection
         return None if mark.holes and _fill(mark.holes, number) else Repeated(counter, number)
 
@@ -104,5 +104,6 @@ def _fill(holes: list[tuple[int, int]], number: int) -> bool:
     for i, (first, last) in enumerate(holes):
         if first <= number <= last:
             holes[i : i + 1] = [part for part in ((first, number - 1), (number + 1, last)) if part[0] <= part[1]]
+            del holes[:-HOLES]  # what lands amid a hole makes two of it
             return True
     return False

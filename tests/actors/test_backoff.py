@@ -32,6 +32,33 @@ def test_without_jitter_the_delays_double_up_to_the_cap() -> None:
     assert [backoff.failed() for _ in range(5)] == [0.5, 1, 2, 3, 3]
 
 
+def test_the_delays_of_the_seed_are_100_200_400_800_ms() -> None:
+    backoff = Backoff(BackoffPolicy(first_s=0.1, cap_s=1, jitter=False))
+    assert [backoff.failed() for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1, 1]
+
+
+def test_patience_multiplies_delay_and_cap() -> None:
+    backoff = Backoff(BackoffPolicy(first_s=0.1, cap_s=0.4, jitter=False))
+    assert [backoff.failed(patience=10) for _ in range(4)] == [1, 2, 4, 4]
+    assert backoff.failed() == 0.4
+
+
+@given(policies, st.integers(1, 5_000), st.floats(0, 1, exclude_max=True), st.floats(1, 100))
+def test_a_patient_delay_is_within_patience_times_the_bound(
+    policy: BackoffPolicy, failures: int, chance: float, patience: float
+) -> None:
+    backoff = Backoff(policy, lambda: chance)
+    backoff.failures = failures - 1
+    delay = backoff.failed(patience=patience)
+    assert 0 <= delay <= patience * policy.bound(failures)
+    if not policy.jitter:
+        assert delay == pytest.approx(patience * policy.bound(failures))
+
+
+def test_before_any_failure_there_is_nothing_to_wait_for() -> None:
+    assert BackoffPolicy().bound(0) == 0
+
+
 def test_full_jitter_spreads_over_the_whole_bound() -> None:
     chances = iter([0.0, 0.5, 0.999])
     backoff = Backoff(BackoffPolicy(first_s=1, cap_s=8), lambda: next(chances))
