@@ -41,7 +41,7 @@ class TokenSource:
             return self.text
         try:
             async with asyncio.timeout(TOKEN_TIMEOUT_S):
-                token = (await self._ask()).strip()
+                token = str.strip(await self._ask())  # a TypeError for bytes, which can be stripped too
         except TimeoutError:
             raise _missing(f"no token within {TOKEN_TIMEOUT_S:g} s") from None
         except Exception as error:  # a user's function may raise what it likes
