@@ -145,6 +145,7 @@ class _Exchange:
                 "time_unit": "ms",
                 "sequence": "n",
                 "data": {"price": "p", "quantity": "q"},
+                "types": {"price": "number", "quantity": "number"},
                 "filter": {"e": "tick"},
             },
         }
