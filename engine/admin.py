@@ -20,6 +20,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -34,6 +35,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine.admin_gate import Gate
 from engine.config import Config
 from engine.http_server import HttpServer
+from engine.log import get_logger
 from transport.codes import ErrorCode, Priority
 from transport.errors import ConfigError, HeliographError, RequestError, Unsupported
 from transport.messages import Publish
@@ -65,15 +67,15 @@ LATER = (
     ("GET", "/api/topics"),
     ("GET", "/api/history"),
     ("GET", "/api/presence"),
-    ("GET", "/api/feeds"),
-    ("POST", "/api/feeds/{name}/reset"),
-    ("POST", "/api/feeds/{name}/disconnect"),
-    ("POST", "/api/feeds/{name}/connect"),
     ("GET", "/api/sessions"),
     ("DELETE", "/api/sessions/{id}"),
     ("DELETE", "/api/users/{id}/sessions"),
 )
 """What the contract has and this version has not built."""
+
+
+FEED_ACTIONS = ("reset", "disconnect", "connect")
+"""What an operator may do to a feed; see :class:`actors.feed_supervisor.OperateFeed`."""
 
 
 class Backend(Protocol):
@@ -93,6 +95,20 @@ class Backend(Protocol):
 
     async def metrics(self) -> bytes:
         """Prometheus's text format 0.0.4."""
+
+    def feeds(self) -> dict[str, Any]:
+        """``{NAME: snapshot}`` as last known (:class:`actors.feed_supervisor.GetFeeds`), without waiting for anything.
+
+        While nobody works on the feeds they are ``disconnected`` for that reason; the rest is what was known before.
+        """
+
+    async def operate_feed(self, name: str, action: str, /) -> dict[str, Any]:
+        """Do one of :data:`FEED_ACTIONS`; the feed's snapshot thereafter.
+
+        Raises:
+            RequestError: ``not_found``; ``conflict``: the feed is not in a state for it; ``unavailable``: nobody works
+                on the feeds, or nobody answered and the outcome is unknown.
+        """
 
     async def publish(self, batch: list[Publish], /) -> Sequence[Position]:
         """Publish valid events in order (``ref`` is 0 in all of them); their positions in the same order.
@@ -148,6 +164,11 @@ def application(backend: Backend, gate: Gate, load: Callable[[], Config] | None 
             Route("/ready", api.ready),
             Route("/metrics", api.metrics),
             Route("/stats", api.stats),
+            Route("/api/feeds", api.feeds),
+            *(
+                Route(f"/api/feeds/{{name}}/{action}", partial(api.operate_feed, action), methods=["POST"])
+                for action in FEED_ACTIONS
+            ),
             Route("/api/publish", api.publish, methods=["POST"]),
             Route("/api/reload", api.reload, methods=["POST"]),
             Route("/api/drain", api.drain, methods=["POST"]),
@@ -198,6 +219,19 @@ class _Api:
     async def stats(self, request: Request) -> Response:
         return _json(await self._backend.stats())
 
+    async def feeds(self, request: Request) -> Response:
+        return _json({"feeds": self._backend.feeds()})
+
+    async def operate_feed(self, action: str, request: Request) -> Response:
+        name = request.path_params["name"]
+        try:
+            snapshot = await self._backend.operate_feed(name, action)
+        except RequestError as error:
+            get_logger().warning("feed_operation_refused", feed=name, action=action, code=error.code)
+            raise
+        get_logger().info("feed_operated", feed=name, action=action, state=snapshot["state"])
+        return _json({"feed": name, **snapshot})
+
     async def publish(self, request: Request) -> Response:
         batch, single = publishes(await _body(request))
         results = [msgspec.structs.asdict(position) for position in await self._backend.publish(batch)]
@@ -211,6 +245,11 @@ class _Api:
     async def drain(self, request: Request) -> Response:
         await self._backend.drain()
         return _json({"status": "draining"})
+
+
+def no_feed(name: str) -> RequestError:
+    """No feed of that name is configured."""
+    return RequestError(ErrorCode.NOT_FOUND, f"there is no feed {name!r}")
 
 
 # requests -------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -23,7 +23,8 @@ class Child:
     """One process of the engine, on its main thread's loop.
 
     Attributes:
-        argument: what the daemon gave: name, role, incarnation, runtime_dir, client_port, config.
+        argument: what the daemon gave: name, role, incarnation, runtime_dir, client_port, config; and state, where an
+            earlier life has reported one.
         config: the configuration at its start.
         context: for all of the process's bus links.
     """
@@ -34,8 +35,7 @@ class Child:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._parent_fd = parent_fd
         self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._reported_at: float | None = None
+        self._control: ControlClient | None = None
 
     def endpoint(self, name: str) -> str:
         """Address of a bus of this engine."""
@@ -46,14 +46,20 @@ class Child:
         if not self._failed.done():
             self._failed.set_result(reason)
 
+    def report_soon(self) -> None:
+        """Something that the daemon should know at once has changed; of no effect before :meth:`serve`."""
+        if self._control is not None:
+            self._control.report_soon()
+
     async def serve(
         self,
         *,
         meter: Meter,
         drain: Callable[[], Awaitable[None]],
         reload: Callable[[Config], Awaitable[None]],
-        health: Callable[[], dict[str, Any]] = dict,
         refresh: Callable[[], Awaitable[None]] | None = None,
+        state: Callable[[], Any] | None = None,
+        asks: Mapping[str, Callable[[Any], Awaitable[Any]]] | None = None,
     ) -> None:
         """Say ready and report until told to end.
 
@@ -61,34 +67,37 @@ class Child:
             meter: the node's figures.
             drain: finish what is going on.
             reload: take a new configuration.
-            health: of the node's parts, ``{component: {status, reason, retry_in}}``.
-            refresh: brings meter and health up to date, once per report.
+            refresh: brings meter and state up to date, before each report. One that fails or takes long is logged, and
+                the report goes out without it: the daemon would take silence for death.
+            state: plain values that the next life of this process finds in ``argument["state"]``, as last reported.
+            asks: what else the daemon may ask, see :class:`~engine.control.ControlClient`.
 
         Raises:
             HeliographError: supervision has given up, or the daemon does not answer.
         """
-        loop = asyncio.get_running_loop()
-        interval = self.config.server.heartbeat_interval
+        patience = self.config.server.heartbeat_timeout / 2
 
-        def report() -> dict[str, Any]:
-            now = loop.time()
-            if self._reported_at is not None:
-                meter.loop_lag = max(0.0, now - self._reported_at - interval)
-            self._reported_at = now
+        async def report(late: float) -> dict[str, Any]:
+            meter.loop_lag = late
             if refresh is not None:
-                self._own(refresh(), "refresh")
-            return {"figures": meter.snapshot(), "health": health()}
+                try:
+                    async with asyncio.timeout(patience):
+                        await refresh()
+                except Exception as error:
+                    log.get_logger().error("refresh_failed", error=str(error) or type(error).__name__)
+            return {"figures": meter.snapshot(), **({} if state is None else {"state": state()})}
 
         async def take(config: Config) -> None:
             await reload(config)
             self._configure_log(config)
 
-        control = ControlClient(
+        control = self._control = ControlClient(
             self.argument,
             self._parent_fd,
             drain,
             take,
             report,
+            asks,
             context=self.context,
         )
         await control.start()
@@ -101,22 +110,9 @@ class Child:
                 raise HeliographError(self._failed.result())
         finally:
             await control.close()
-            for task in self._tasks:
-                task.cancel()
 
     def _configure_log(self, config: Config) -> None:
         log.configure(self.argument["name"], config.server.node_name(), config.log.level, config.log.format)
-
-    def _own(self, coroutine: Awaitable[None], name: str) -> None:
-        async def guarded() -> None:
-            try:
-                await coroutine
-            except Exception as error:
-                log.get_logger().error(f"{name}_failed", error=str(error))
-
-        task = asyncio.create_task(guarded(), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def run_child(argument: dict[str, Any], parent_fd: int, serve: Callable[[Child], Awaitable[None]]) -> None:

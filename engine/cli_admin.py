@@ -16,11 +16,13 @@ from transport.codes import ErrorCode
 from transport.errors import ConfigError, ConnectionLost, RequestError
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 TIMEOUT_S = 10.0
 RATES = ("events_published", "deliveries")  # counters whose growth per second is worth a look
 ABSENT = "–"
+WHOLE = 1e6  # from here on a float is written without its fraction, but to the last digit
 
 
 def ask(method: str, admin_url: str, path: str, api_key: str | None = None) -> Any:
@@ -140,7 +142,10 @@ def rows(figures: Mapping[str, Any], rates: Mapping[str, float], prefix: str = "
 def _shown(value: Any) -> str:
     if value is None:
         return ABSENT
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < WHOLE else f"{value:.0f}"
+    text = str(value)
+    return text if text.isprintable() else repr(text)[1:-1]  # an upstream's words must not steer the terminal
 
 
 def _show(looks: Iterator[tuple[Mapping[str, Any], dict[str, float]]], interval: float | None) -> None:
@@ -148,11 +153,19 @@ def _show(looks: Iterator[tuple[Mapping[str, Any], dict[str, float]]], interval:
     from rich.live import Live
 
     if interval is None:
-        Console().print(_table(*next(looks)))
+        Console().print(_tables(*next(looks)))
         return
     with Live(auto_refresh=False) as live:
         for figures, rates in looks:
-            live.update(_table(figures, rates), refresh=True)
+            live.update(_tables(figures, rates), refresh=True)
+
+
+def _tables(figures: Mapping[str, Any], rates: Mapping[str, float]) -> Group:
+    from rich.console import Group
+
+    feeds = figures.get("feeds")
+    rest = {name: value for name, value in figures.items() if name != "feeds"}
+    return Group(_table(rest, rates), "", _feeds_table(feeds)) if feeds else Group(_table(rest, rates))
 
 
 def _table(figures: Mapping[str, Any], rates: Mapping[str, float]) -> Table:
@@ -165,3 +178,37 @@ def _table(figures: Mapping[str, Any], rates: Mapping[str, float]) -> Table:
     for name, value, rate in rows(figures, rates):
         table.add_row(name, value, *([rate] if rates else []))
     return table
+
+
+def _feeds_table(feeds: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Why each feed is not connected, when it is tried again, and how those are that are connected."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("feed", "state", "breaker", "why", show_edge=False)
+    for column in ("next try", "rate", "lag", "reconnects"):
+        table.add_column(column, justify="right")
+    for name, feed in feeds.items():
+        lag, wait, rate = feed["lag"], feed["retry_in"], feed["rate"]
+        row = (
+            _shown(name),
+            feed["state"],
+            feed["breaker"]["state"],
+            _shown(feed["reason"]),
+            ABSENT if wait is None else f"in {_duration(wait)}",
+            f"{rate:,.0f}/s",
+            ABSENT if lag is None else _duration(lag),
+            str(feed["reconnects"]),
+        )
+        table.add_row(*map(Text, row))  # not markup: the reason may be an upstream's
+    return table
+
+
+def _duration(seconds: float) -> str:
+    """As long as one reads at a glance: ``42 ms``, ``9.5 s``, ``3.0 h``; a replay's events may be years old."""
+    if abs(seconds) < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for unit, length in (("s", 1), ("min", 60), ("h", 3_600)):
+        if abs(seconds) < 100 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 86_400:,.0f} d"

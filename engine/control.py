@@ -1,20 +1,23 @@
 """The control bus between the daemon and its children: who is ready, how it goes, and drain, reload, stop.
 
-Each child says ``ready`` once and then, every ``heartbeat_interval``, ``report``; both carry its name and the
-incarnation that the daemon gave to this life of it. A child that stops reporting is taken for dead
-(:mod:`engine.process_supervisor` kills it): the report comes from the loop that does the child's work. All of it are
-tells and asks (:mod:`actors.remote`) to an actor called ``control``.
+Each child says ``ready`` once and then, every ``heartbeat_interval`` and when something important has changed,
+``report``; both carry its name and the incarnation that the daemon gave to this life of it. A child that stops
+reporting is taken for dead (:mod:`engine.process_supervisor` kills it): the report comes from the loop that does the
+child's work. All of it are tells and asks (:mod:`actors.remote`) to an actor called ``control``.
 
 | to the daemon | body |
 |---|---|
 | tell ``ready`` | ``{name, incarnation, …}`` and the child's own facts |
-| tell ``report`` | ``{name, incarnation, figures, health}``; health is ``{component: {status, reason, retry_in}}`` |
+| tell ``report`` | ``{name, incarnation, figures}`` and ``state``, where there is one for its next life to know |
 
 | to a child | body |
 |---|---|
 | tell ``drain`` | none: finish, then end; SIGTERM says the same |
 | ask ``reload`` | the new configuration as plain values; answered when it is in force |
+| ask ``feed`` | feeds only: ``{name, action}``; answered with the feed's snapshot |
 | tell ``stop`` | none: end now |
+
+What a ``reload`` or another ask has changed is reported before it is answered.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -33,11 +37,13 @@ from engine.log import get_logger
 from engine.runtime_dir import endpoint
 from transport.bus_client import BusClient
 from transport.bus_server import BusServer, Peer
+from transport.codes import ErrorCode
 from transport.errors import ConnectionLost, HeliographError, RequestError
 
 ACTOR = "control"
 LINK_TIMEOUT = 10.0  # s for a child to find the daemon
-RELOAD_TIMEOUT = 10.0  # s for a child to take a new configuration
+ASK_TIMEOUT = 20.0  # s for a child to do what it is asked; above what it gives its own actors
+REPORT_SPACING = 0.02  # s at least between two reports
 ORPHAN_TIMEOUT = 4.5  # s from the daemon's death to this child's, whatever it does
 
 
@@ -88,12 +94,23 @@ class ControlServer:
         for link in self._links.values():
             link.ref(ACTOR).tell(method)
 
+    async def ask(self, name: str, method: str, body: Any) -> Any:
+        """The answer of a child.
+
+        Raises:
+            RequestError: why it refused; ``unavailable`` where it is away or goes meanwhile: the outcome is unknown.
+        """
+        link = self._links.get(name)
+        if link is None:
+            raise RequestError(ErrorCode.UNAVAILABLE, f"the {name} process is away")
+        return await link.ref(ACTOR).ask(method, body, timeout=ASK_TIMEOUT)
+
     async def reload(self, config: Config) -> dict[str, str]:
         """Give every child ``config``; what went wrong, by the child's name."""
         body = msgspec.to_builtins(config)
         links = dict(self._links)
         answers = await asyncio.gather(
-            *(link.ref(ACTOR).ask("reload", body, timeout=RELOAD_TIMEOUT) for link in links.values()),
+            *(link.ref(ACTOR).ask("reload", body, timeout=ASK_TIMEOUT) for link in links.values()),
             return_exceptions=True,
         )
         return {name: str(answer) for name, answer in zip(links, answers, strict=True) if isinstance(answer, Exception)}
@@ -124,7 +141,9 @@ class ControlClient:
         on_drain: finish what is going on; it is over when this returns. After the daemon's death it has
             :data:`ORPHAN_TIMEOUT`, then the process is killed.
         on_reload: takes a new configuration; what it raises is the daemon's answer.
-        report: ``{"figures": …, "health": …}``, plain values.
+        report: ``{"figures": …}``, plain values; given the time in seconds that the last heartbeat's timer was late.
+        asks: what else the daemon may ask; each is called with the ask's body, and what it returns or raises is the
+            answer.
         context: shared with the child's other links, not terminated here; ``None`` makes one of its own.
     """
 
@@ -134,7 +153,8 @@ class ControlClient:
         parent_fd: int,
         on_drain: Callable[[], Awaitable[None]],
         on_reload: Callable[[Config], Awaitable[None] | None],
-        report: Callable[[], Mapping[str, Any]],
+        report: Callable[[float], Awaitable[Mapping[str, Any]]],
+        asks: Mapping[str, Callable[[Any], Awaitable[Any]]] | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         config = msgspec.convert(argument["config"], Config)
@@ -156,11 +176,15 @@ class ControlClient:
         )
         self._dispatcher = Dispatcher()
         self._dispatcher.register(ACTOR, self, ("drain", "reload", "stop"))
+        self._dispatcher.register(ACTOR, _Asked(asks or {}, self.report), asks or ())
         self._remote = RemoteLink(self._link, self._dispatcher)
         self._daemon = self._remote.ref(ACTOR)
         self._stopped: asyncio.Future[str] = self._loop.create_future()
         self._draining: asyncio.Task[None] | None = None
-        self._reporter: asyncio.TimerHandle | None = None
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._due = self._late = 0.0  # loop time of the next heartbeat; how late the last one was
+        self._news = asyncio.Event()
+        self._reporter: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Find the daemon; from here on drain, stop and the daemon's death are heeded.
@@ -181,7 +205,20 @@ class ControlClient:
         """Tell the daemon, and report from here on."""
         await self._link.writable()
         self._daemon.tell("ready", {**info, **self._who})
+        self._due = self._loop.time()
         self._beat()
+        self._reporter = asyncio.create_task(self._report_on(), name="report")
+
+    def report_soon(self) -> None:
+        """Something important has changed: report before the next heartbeat, however often this is called meanwhile."""
+        self._news.set()
+
+    async def report(self) -> None:
+        """Report now; returns when the report is on its way, before anything that is said after it."""
+        try:
+            self._daemon.tell("report", {**await self._report(self._late), **self._who})
+        except ConnectionLost:
+            pass  # the next report goes to the next link
 
     async def wait_stopped(self) -> str:
         """Return, with the reason, when the process has to end: drained, told so, or the daemon is dead."""
@@ -197,11 +234,12 @@ class ControlClient:
         """Say goodbye. After it nothing is watched any more."""
         self._loop.remove_reader(self._parent_fd)
         self._loop.remove_signal_handler(signal.SIGTERM)
-        if self._reporter is not None:
-            self._reporter.cancel()
-        if self._draining is not None:
-            self._draining.cancel()
-            await asyncio.gather(self._draining, return_exceptions=True)
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        for task in (self._reporter, self._draining):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._dispatcher.close()
         self._link.stop()
         if self._owns_context:
@@ -226,11 +264,20 @@ class ControlClient:
         self.drain("the daemon is dead")
 
     def _beat(self) -> None:
-        self._reporter = self._loop.call_later(self._interval, self._beat)
-        try:
-            self._daemon.tell("report", {**self._report(), **self._who})
-        except ConnectionLost:
-            pass  # the next report goes to the next link
+        now = self._loop.time()
+        self._late, self._due = max(0.0, now - self._due), now + self._interval
+        self._heartbeat = self._loop.call_at(self._due, self._beat)
+        self.report_soon()
+
+    async def _report_on(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                await self.report()
+            except Exception as error:  # silence would have us killed; the log shall say for what
+                get_logger().error("report_failed", error=str(error), exc_info=error)
+            await asyncio.sleep(REPORT_SPACING)
 
     # what the daemon says --------------------------------------------------------------------------------------------
 
@@ -252,6 +299,7 @@ class ControlClient:
             get_logger().error("reload_failed", error=str(error))
             raise RequestError("bad_request", str(error)) from error
         get_logger().info("reloaded")
+        await self.report()
 
     # the link to the daemon ------------------------------------------------------------------------------------------
 
@@ -269,3 +317,19 @@ class ControlClient:
     def on_lost(self, reason: str) -> None:
         """The pipe tells whether the daemon is dead."""
         self._remote.lost(reason)
+
+
+class _Asked:
+    """What a node answers to the daemon, as the dispatcher wants it: ``on_<ask>``. First it is reported."""
+
+    def __init__(
+        self, asks: Mapping[str, Callable[[Any], Awaitable[Any]]], report: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._report = report
+        for name, handler in asks.items():
+            setattr(self, f"on_{name}", partial(self._answer, handler))
+
+    async def _answer(self, handler: Callable[[Any], Awaitable[Any]], body: Any) -> Any:
+        answer = await handler(body)
+        await self._report()
+        return answer

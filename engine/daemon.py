@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from engine.admin import AdminServer
+from engine.admin import AdminServer, no_feed
 from engine.config import Config, needs_restart, reloaded
 from engine.control import ControlServer
 from engine.forkserver import ForkServer
@@ -27,7 +27,8 @@ from engine.notify import Notifier
 from engine.process_supervisor import ChildProcess, Process, ProcessState, ProcessSupervisor
 from engine.runtime_dir import RuntimeDir, RuntimeDirTaken
 from engine.version import VERSION
-from transport.errors import HeliographError
+from transport.codes import ErrorCode
+from transport.errors import HeliographError, RequestError
 from transport.listener import bind
 from transport.messages import Publish
 from transport.meter import Meter
@@ -75,7 +76,6 @@ class Daemon:
         self._notifier = notifier or Notifier({})
         self._figures = Figures(VERSION)
         self._meter = Meter()
-        self._health: dict[str, dict[str, Any]] = {}  # by process, of its parts
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closing = AsyncExitStack()
         self._children: list[ChildProcess] = []
@@ -250,17 +250,25 @@ class Daemon:
         self._supervisor.ready(body["name"], body["incarnation"], body)
 
     def on_report(self, body: dict[str, Any]) -> None:
-        """A child's heartbeat and figures."""
+        """A child's heartbeat and figures, and what its next life shall know."""
         assert self._supervisor is not None
         name, incarnation = body["name"], body["incarnation"]
-        if self._supervisor.heard(name, incarnation):
-            self._figures.update(name, incarnation, body["figures"])
-            self._health[name] = body["health"]
+        if not self._supervisor.heard(name, incarnation):
+            return
+        self._figures.update(name, incarnation, body["figures"])
+        process = self._supervisor.processes[name]
+        if "state" in body:
+            process.spec.argument["state"] = body["state"]
+        if name == FEEDS:
+            feeds = self._figures.feeds
+            feeds.update(body["state"])
+            if process.state is ProcessState.READY:  # else it is the word of one that has just died
+                feeds.away = None
 
     def _on_change(self, process: Process) -> None:
         name, state = process.spec.name, process.state
-        if state is not ProcessState.READY:
-            self._health.pop(name, None)
+        if name == FEEDS and state is not ProcessState.READY:  # ready is not enough: what it knows comes with a report
+            self._figures.feeds.away = f"the feeds process is {state}"
         if state is ProcessState.RESTARTING:
             self._figures.restarted(name)
         elif state is ProcessState.STOPPED:
@@ -272,11 +280,10 @@ class Daemon:
     # the admin API's backend -----------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, Any]:
-        """The contract's shape: a component per process, and what these say of their parts."""
+        """The contract's shape: a component per process and per feed."""
         processes = self._supervisor.processes if self._supervisor is not None else {}
         components = {name: _component(process) for name, process in processes.items() if process.wanted}
-        for parts in self._health.values():
-            components |= parts
+        components |= self._figures.feeds.components()
         return {
             "status": self._status(components),
             "version": VERSION,
@@ -307,6 +314,21 @@ class Daemon:
     async def metrics(self) -> bytes:
         """Prometheus text."""
         return self._figures.render()
+
+    def feeds(self) -> dict[str, Any]:
+        """Each feed as last reported."""
+        return self._figures.feeds.shown()
+
+    async def operate_feed(self, name: str, action: str) -> dict[str, Any]:
+        """Have the feeds process do it."""
+        assert self._supervisor is not None
+        if name not in self._config.feeds:
+            raise no_feed(name)
+        process = self._supervisor.processes[FEEDS]
+        if process.state is not ProcessState.READY:
+            raise RequestError(ErrorCode.UNAVAILABLE, f"the feeds process is {process.state}")
+        snapshot: dict[str, Any] = await self._control.ask(FEEDS, "feed", {"name": name, "action": action})
+        return snapshot
 
     async def publish(self, batch: list[Publish]) -> list[Position]:
         """Publish in order; see :meth:`engine.hub_link.HubLink.publish`."""

@@ -10,9 +10,12 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from actors.breaker import BreakerState
+from actors.feed_state import FeedState
 from transport.meter import COUNTERS, Histogram
 
 if TYPE_CHECKING:
+    from engine.feed_figures import FeedFigures
     from engine.metrics import Figures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,7 +36,18 @@ _FAMILIES = (
     ("slow_sessions", "slow_sessions", None, "Sessions in the slow lane now."),
     ("outbox_bytes", "outbox_bytes", None, "Bytes that wait in slow sessions' outboxes."),
     ("bus_queue", "bus_queue_events", "worker", "Events that the hub holds for a worker."),
-    ("feed_reconnects", "feed_reconnects", "feed", "Attempts to reconnect to a feed."),
+)
+
+# (counter of FeedFigures, metric, label beside the feed, help)
+_FEED_COUNTERS = (
+    ("attempts", "feed_attempts", None, "Attempts to connect to a feed."),
+    ("reconnects", "feed_reconnects", None, "Connections to a feed after its first."),
+    ("messages", "feed_messages", "result", "What a feed's messages turned out to hold."),
+    ("bad", "feed_bad_messages", "reason", "Messages, or parts of them, of which no event could be made."),
+    ("gaps", "feed_gaps", None, "Times that something of a feed was found missing."),
+    ("missing", "feed_missing", None, "Messages that a feed is known to have missed."),
+    ("breaker_opens", "feed_breaker_opens", None, "Times that a feed's circuit breaker has opened."),
+    ("breaker_seconds", "feed_breaker_seconds", "state", "Time that a feed's circuit breaker was in a state."),
 )
 
 
@@ -55,15 +69,36 @@ class _Snapshot(Collector):
             value = {"websocket": total.connections} if field == "connections" else getattr(total, field)
             yield _family(field in COUNTERS, name, label, about, value)
         yield _family(False, "loop_lag_seconds", "process", "How late the loop ran a timer last.", figures.loop_lags())
-        state = GaugeMetricFamily(
-            PREFIX + "feed_state", "1 for the state that the feed is in.", labels=("feed", "state")
-        )
-        for feed, now in total.feed_states.items():
-            state.add_metric((feed, now), 1)
-        yield state
+        yield from _feeds(figures.feeds)
         about = "Starts of a process after its death."
         yield _family(True, "process_restarts", "process", about, figures.restarts)
         yield _family(False, "build_info", "version", "1, labelled with the version.", {figures.version: 1})
+
+
+def _feeds(feeds: FeedFigures) -> Iterator[Metric]:
+    shown = feeds.shown()
+    states = {name: feed["state"] for name, feed in shown.items()}
+    yield _states("feed_state", "1 for the state that the feed is in, 0 for the others.", FeedState, states)
+    breakers = {name: feed["breaker"]["state"] for name, feed in shown.items()}
+    yield _states("feed_breaker_state", "1 for the state of the feed's circuit breaker.", BreakerState, breakers)
+    lags = {name: feed["lag"] for name, feed in shown.items() if feed["lag"] is not None}
+    yield _family(False, "feed_lag_seconds", "feed", "Age of a feed's newest event by the upstream's clock.", lags)
+    counters = feeds.counters()
+    for counter, name, label, about in _FEED_COUNTERS:
+        family = CounterMetricFamily(PREFIX + name, about, labels=("feed", label) if label else ("feed",))
+        for feed, counted in counters.items():
+            for (key, *labels), value in counted.items():
+                if key == counter:
+                    family.add_metric((feed, *labels), value)
+        yield family
+
+
+def _states(name: str, about: str, states: Iterable[str], now: Mapping[str, str]) -> Metric:
+    family = GaugeMetricFamily(PREFIX + name, about, labels=("feed", "state"))
+    for feed, its in now.items():
+        for state in states:
+            family.add_metric((feed, str(state)), its == state)
+    return family
 
 
 def _family(counter: bool, name: str, label: str | None, about: str, value: Any) -> Metric:

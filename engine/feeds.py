@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import zmq
 
-from actors.feed_supervisor import ApplyFeeds, GetFeeds
+from actors.feed_supervisor import OPERATE_TIMEOUT_S, ApplyFeeds, GetFeeds, OperateFeed
+from actors.reply import AskTimeout
 from actors.supervisor import GetStatistics, Supervisor
 from engine import wiring
 from engine.child import Child, run_child
@@ -15,12 +16,16 @@ from engine.config import Config
 from engine.log import get_logger
 from transport.bus_client import STOPPED, BusClient
 from transport.codec import pack
+from transport.codes import ErrorCode
+from transport.errors import RequestError
 from transport.messages import Publish
 from transport.meter import Meter
 
 START_TIMEOUT = 10.0  # s for the feed supervisor to start
 STOP_TIMEOUT = 5.0  # s for all connections to close
-ASK_TIMEOUT = 5.0  # s for a reload to be taken
+ASK_TIMEOUT = 5.0  # s for the feed supervisor to answer
+OPERATE_TIMEOUT = OPERATE_TIMEOUT_S + ASK_TIMEOUT  # s for a connection to do what an operator asks
+HELD = 100_000  # events that wait for a hub; beyond it the oldest are dropped
 
 
 class Feeds:
@@ -28,13 +33,32 @@ class Feeds:
 
     It is the feeds' way to the hub (:class:`actors.connection.Publisher`): while the hub is away or behind, no upstream
     socket is read; the batch in hand is held.
+
+    Args:
+        failed: called with the reason when the feed supervisor cannot be kept running.
+        changed: called after each change of a feed's state or circuit breaker; :meth:`refresh` then brings the news.
+        known: the feeds' snapshots from an earlier life of the process.
+
+    Attributes:
+        status: the feeds' snapshots (:class:`actors.feed_supervisor.GetFeeds`) at the last :meth:`refresh`.
     """
 
     def __init__(
-        self, config: Config, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, failed: Callable[[str], None]
+        self,
+        config: Config,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        failed: Callable[[str], None],
+        *,
+        changed: Callable[[], None],
+        known: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         self.meter = Meter()
-        self._held: list[bytes] = []  # at most one batch per feed: nothing is read meanwhile
+        self.status = {name: snapshot for name, snapshot in (known or {}).items() if name in config.feeds}
+        self._config = config
+        self._held: list[
+            bytes
+        ] = []  # one batch per feed, for nothing is read meanwhile; and what feeds say of themselves
         self._uplink = BusClient(
             context,
             endpoint,
@@ -44,10 +68,9 @@ class Feeds:
             heartbeat_interval=config.server.heartbeat_interval,
             heartbeat_timeout=config.server.heartbeat_timeout,
         )
-        self._spec = wiring.feeds_actor(config, self)
+        self._spec = wiring.feeds_actor(lambda: self._config, self, dict(self.status), changed)
         self._failed = failed
         self._supervisor: Any = None
-        self.status: dict[str, dict[str, Any]] = {}
 
     async def start(self) -> None:
         """The link first, so that the feeds have somewhere to publish."""
@@ -63,26 +86,28 @@ class Feeds:
     async def reload(self, config: Config) -> None:
         """Add, remove and change feeds; those that stay the same notice nothing."""
         await self._spec.ref.ask_async(ApplyFeeds(wiring.feed_specs(config)), timeout=ASK_TIMEOUT)
+        self._config = config
+
+    async def operate(self, body: Mapping[str, str]) -> dict[str, Any]:
+        """An operator's ``{name, action}``, see :class:`actors.feed_supervisor.OperateFeed`; the feed's snapshot.
+
+        Raises:
+            RequestError: ``not_found``, ``conflict``; ``unavailable``: no answer, the outcome is unknown.
+        """
+        try:
+            snapshot: dict[str, Any] = await self._spec.ref.ask_async(
+                OperateFeed(body["name"], body["action"]), timeout=OPERATE_TIMEOUT
+            )
+        except AskTimeout as error:
+            raise RequestError(ErrorCode.UNAVAILABLE, str(error)) from None
+        return snapshot
 
     async def drain(self) -> None:
         """Nothing to wait for: stopping closes the upstream sockets and passes on the batch in hand."""
 
     async def refresh(self) -> None:
-        """Look at the feeds: brings :attr:`status` and the meter up to date."""
+        """Look at the feeds: brings :attr:`status` up to date."""
         self.status = await self._spec.ref.ask_async(GetFeeds(), timeout=ASK_TIMEOUT)
-        self.meter.feed_states = {name: feed["state"] for name, feed in self.status.items()}
-        self.meter.feed_reconnects = {name: feed["reconnects"] for name, feed in self.status.items()}
-
-    def health(self) -> dict[str, Any]:
-        """One component per feed."""
-        return {
-            f"feed:{name}": {
-                "status": "ok" if feed["state"] == "connected" else "degraded",
-                "reason": feed["reason"] or (None if feed["state"] == "connected" else feed["state"]),
-                "retry_in": feed["retry_in"],
-            }
-            for name, feed in self.status.items()
-        }
 
     # the feeds' publisher --------------------------------------------------------------------------------------------
 
@@ -94,6 +119,9 @@ class Feeds:
             self._uplink.wake()
         else:
             self._held += packed
+            if (excess := len(self._held) - HELD) > 0:
+                del self._held[:excess]
+                self.meter.dropped["refused"] = self.meter.dropped.get("refused", 0) + excess
 
     async def writable(self) -> None:
         """Return when the hub is there and keeps up."""
@@ -124,11 +152,23 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
     """The feeds' process."""
 
     async def serve(child: Child) -> None:
-        feeds = Feeds(child.config, child.context, child.endpoint("hub"), child.fail)
+        feeds = Feeds(
+            child.config,
+            child.context,
+            child.endpoint("hub"),
+            child.fail,
+            changed=child.report_soon,
+            known=argument.get("state"),
+        )
         await feeds.start()
         try:
             await child.serve(
-                meter=feeds.meter, drain=feeds.drain, reload=feeds.reload, health=feeds.health, refresh=feeds.refresh
+                meter=feeds.meter,
+                drain=feeds.drain,
+                reload=feeds.reload,
+                refresh=feeds.refresh,
+                state=lambda: feeds.status,
+                asks={"feed": feeds.operate},
             )
         finally:
             await feeds.stop()

@@ -12,8 +12,9 @@ from typing import Any
 
 import zmq
 
-from engine.admin import AdminServer
+from engine.admin import AdminServer, no_feed
 from engine.config import Config, needs_restart, reloaded
+from engine.control import REPORT_SPACING
 from engine.feeds import Feeds
 from engine.hub import Hub
 from engine.hub_link import HubLink
@@ -22,7 +23,8 @@ from engine.metrics import Figures
 from engine.notify import Notifier
 from engine.version import VERSION
 from engine.worker import Worker
-from transport.errors import HeliographError
+from transport.codes import ErrorCode
+from transport.errors import HeliographError, RequestError
 from transport.listener import bind
 from transport.messages import Publish
 from transport.position import Position
@@ -47,6 +49,7 @@ class LocalEngine:
         self._notifier = notifier or Notifier({})
         self._figures = Figures(VERSION)
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changed = asyncio.Event()  # something of a feed
         self._draining = False
         self._closing = AsyncExitStack()
         self.port = self.admin_port = 0
@@ -67,7 +70,7 @@ class LocalEngine:
         closing.callback(context.term)
         self._hub = Hub(config, context, ENDPOINT, self._fail)
         self._worker = Worker(config, context, ENDPOINT, client_sock, self._fail)
-        self._feeds = Feeds(config, context, ENDPOINT, self._fail)
+        self._feeds = Feeds(config, context, ENDPOINT, self._fail, changed=self._changed.set)
         self._link = HubLink(config, context, ENDPOINT, "engine")
         admin = AdminServer(self, config, admin_sock, load=self._load, on_death=self._fail)
         # Stopped in reverse order: along the event's way, then the admin API, which tells of the drain.
@@ -81,8 +84,9 @@ class LocalEngine:
         closing.push_async_callback(self._worker.drain)
         await self._feeds.start()
         closing.push_async_callback(self._feeds.stop)
-        look = asyncio.create_task(self._look(config.server.heartbeat_interval), name="look at the nodes")
-        closing.callback(look.cancel)
+        interval = config.server.heartbeat_interval
+        for look in (self._look(interval), self._look_at_feeds(interval)):
+            closing.callback(asyncio.create_task(look, name="look at the nodes").cancel)
         await admin.start()
         self._watchdog(asyncio.get_running_loop())
         self._notifier.ready(f"serving {self.port}")
@@ -99,16 +103,31 @@ class LocalEngine:
         await asyncio.shield(self._over)
 
     async def _look(self, interval: float) -> None:
-        """Keep health and figures up to date, as the heartbeats of processes do."""
+        """Measure how late the loop is, as the heartbeats of processes do."""
         clock = asyncio.get_running_loop().time
         while True:
-            try:
-                await self._feeds.refresh()
-            except Exception as error:
-                get_logger().error("refresh_failed", error=str(error))
             due = clock() + interval
             await asyncio.sleep(interval)
             self._worker.meter.loop_lag = max(0.0, clock() - due)
+
+    async def _look_at_feeds(self, interval: float) -> None:
+        """Keep up to date what health says of them: at each change and, for what changes all the time, now and then."""
+        while True:
+            self._changed.clear()
+            try:
+                await self._refresh_feeds()
+            except Exception as error:
+                get_logger().error("refresh_failed", error=str(error))
+            await asyncio.sleep(REPORT_SPACING)
+            try:
+                async with asyncio.timeout(interval):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _refresh_feeds(self) -> None:
+        await self._feeds.refresh()
+        self._figures.feeds.update(self._feeds.status)
 
     def _drain_begins(self) -> None:
         if not self._draining:
@@ -135,7 +154,7 @@ class LocalEngine:
             name: {"status": "down" if failed else "ok", "reason": None, "retry_in": None}
             for name in ("hub", "worker-0", "feeds")
         }
-        components |= self._feeds.health()
+        components |= self._figures.feeds.components()
         worst = {component["status"] for component in components.values()}
         status = "down" if "down" in worst else "degraded" if "degraded" in worst else "ok"
         return {
@@ -161,11 +180,25 @@ class LocalEngine:
 
     async def _collect(self) -> None:
         if not self._draining:  # the feeds go first
-            await self._feeds.refresh()
+            await self._refresh_feeds()
         await self._hub.refresh()
         await self._worker.refresh()
         for name, meter in (("hub", self._hub.meter), ("worker-0", self._worker.meter), ("feeds", self._feeds.meter)):
             self._figures.update(name, "local", meter.snapshot())
+
+    def feeds(self) -> dict[str, Any]:
+        """Each feed as it was at its last change of state, or a heartbeat ago."""
+        return self._figures.feeds.shown()
+
+    async def operate_feed(self, name: str, action: str) -> dict[str, Any]:
+        """Do it at once."""
+        if name not in self._config.feeds:
+            raise no_feed(name)
+        if self._draining:
+            raise RequestError(ErrorCode.UNAVAILABLE, "the engine is draining")
+        snapshot = await self._feeds.operate({"name": name, "action": action})
+        await self._refresh_feeds()
+        return snapshot
 
     async def publish(self, batch: list[Publish]) -> list[Position]:
         """Publish in order; see :meth:`engine.hub_link.HubLink.publish`."""
@@ -178,6 +211,7 @@ class LocalEngine:
         self._config = reloaded(self._config, config)
         await self._worker.reload(self._config)
         await self._feeds.reload(self._config)
+        await self._refresh_feeds()
         self._notifier.ready("reloaded")
         get_logger().info("engine_reloaded", needs_restart=left)
         return left

@@ -1,7 +1,8 @@
 """The figures of all processes as one, kept by the daemon. Pure; ``engine/exposition.py`` writes them for Prometheus.
 
 Each process sends the whole of its :class:`~transport.meter.Meter` about once a second. What an incarnation counted
-stays in the sum when it dies, so no counter ever falls; its gauges go with it.
+stays in the sum when it dies, so no counter ever falls; its gauges go with it. Feeds outlive their process and count
+for themselves: :mod:`engine.feed_figures`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from engine.feed_figures import FeedFigures
 from transport.meter import COUNTERS, GAUGES, Histogram, Meter
 
 RETIRED_KEPT = 16  # incarnations per process whose late reports are told from those of a new one
@@ -24,10 +26,15 @@ class Figures:
     """Sums what the processes report. Each call costs O(labels), :meth:`merged` O(processes × labels).
 
     What a process counted between its last report and its death is lost: at most one interval's worth.
+
+    Attributes:
+        version: of the engine.
+        feeds: what is known of them.
     """
 
     def __init__(self, version: str) -> None:
         self.version = version
+        self.feeds = FeedFigures()
         self.restarts: dict[str, int] = {}
         """How often each process was started anew."""
         self._live: dict[str, _Life] = {}
@@ -72,7 +79,6 @@ class Figures:
         for _, meter in self._live.values():
             _merge(total, meter, COUNTERS + GAUGES, _add)
             total.loop_lag = max(total.loop_lag, meter.loop_lag)
-            total.feed_states |= meter.feed_states
         for field, before in self._seconds.items():
             # a float sum depends on the order, which a death changes; to Prometheus the least fall is a restart
             histogram = getattr(total, field)
@@ -100,6 +106,7 @@ class Figures:
         """The engine at a glance, for people and ``GET /stats``: the metrics' names without prefix and ``_total``.
 
         Counters count since the daemon's start; ``delivery_seconds`` are estimates over the same time, or ``None``.
+        ``feeds`` is what ``GET /api/feeds`` says of them.
         """
         total = self.merged()
         return {
@@ -117,10 +124,7 @@ class Figures:
             "route_cache_misses": total.route_misses,
             "bus_queue_events": total.bus_queue,
             "loop_lag_seconds": self.loop_lags(),
-            "feeds": {
-                name: {"state": state, "reconnects": total.feed_reconnects.get(name, 0)}
-                for name, state in total.feed_states.items()
-            },
+            "feeds": self.feeds.shown(),
             "process_restarts": dict(self.restarts),
         }
 

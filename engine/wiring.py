@@ -210,9 +210,21 @@ def stage_table(kind: type[Any], topics: Sequence[str], options: Mapping[str, An
     return StageConfig(actor=f"{kind.__module__}:{kind.__qualname__}", topics=tuple(topics), options=dict(options))
 
 
-def feeds_actor(config: Config, publisher: Publisher) -> ChildSpec:
-    """The feed supervisor; it keeps the state that outlives each feed's connection actor."""
-    return ChildSpec("feeds", lambda: FeedSupervisor(publisher, feed_specs(config)), capacity=MAILBOX)
+def feeds_actor(
+    config: Callable[[], Config],
+    publisher: Publisher,
+    known: dict[str, dict[str, Any]],
+    on_change: Callable[[], None],
+) -> ChildSpec:
+    """The feed supervisor; it keeps the state that outlives each feed's connection actor.
+
+    A successor takes over the present ``config`` and, in ``known``, what its predecessor knew of the feeds.
+    """
+    return ChildSpec(
+        "feeds",
+        lambda: FeedSupervisor(publisher, feed_specs(config()), known, on_change),
+        capacity=MAILBOX,
+    )
 
 
 def feed_specs(config: Config) -> tuple[FeedSpec, ...]:

@@ -90,14 +90,12 @@ class Meter(msgspec.Struct, kw_only=True):
         disconnects: sessions that ended, by WebSocket close code.
         route_hits, route_misses: events whose route the cache knew, or not.
         delivery, match: see their types.
-        feed_reconnects: attempts to reconnect, by feed.
         connections: WebSocket sessions now.
         subscriptions: topic patterns now, one per pattern and session.
         slow_sessions: sessions in the slow lane now.
         outbox_bytes: bytes that wait in slow sessions' outboxes.
         loop_lag: how late the loop ran a timer last, seconds.
         bus_queue: events that the hub holds for a worker, by worker.
-        feed_states: the connection's state now, by feed.
     """
 
     # counters
@@ -109,7 +107,6 @@ class Meter(msgspec.Struct, kw_only=True):
     route_misses: int = 0
     delivery: DeliverySeconds = msgspec.field(default_factory=DeliverySeconds)
     match: MatchSeconds = msgspec.field(default_factory=MatchSeconds)
-    feed_reconnects: dict[str, int] = {}
     # gauges
     connections: int = 0
     subscriptions: int = 0
@@ -117,7 +114,6 @@ class Meter(msgspec.Struct, kw_only=True):
     outbox_bytes: int = 0
     loop_lag: float = 0.0
     bus_queue: dict[str, int] = {}
-    feed_states: dict[str, str] = {}
 
     def snapshot(self) -> dict[str, Any]:
         """A copy as maps with string keys, lists and numbers: whatever packs those can carry it."""
@@ -138,8 +134,7 @@ class Meter(msgspec.Struct, kw_only=True):
 
 
 COUNTERS = (
-    "events_published", "deliveries", "dropped", "disconnects", "route_hits", "route_misses",
-    "delivery", "match", "feed_reconnects",
+    "events_published", "deliveries", "dropped", "disconnects", "route_hits", "route_misses", "delivery", "match",
 )  # fmt: skip
 """Fields of :class:`Meter` that only rise."""
 GAUGES = ("connections", "subscriptions", "slow_sessions", "outbox_bytes", "bus_queue")

@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from engine import admin, http_server
 from engine.admin import LATER, AdminServer, publishes
@@ -22,6 +23,7 @@ from transport.messages import Publish
 from transport.position import Position
 
 HEALTH = {"status": "degraded", "version": "0.1.0", "node": "n", "components": {"hub": {"status": "down"}}}
+FEED = {"state": "disconnected", "held": True}
 EVENT = {"topic": "price.EUR_USD", "data": {"bid": 1}}
 
 
@@ -32,6 +34,7 @@ class FakeBackend:
         self.published: list[Publish] = []
         self.config: Config | None = None
         self.drained = False
+        self.operated: list[tuple[str, str]] = []
         self.hang = asyncio.Event()
         self.hangs = False
 
@@ -48,6 +51,15 @@ class FakeBackend:
 
     async def metrics(self) -> bytes:
         return b"heliograph_connections 3\n"
+
+    def feeds(self) -> dict[str, Any]:
+        return {"fx": FEED}
+
+    async def operate_feed(self, name: str, action: str) -> dict[str, Any]:
+        if self.failure is not None:
+            raise self.failure
+        self.operated.append((name, action))
+        return FEED
 
     async def publish(self, batch: list[Publish]) -> list[Position]:
         if self.failure is not None:
@@ -124,6 +136,34 @@ def test_not_ready_says_why() -> None:
         assert refused(await client.get("/ready"), 503, "unavailable") == "draining"
 
     run(test)
+
+
+def test_feeds_and_what_an_operator_does_to_them() -> None:
+    async def test(backend: FakeBackend, client: httpx.AsyncClient) -> None:
+        assert (await client.get("/api/feeds")).json() == {"feeds": {"fx": FEED}}
+        for action in ("reset", "disconnect", "connect"):
+            answer = await client.post(f"/api/feeds/fx/{action}", json={})
+            assert (answer.status_code, answer.json()) == (200, {"feed": "fx", **FEED})
+        await client.post("/api/feeds/a%20b/reset", json={})
+        assert backend.operated == [("fx", "reset"), ("fx", "disconnect"), ("fx", "connect"), ("a b", "reset")]
+        for code, status in (("not_found", 404), ("conflict", 409), ("unavailable", 503)):
+            backend.failure = RequestError(code, "as told")
+            refused(await client.post("/api/feeds/fx/connect", json={}), status, code)
+        refused(await client.post("/api/feeds/fx/connect"), 400, "bad_request", "Content-Type")
+        wrong = await client.get("/api/feeds/fx/connect")
+        assert (wrong.status_code, wrong.headers["allow"]) == (404, "POST")
+        assert len(backend.operated) == 4
+
+    with capture_logs() as lines:
+        run(test)
+    told = [(line["event"], line["feed"], line["action"], line.get("code")) for line in lines if "feed" in line]
+    assert told == [
+        ("feed_operated", "fx", "reset", None),
+        ("feed_operated", "fx", "disconnect", None),
+        ("feed_operated", "fx", "connect", None),
+        ("feed_operated", "a b", "reset", None),
+        *(("feed_operation_refused", "fx", "connect", code) for code in ("not_found", "conflict", "unavailable")),
+    ]
 
 
 def test_publish_one_and_many() -> None:

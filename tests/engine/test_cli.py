@@ -16,11 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from engine import cli
 from engine.cli import execute
 from tests.engine.fake_engine import FakeEngine, fake_engine_in_thread
+from tests.engine.test_feed_figures import snapshot
 
 Server = tuple[FakeEngine, asyncio.AbstractEventLoop]
 
@@ -282,6 +284,50 @@ def test_stats_as_lines_and_as_json(heliograph: Callable[..., Result], admin: Ad
     assert shown.out == "connections 3\ndelivery_seconds.p50 0.00125\ndelivery_seconds.p99 –\ndeliveries 1000\n"
     assert heliograph("--admin-url", admin.url, "stats", "--json").out == STATS.decode() + "\n"
     assert admin.requests == [("GET", "/stats", None, "Bearer k"), ("GET", "/stats", None, None)]
+
+
+def stats_of(**feeds: Any) -> bytes:
+    return msgspec.json.encode({"connections": 3, "feeds": feeds})
+
+
+def test_stats_as_lines_say_why_a_feed_is_away_and_when_it_is_tried_again(
+    heliograph: Callable[..., Result], admin: Admin
+) -> None:
+    fx = snapshot(
+        state="reconnecting", reason="refused: \x1b[2Jno\nfeeds.fx.state connected", retry_in=9.5, since=1_700_000_000.0
+    )
+    admin.answer = stats_of(fx=fx)
+    lines = heliograph("stats", "--admin-url", admin.url).out.splitlines()
+    assert "feeds.fx.state reconnecting" in lines
+    assert r"feeds.fx.reason refused: \x1b[2Jno\nfeeds.fx.state connected" in lines
+    assert "feeds.fx.retry_in 9.5" in lines
+    assert "feeds.fx.breaker.state open" in lines
+    assert "feeds.fx.since 1700000000" in lines
+    assert "feeds.fx.kind –" in lines
+    as_json = heliograph("stats", "--json", "--admin-url", admin.url).out
+    assert msgspec.json.decode(as_json)["feeds"]["fx"] == fx
+
+
+def test_stats_of_feeds_are_a_table_of_their_own_on_a_terminal(
+    heliograph: Callable[..., Result], admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin.answer = stats_of(
+        fx=snapshot(rate=1234.5, lag=0.0421, reconnects=17),
+        eq=snapshot(state="failed", reason="[bold]HTTP 401[/]\x1b[2J", lag=None, rate=0.0),
+        cd=snapshot(state="reconnecting", reason="dns", retry_in=12.34, lag=5400.0),
+        old=snapshot(lag=4.38e8),
+    )
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "160")
+    out = heliograph("stats", "--admin-url", admin.url).out
+    figures, _, feeds = out.partition("next try")
+    assert "connections" in figures and "feeds." not in out
+    rows = {line.split()[0]: [cell.strip() for cell in line.split("│")] for line in feeds.splitlines() if "│" in line}
+    assert rows["fx"] == ["fx", "connected", "open", "–", "–", "1,234/s", "42 ms", "17"]
+    assert rows["eq"] == ["eq", "failed", "open", r"[bold]HTTP 401[/]\x1b[2J", "–", "0/s", "–", "7"]
+    assert rows["cd"][3:5] == ["dns", "in 12.3 s"]
+    assert (rows["cd"][6], rows["old"][6]) == ("90.0 min", "5,069 d")
+    assert "\x1b[2J" not in out
 
 
 def test_stats_as_a_table_on_a_terminal(

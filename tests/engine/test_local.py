@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from actors.feed_supervisor import ApplyFeeds
 from actors.messages import Arrived
 from engine.config import Config, loads
 from engine.local import LocalEngine
@@ -79,6 +80,37 @@ def test_health_tells_of_a_feed_that_is_away_without_being_asked_for_figures(eve
         assert left == []
         await eventually(lambda: "feed:fx" not in engine.health()["components"])
         assert engine.health()["status"] == "ok"
+
+    run(test, FEED)
+
+
+def test_a_feed_supervisor_that_fails_leaves_its_successor_the_feeds_and_what_they_were(eventually: Eventually) -> None:
+    async def test(engine: LocalEngine) -> None:
+        await engine.reload(config(FEED))
+        assert set(engine.feeds()) == {"fx"}, "seen at once"
+        await eventually(lambda: engine.feeds()["fx"]["attempts"] >= 2)
+        await engine.operate_feed("fx", "disconnect")
+        before = engine.feeds()["fx"]
+        bad: Any = None  # specs that are none
+        engine._feeds._spec.ref.tell(ApplyFeeds(bad))
+        await engine.stats()  # which asks the successor
+        assert set(engine.feeds()) == {"fx"}, "the present configuration's, not the first one's"
+        after = engine.feeds()["fx"]
+        assert after["held"] and after["attempts"] == before["attempts"]
+        assert (await engine.operate_feed("fx", "connect"))["held"] is False
+
+    run(test)
+
+
+def test_operating_a_feed_that_is_not_there_or_too_late() -> None:
+    async def test(engine: LocalEngine) -> None:
+        with pytest.raises(RequestError) as caught:
+            await engine.operate_feed("eq", "reset")
+        assert caught.value.code == "not_found"
+        await engine.drain()
+        with pytest.raises(RequestError) as caught:
+            await engine.operate_feed("fx", "reset")
+        assert caught.value.code == "unavailable"
 
     run(test, FEED)
 

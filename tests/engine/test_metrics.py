@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prometheus_client.parser import text_string_to_metric_families
 
+from actors.breaker import BreakerState
+from actors.feed_state import FeedState
 from engine.metrics import RETIRED_KEPT, Figures
+from tests.engine.test_feed_figures import snapshot
 from transport.errors import CodecError
 from transport.meter import COUNTERS, DeliverySeconds, Meter
 
@@ -32,7 +35,16 @@ CONTRACT = {
     "bus_queue_events": {"worker"},
     "loop_lag_seconds": {"process"},
     "feed_state": {"feed", "state"},
+    "feed_attempts_total": {"feed"},
     "feed_reconnects_total": {"feed"},
+    "feed_messages_total": {"feed", "result"},
+    "feed_bad_messages_total": {"feed", "reason"},
+    "feed_gaps_total": {"feed"},
+    "feed_missing_total": {"feed"},
+    "feed_breaker_state": {"feed", "state"},
+    "feed_breaker_opens_total": {"feed"},
+    "feed_breaker_seconds_total": {"feed", "state"},
+    "feed_lag_seconds": {"feed"},
     "process_restarts_total": {"process"},
     "build_info": {"version"},
 }
@@ -47,14 +59,12 @@ def busy() -> Meter:
         disconnects={1000: 4},
         route_hits=5,
         route_misses=6,
-        feed_reconnects={"fx": 7},
         connections=8,
         subscriptions=9,
         slow_sessions=10,
         outbox_bytes=11,
         loop_lag=0.012,
         bus_queue={"worker-0": 13},
-        feed_states={"fx": "connected"},
     )
     meter.delivery.observe_many(0.003, 14)
     meter.match.observe(2e-5)
@@ -73,6 +83,7 @@ def samples(figures: Figures) -> dict[tuple[str, frozenset[tuple[str, str]]], fl
 def test_the_contracts_names_and_labels() -> None:
     figures = Figures("0.1.0")
     figures.update("worker-0", "a", busy().snapshot())
+    figures.feeds.update({"fx": snapshot()})
     found: dict[str, set[str]] = {}
     for name, labels in samples(figures):
         found.setdefault(re.sub("_(bucket|count|sum)$", "", name), set()).update(label for label, _ in labels)
@@ -92,6 +103,7 @@ def test_values_reach_the_text() -> None:
     figures.update("worker-0", "a", busy().snapshot())
     figures.update("worker-1", "b", busy().snapshot())
     figures.restarted("hub")
+    figures.feeds.update({"fx": snapshot(lag=0.25), "eq": snapshot(state="reconnecting", lag=None)})
     found = samples(figures)
 
     def value(name: str, **labels: str) -> float:
@@ -109,7 +121,18 @@ def test_values_reach_the_text() -> None:
     assert value("bus_queue_events", worker="worker-0") == 26
     assert value("loop_lag_seconds", process="worker-1") == 0.012
     assert value("feed_state", feed="fx", state="connected") == 1
-    assert value("feed_reconnects_total", feed="fx") == 14
+    assert [value("feed_state", feed="eq", state=str(state)) for state in FeedState] == [0, 0, 0, 1, 0, 0]
+    assert value("feed_attempts_total", feed="fx") == 8
+    assert value("feed_reconnects_total", feed="fx") == 7
+    results = {name: value("feed_messages_total", feed="fx", result=name) for name in ("published", "ignored", "bad")}
+    assert results == {"published": 90, "ignored": 4, "bad": 5}
+    assert value("feed_bad_messages_total", feed="fx", reason="missing") == 3
+    assert (value("feed_gaps_total", feed="fx"), value("feed_missing_total", feed="fx")) == (1, 12)
+    assert [value("feed_breaker_state", feed="fx", state=str(state)) for state in BreakerState] == [0, 1, 0]
+    assert value("feed_breaker_opens_total", feed="fx") == 2
+    assert value("feed_breaker_seconds_total", feed="fx", state="closed") == 50.5
+    assert value("feed_lag_seconds", feed="fx") == 0.25
+    assert ("feed_lag_seconds", frozenset({("feed", "eq")})) not in found
     assert value("process_restarts_total", process="hub") == 1
     assert value("process_restarts_total", process="worker-0") == 0
     assert value("build_info", version="0.1.0") == 1
@@ -124,7 +147,6 @@ def test_a_process_that_ended_leaves_its_counters_and_takes_its_gauges() -> None
     assert figures.total("delivery") == 14
     assert figures.total("connections") == figures.total("bus_queue") == 0
     assert not figures.loop_lags()
-    assert not figures.merged().feed_states
 
 
 def test_a_late_report_of_the_dead_is_ignored() -> None:
@@ -165,7 +187,7 @@ def test_what_is_no_snapshot_changes_nothing() -> None:
 
 def test_totals_know_their_names() -> None:
     figures = Figures("0.1.0")
-    for name in ("feed_states", "loop_lag", "nothing"):
+    for name in ("loop_lag", "nothing"):
         with pytest.raises(KeyError):
             figures.total(name)
 
@@ -174,11 +196,13 @@ def test_stats() -> None:
     figures = Figures("0.1.0")
     assert figures.stats()["delivery_seconds"] == {"p50": None, "p99": None}
     figures.update("worker-0", "a", busy().snapshot())
+    figures.feeds.update({"fx": snapshot()})
     stats = figures.stats()
     assert stats["version"] == "0.1.0"
     assert (stats["connections"], stats["deliveries"], stats["events_dropped"]) == (8, 2, {"slow": 3})
     assert stats["disconnects"] == {"1000": 4}
-    assert stats["feeds"] == {"fx": {"state": "connected", "reconnects": 7}}
+    assert stats["feeds"] == figures.feeds.shown()
+    assert (stats["feeds"]["fx"]["state"], stats["feeds"]["fx"]["reconnects"]) == ("connected", 7)
     assert 0.0025 <= stats["delivery_seconds"]["p50"] <= 0.005
 
 
@@ -241,7 +265,6 @@ class Processes(RuleBasedStateMachine):
         meter.deliveries += n
         meter.dropped[label] = meter.dropped.get(label, 0) + n
         meter.disconnects[4008] = meter.disconnects.get(4008, 0) + 1
-        meter.feed_reconnects["fx"] = meter.feed_reconnects.get("fx", 0) + 1
         meter.delivery.observe_many(seconds, n)
         meter.match.observe(seconds)
         meter.connections = n

@@ -19,16 +19,18 @@ from engine.control import ControlServer
 from engine.forkserver import ForkServer
 from engine.process_supervisor import ChildProcess, Process, ProcessState, ProcessSupervisor
 from engine.runtime_dir import RuntimeDir
-from transport.errors import ConfigError, HeliographError
+from transport.errors import ConfigError, HeliographError, RequestError
 
 ROLE = "tests.engine.roles"
+SELDOM = loads("", {"server.heartbeat_interval": 60.0, "server.heartbeat_timeout": 300.0})
 CONFIG = loads("", {"server.heartbeat_interval": 0.1, "server.heartbeat_timeout": 0.5})
 
 
 class Node:
     """What the daemon is to its children, and no more."""
 
-    def __init__(self, runtime: Path, ready_timeout: float = 10.0) -> None:
+    def __init__(self, runtime: Path, ready_timeout: float = 10.0, config: Config = CONFIG) -> None:
+        self.config, self.heartbeat_timeout = config, config.server.heartbeat_timeout
         self.runtime_dir = RuntimeDir(runtime)
         self.forkserver = ForkServer(preload=[ROLE])
         self.children: list[ChildProcess] = []
@@ -39,7 +41,7 @@ class Node:
         self.changed = asyncio.Event()
 
     def child(self, name: str, role: str = ROLE, shutdown: float = 5.0, **argument: Any) -> None:
-        config = msgspec.to_builtins(CONFIG)
+        config = msgspec.to_builtins(self.config)
         base = {"do": "serve", "name": name, "config": config, "runtime_dir": str(self.runtime_dir.path)}
         self.children.append(ChildProcess(role=role, name=name, argument=base | argument, shutdown=shutdown))
 
@@ -49,7 +51,7 @@ class Node:
             self.forkserver,
             on_change=self.on_change,
             on_escalate=self.escalated.append,
-            heartbeat_timeout=0.5,
+            heartbeat_timeout=self.heartbeat_timeout,
             ready_timeout=self.ready_timeout,
         )
         await self.supervisor.start()
@@ -82,7 +84,11 @@ async def node(path: Path, **options: Any) -> AsyncIterator[Node]:
     await it.runtime_dir.acquire()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     it.control = ControlServer(  # type: ignore[attr-defined]
-        context, it.runtime_dir.endpoint("control"), it, heartbeat_interval=0.1, heartbeat_timeout=0.5
+        context,
+        it.runtime_dir.endpoint("control"),
+        it,
+        heartbeat_interval=it.config.server.heartbeat_interval,
+        heartbeat_timeout=it.heartbeat_timeout,
     )
     it.control.start()  # type: ignore[attr-defined]
     try:
@@ -295,6 +301,65 @@ def test_reload_reaches_all_and_says_who_refused(tmp_path: Path) -> None:
             await engine.until(
                 lambda: {name: r["reloads"] for name, r in engine.reports.items()} == {"one": [7], "two": [7]}
             )
+
+    asyncio.run(scenario())
+
+
+def test_what_an_ask_changed_is_reported_before_it_is_answered(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node(tmp_path) as engine:
+            engine.child("one")
+            await engine.start()
+            control: ControlServer = engine.control  # type: ignore[attr-defined]
+            for n in range(20):
+                assert await control.ask("one", "tell", n) == n
+                assert engine.reports["one"]["news"] == list(range(n + 1))
+            with pytest.raises(RequestError) as caught:
+                await control.ask("one", "tell", "refuse")
+            assert (caught.value.code, caught.value.field) == ("conflict", "body")
+            with pytest.raises(RequestError) as caught:
+                await control.ask("two", "tell", 1)
+            assert caught.value.code == "unavailable"
+            assert await control.reload(CONFIG) == {}
+            assert engine.reports["one"]["reloads"] == [CONFIG.limits.connections]
+
+    asyncio.run(scenario())
+
+
+def test_changes_are_reported_at_once_but_together(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node(tmp_path, config=SELDOM) as engine:
+            engine.child("one", changes=1_000)
+            await engine.start()
+            await engine.until(lambda: engine.reports.get("one", {}).get("reported") == 1)
+            control: ControlServer = engine.control  # type: ignore[attr-defined]
+            for expected in (3, 5, 7):  # one with the answer, one for a thousand changes
+                await control.ask("one", "tell", expected)
+                await engine.until(lambda: engine.reports["one"]["reported"] >= expected)  # noqa: B023  (used at once)
+            assert engine.reports["one"]["reported"] == 7
+
+    asyncio.run(scenario())
+
+
+def test_a_report_says_what_holds_now(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node(tmp_path, config=SELDOM) as engine:
+            engine.child("one", do="node")
+            await engine.start()
+            await engine.until(lambda: "one" in engine.reports)
+            assert engine.reports["one"]["connections"] == 1, "it was looked at before"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("refresh", ["hang", "raise"])
+def test_a_child_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path: Path, refresh: str) -> None:
+    async def scenario() -> None:
+        async with node(tmp_path) as engine:
+            engine.child("one", do="node", refresh=refresh)
+            await engine.start()
+            await engine.until(lambda: engine.reports.get("one", {}).get("connections", 0) > 2)
+            assert engine["one"].restarts == 0
 
     asyncio.run(scenario())
 
