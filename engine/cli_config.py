@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import msgspec
+import typer
 
 from actors.mapping import Mapper
 from engine import config
-from engine.cli import FAILED, complain, note
-from transport.errors import CodecError, ConfigError, RequestError
+from engine.cli import FAILED, note
+from engine.mapping_text import lines, samples, unstyled
+from transport.errors import ConfigError
 
 
 def show(path: Path | None, defaults: bool) -> int:
@@ -20,7 +21,7 @@ def show(path: Path | None, defaults: bool) -> int:
 
 
 def check(path: Path, sample: tuple[str, Path] | None) -> int:
-    """Check a file by itself, whatever the environment says.
+    """Check a file by itself, whatever the environment says, and show what a feed's maps make of sample messages.
 
     Raises:
         ConfigError: names the field and the line.
@@ -29,36 +30,36 @@ def check(path: Path, sample: tuple[str, Path] | None) -> int:
     note(f"{path} is fine")
     if sample is None:
         return 0
-    feed, messages = sample
-    if feed not in loaded.feeds:
+    name, messages = sample
+    if name not in loaded.feeds:
         known = ", ".join(loaded.feeds) or "none"
-        raise ConfigError(f"there is no such feed in {path}; there are: {known}", f"feeds.{feed}")
-    return _map(Mapper(loaded.feeds[feed].map), messages)
+        raise ConfigError(f"there is no such feed in {path}; there are: {known}", f"feeds.{name}")
+    feed = loaded.feeds[name]
+    if feed.protocol != config.MAPPED:
+        raise ConfigError(
+            f"{feed.protocol!r} reads messages in its own way: what becomes of a sample can be shown for "
+            f"{config.MAPPED!r} only",
+            f"feeds.{name}.protocol",
+        )
+    return _show(Mapper(feed.map, feed.sequence), len(feed.map), messages)
 
 
-def _map(mapper: Mapper, messages: Path) -> int:
-    """Write the events that come of recorded messages, one a line."""
-    mapped = ignored = failed = 0
+def _show(mapper: Mapper, maps: int, file: Path) -> int:
     try:
-        lines = messages.read_bytes().splitlines()
+        found = samples(file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"cannot read {messages}: {error.strerror}", "--sample") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            publish = mapper.map(line)
-        except (CodecError, RequestError) as error:
-            failed += 1
-            complain(f"{messages} line {number}: {error}")
-            continue
-        if publish is None:
-            ignored += 1
-            continue
-        mapped += 1
-        fields = {"topic": publish.topic, "type": publish.type}
-        more = {name: value for name in ("key", "source_ts") if (value := getattr(publish, name)) is not None}
-        event = {**fields, **more, "data": msgspec.Raw(publish.data)}
-        sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
+        raise ConfigError(f"cannot read {file}: {error.strerror}", "--sample") from None
+    mapped = ignored = failed = 0
+    style = _coloured if sys.stdout.isatty() else unstyled
+    for sample in found:
+        report = mapper.explain(sample.raw)
+        mapped, failed = mapped + report.mapped, failed + report.bad
+        ignored += not (report.mapped or report.bad)
+        sys.stdout.writelines(f"{line}\n" for line in lines(sample.place, report, maps, style))
+    sys.stdout.flush()
     note(f"{mapped} mapped, {ignored} not for this feed, {failed} failed")
     return FAILED if failed else 0
+
+
+def _coloured(text: str, kind: str) -> str:
+    return typer.style(text, fg="red") if kind == "bad" else typer.style(text, bold=True)

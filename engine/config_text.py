@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 from msgspec import Struct
 
 from engine import toml_text
-from engine.tables import NONE, Field, fields, join
+from engine.tables import NONE, Field, fields, inner_struct, join
 
 MASK = "***"
 _SECRET_NAME = re.compile(r"token|secret|passw|passphrase|auth|signature|credential|api_?key", re.IGNORECASE)
@@ -38,11 +38,21 @@ def _plain(value: Any, name: str) -> Any:
         return masked(value)
     if isinstance(value, Mapping):
         return {key: MASK if _sounds_secret(key, item) else _plain(item, key) for key, item in value.items()}
+    if _are_tables(value):
+        return masked(value[0]) if len(value) == 1 else _Tables(map(masked, value))
     if isinstance(value, (list, tuple)):
         return [_plain(item, name) for item in value]
     if isinstance(value, str) and "://" in value:
         return _USER_OR_QUERY.sub(lambda found: MASK + "@" if found[0].endswith("@") else MASK, value)
     return value
+
+
+class _Tables(list[dict[str, Any]]):
+    """Several tables of one name, each with a heading of its own in TOML."""
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(item, Struct) for item in value)
 
 
 def _sounds_secret(name: str, value: Any) -> bool:
@@ -54,14 +64,18 @@ def effective(struct: Struct) -> str:
     return "\n".join(_table("", masked(struct))).lstrip("\n") + "\n"
 
 
-def _table(path: str, table: Mapping[str, Any]) -> Iterator[str]:
-    simple = {name: value for name, value in table.items() if not isinstance(value, dict)}
+def _table(path: str, table: Mapping[str, Any], heading: str = "[{}]") -> Iterator[str]:
+    simple = {name: value for name, value in table.items() if not isinstance(value, (dict, _Tables))}
     if path and simple:
-        yield from ("", f"[{path}]")
+        yield from ("", heading.format(path))
     yield from (f"{toml_text.key(name)} = {toml_text.literal(value)}" for name, value in simple.items())
     for name, value in table.items():
+        inner = join(path, toml_text.key(name))
         if isinstance(value, dict):
-            yield from _table(join(path, toml_text.key(name)), value)
+            yield from _table(inner, value)
+        elif isinstance(value, _Tables):
+            for item in value:
+                yield from _table(inner, item, "[[{}]]")
 
 
 def defaults(config: type[Struct], examples: Mapping[str, Struct], reloadable: Collection[str]) -> str:
@@ -84,6 +98,10 @@ def _commented(path: str, struct: Struct, reloadable: bool) -> Iterator[str]:
         if isinstance(value, Struct):
             inner.append((join(path, field.name), value))
             continue
+        if _are_tables(value):
+            assert len(value) == 1, "a default or example has one"
+            inner.append((join(path, field.name), value[0]))
+            continue
         yield f"# {_sentence(field)}. {'A reload takes it.' if reloadable else 'Needs a restart.'}"
         yield f"{field.name} = {toml_text.literal(NONE if value is None else value)}"
     for name, value in inner:
@@ -102,14 +120,16 @@ def reference(config: type[Struct], reloadable: Collection[str]) -> str:
 
 
 def _section(table: Field, path: str, reloadable: bool) -> Iterator[str]:
-    struct = get_args(table.kind)[1] if get_origin(table.kind) is dict else table.kind
-    path = f"{path}.NAME" if struct is not table.kind else path
+    named, several = get_origin(table.kind) is dict, get_origin(table.kind) is tuple
+    struct = inner_struct(get_args(table.kind)[1] if named else table.kind)
+    assert struct is not None, f"{path} is a table"
+    path = f"{path}.NAME" if named else path
     rows = fields(struct)
-    yield f"## `[{path}]`\n"
+    yield f"## `[{path}]`" + (f", or several `[[{path}]]`" if several else "") + "\n"
     yield "| field | default | unit | meaning | none | reload |"
     yield "|---|---|---|---|---|---|"
     for field in rows:
-        if isinstance(field.default, Struct):
+        if inner_struct(field.kind) is not None:
             continue
         default = (
             "required" if field.required else f"`{toml_text.literal(NONE if field.default is None else field.default)}`"
@@ -119,5 +139,5 @@ def _section(table: Field, path: str, reloadable: bool) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield ""
     for field in rows:
-        if isinstance(field.default, Struct):
+        if inner_struct(field.kind) is not None:
             yield from _section(field, join(path, field.name), reloadable)

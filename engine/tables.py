@@ -69,6 +69,13 @@ def _bare(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
+def inner_struct(kind: Any) -> type[Struct] | None:
+    """The struct of a field that is a table (``Inner``), or one table or several (``tuple[Inner, ...]``)."""
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
+
+
 class Text(str):
     """Text that still has to become what its field needs, e.g. an environment variable."""
 
@@ -134,8 +141,8 @@ class Reader:
 
     def _value(self, hint: Any, value: object, where: str) -> Any:
         kind = _bare(hint)
-        if isinstance(kind, type) and issubclass(kind, Struct):
-            return self.struct(kind, value, where)
+        if (inner := inner_struct(kind)) is not None:
+            return self.struct(inner, value, where) if inner is kind else self._structs(inner, value, where)
         if get_origin(kind) is dict:
             if not isinstance(value, dict):
                 raise ConfigError("must be a table", where)
@@ -149,11 +156,20 @@ class Reader:
         except msgspec.ValidationError as error:
             raise ConfigError(_explain(error, kind), where) from None
 
+    def _structs(self, kind: type[SomeStruct], value: object, where: str) -> tuple[SomeStruct, ...]:
+        """Tables as structs; a single one need not be in a list."""
+        if isinstance(value, dict):
+            return (self.struct(kind, value, where),)
+        if not (isinstance(value, list) and value):
+            raise ConfigError("must be a table, or a list of tables", where)
+        return tuple(self.struct(kind, item, f"{where}[{i}]") for i, item in enumerate(value))
+
     def _with_secrets(self, table: dict[str, Any], known: list[Field], path: str) -> dict[str, Any]:
         """``table`` with each ``<secret>_file`` replaced by what that file holds, also in a table of secrets."""
         out = dict(table)
+        names = {field.name for field in known}
         for field in known:
-            if not field.secret:
+            if not field.secret or f"{field.name}_file" in names:  # whoever uses that one reads its file
                 continue
             if get_origin(field.kind) is not dict:
                 self._read_secret(out, field.name, path)

@@ -32,6 +32,7 @@ def line_of(text: str, field: str) -> int | None:
 def _places(text: str) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of each table and key. A statement ends where tomllib can read it: O(n²) only within one."""
     table, statement, start = "", "", 1
+    lists: dict[str, int] = {}  # how many tables of each [[list.of.tables]] have begun
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         start = start if statement else number
         statement += line
@@ -39,13 +40,26 @@ def _places(text: str) -> Iterator[tuple[int, str]]:
             parsed = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
             continue  # a string or list goes on in the next line
-        is_header, statement = statement.lstrip().startswith("["), ""
+        header, statement = statement.lstrip(), ""
         paths = list(_paths(parsed))
-        if is_header:
+        if header.startswith("[["):
+            lists[paths[-1]] = lists.get(paths[-1], 0) + 1
+        if header.startswith("["):
             table = paths[-1]
-            yield from ((start, path) for path in paths)  # [a.b] says a too
-        else:
-            yield from ((start, f"{table}.{path}" if table else path) for path in paths)
+        elif table:
+            paths = [f"{table}.{path}" for path in paths]
+        for path in paths:  # [a.b] says a too
+            yield start, path
+            if (numbered := _numbered(path, lists)) != path:
+                yield start, numbered
+
+
+def _numbered(path: str, lists: Mapping[str, int]) -> str:
+    """``z.list.q`` as ``z.list[1].q``: in the table of each list that began last."""
+    for name in sorted(lists, reverse=True):  # the inner list first
+        if path == name or path.startswith(name + "."):
+            path = f"{name}[{lists[name] - 1}]{path.removeprefix(name)}"
+    return path
 
 
 def _paths(value: Any, prefix: str = "") -> Iterator[str]:

@@ -413,18 +413,94 @@ def test_a_wrong_configuration_is_two_and_names_field_and_line(
         assert "server.prot (line 3)" in result.err
 
 
-def test_a_sample_is_mapped(heliograph: Callable[..., Result], tmp_path: Path) -> None:
-    file, sample = tmp_path / "heliograph.toml", tmp_path / "sample.ndjson"
-    file.write_text(
-        '[feeds.fx]\nurl = "ws://x"\n[feeds.fx.map]\nkey = "s"\ndata = {bid = "b"}\nfilter = {e = "tick"}\n'
-    )
-    sample.write_text('{"e":"tick","s":"EUR","b":"1.10"}\n\n{"e":"hello"}\n{"e":"tick","s":"EUR"}\n')
-    result = heliograph("check-config", str(file), "--sample", "fx", str(sample))
+SAMPLED = """
+[feeds.fx]
+url = "ws://x"
+[feeds.fx.map]
+key = "s"
+data = { bid = "b", ask = "q.a?" }
+filter = { e = "tick" }
+[feeds.own]
+url = "ws://x"
+protocol = "heliograph"
+options = { topics = ["price.>"] }
+"""
+
+
+def sampled(heliograph: Callable[..., Result], directory: Path, sample: str, feed: str = "fx") -> Result:
+    file, messages = directory / "heliograph.toml", directory / "sample.json"
+    file.write_text(SAMPLED)
+    messages.write_text(sample)
+    return heliograph("check-config", str(file), "--sample", feed, str(messages))
+
+
+def test_a_sample_is_explained_line_by_line(heliograph: Callable[..., Result], tmp_path: Path) -> None:
+    sample = '{"e":"tick","s":"EUR","b":"1.10"}\n\n{"e":"hello"}\n{"e":"tick","s":"EUR"}\nnope\n'
+    result = sampled(heliograph, tmp_path, sample)
     assert result.code == 1
-    assert result.out == '{"topic":"price.EUR","type":"message","key":"EUR","data":{"bid":1.10}}\n'
-    assert "line 4: missing" in result.err
-    assert "1 mapped, 1 not for this feed, 1 failed" in result.err
-    assert heliograph("check-config", str(file), "--sample", "eq", str(sample)).code == 2
+    *shown, last = result.out.splitlines()
+    assert shown == [
+        "line 1: 1 event",
+        "  message by map",
+        '    topic     s    "EUR"    → price.EUR',
+        "    type                    → message",
+        '    key       s    "EUR"    → EUR',
+        '    data.bid  b    "1.10"   → 1.10',
+        "    data.ask  q.a  nothing  → nothing",
+        "line 3: not for this feed",
+        '  message: map wants e = "tick", found "hello"',
+        "line 4: 1 bad",
+        "  message by map",
+        '    topic     s    "EUR"    → price.EUR',
+        "    type                    → message",
+        '    key       s    "EUR"    → EUR',
+        "    data.bid  b    nothing  ! missing (there are: e, s)",
+        "    data.ask  q.a  nothing  → nothing",
+    ]
+    assert last.startswith("line 5: not_json: JSON is malformed")
+    assert "1 mapped, 1 not for this feed, 2 failed" in result.err
+
+
+@pytest.mark.parametrize(
+    ("sample", "starts", "code"),
+    [
+        ('{\n  "e": "tick",\n  "s": "EUR",\n  "b": [\n    "x"\n  ]\n}\n', ["message: 1 event"], 0),
+        ('{"e":"tick","s":"EUR","b":1}', ["message: 1 event"], 0),
+        ('{\n  "e": "tick",\n  "s"\n}', ["message: not_json"], 1),
+        ('{"e":1}\n{"e":2}', ["line 1: not for this feed", "line 2: not for this feed"], 0),
+        ('nope\n{"e":2}', ["line 1: not_json", "line 2: not for this feed"], 1),
+        ("\n", [], 0),
+    ],
+)
+def test_a_sample_is_one_document_or_one_a_line(
+    heliograph: Callable[..., Result], tmp_path: Path, sample: str, starts: list[str], code: int
+) -> None:
+    result = sampled(heliograph, tmp_path, sample)
+    heads = [line for line in result.out.splitlines() if not line.startswith(" ")]
+    assert [head[: len(start)] for head, start in zip(heads, starts, strict=True)] == starts
+    assert result.code == code
+
+
+def test_a_sample_needs_a_mapped_feed_and_a_file(heliograph: Callable[..., Result], tmp_path: Path) -> None:
+    missing = sampled(heliograph, tmp_path, "{}", "eq")
+    assert missing.code == 2
+    assert "there are: fx, own" in missing.err
+    other = sampled(heliograph, tmp_path, "{}", "own")
+    assert other.code == 2
+    assert "feeds.own.protocol: 'heliograph' reads messages in its own way" in other.err
+    unread = heliograph("check-config", str(tmp_path / "heliograph.toml"), "--sample", "fx", str(tmp_path / "none"))
+    assert unread.code == 2
+    assert "cannot read" in unread.err
+
+
+def test_a_sample_on_a_terminal_has_colours(
+    heliograph: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine import cli_config
+
+    monkeypatch.setattr(cli_config, "unstyled", cli_config._coloured)
+    result = sampled(heliograph, tmp_path, '{"e":"tick","s":"EUR"}')
+    assert "\x1b[31m    data.bid  b    nothing  ! missing" in result.out
 
 
 def test_run_hands_its_options_to_the_daemon(

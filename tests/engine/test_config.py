@@ -17,6 +17,7 @@ from transport.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 FEED = '[feeds.fx]\nurl = "ws://exchange.example/stream"\n'
+TWO_MAPS = FEED + "[[feeds.fx.map]]\nfilter = { e = 'tick' }\n[[feeds.fx.map]]\nkey = 's'\n"
 
 
 def refused(text: str, **more: Any) -> ConfigError:
@@ -62,6 +63,7 @@ def test_variables_that_are_not_fields_are_left_alone() -> None:
 def test_environment_becomes_what_the_field_needs(variable: str, text: str, field: str, value: object) -> None:
     found: Any = loads(FEED, environ={f"HELIOGRAPH_{variable}": text})
     for name in field.split("."):
+        found = found[0] if isinstance(found, tuple) else found
         found = found[name] if isinstance(found, dict) else getattr(found, name)
     assert found == value
 
@@ -94,6 +96,15 @@ def test_environment_finds_a_name_in_any_case() -> None:
         ('[feeds.fx]\nurl = "ws://x:99999"', "feeds.fx.url", 2, "ws://"),
         (FEED + "backoff_initial = 2\nbackoff_max = 1", "feeds.fx.backoff_max", 4, "backoff_initial"),
         (FEED + "[feeds.fx.headers]\nA = 1", "feeds.fx.headers.A", 4, "Expected str"),
+        (FEED + "[feeds.fx.map.data]\nbid = 'a..b'", "feeds.fx.map.data.bid", 4, "not a path"),
+        (FEED + "map = 1", "feeds.fx.map", 3, "a list of tables"),
+        (FEED + "map = []", "feeds.fx.map", 3, "a list of tables"),
+        (FEED + "map = [{}, 1]", "feeds.fx.map[1]", 3, "must be a table"),
+        (FEED + "[[feeds.fx.map]]\nkex = 's'", "feeds.fx.map[0].kex", 4, "did you mean key?"),
+        (TWO_MAPS + "[feeds.fx.map.data]\nbid = 'a..b'", "feeds.fx.map[1].data.bid", 8, "not a path"),
+        (TWO_MAPS + "types = { bid = 'float' }", "feeds.fx.map[1].types.bid", 7, "one of number, text, bool"),
+        (TWO_MAPS + "[[feeds.fx.map]]\nkey = 't'", "feeds.fx.map[2]", 7, "map[1] has no filter and takes all"),
+        (FEED + "map.filter.e = { exist = true }", "feeds.fx.map.filter.e", 3, "exists"),
         (FEED + "map = { topic = 'a b' }", "feeds.fx.map.topic", 3, "not a topic"),
         (FEED + "map.topic = 'system.x'", "feeds.fx.map.topic", 3, "engine"),
         (FEED + "subscribe = [\n1,\n]", "feeds.fx.subscribe", 3, "Expected object"),
@@ -174,6 +185,17 @@ def test_masked_shows_no_secret_but_what_is_there() -> None:
 def test_the_effective_configuration_is_toml_that_loads() -> None:
     effective = loads('[server]\nworkers = 3\n[feeds."a b"]\nurl = "ws://x"\n[feeds."a b".map.symbols]\n"A/B" = "C"')
     assert loads(config.effective_toml(effective)) == effective
+
+
+def test_one_map_or_several_are_shown_as_they_are_written() -> None:
+    for maps, heading in (
+        ("[feeds.fx.map]\nkey = 's'\n[feeds.fx.map.filter]\ne = [1, 'x']\nf = { exists = true }", "[feeds.fx.map]"),
+        (TWO_MAPS.removeprefix(FEED) + "data = { bid = 'b' }", "[[feeds.fx.map]]"),
+    ):
+        effective = loads(FEED + maps)
+        shown = config.effective_toml(effective)
+        assert shown.splitlines().count(heading) == len(effective.feeds["fx"].map)
+        assert loads(shown) == effective
 
 
 def test_the_default_configuration_loads_and_says_everything() -> None:
@@ -257,4 +279,9 @@ def test_line_of_sees_through_strings_lists_and_dotted_names() -> None:
     lines = {f: toml_text.line_of(text, f) for f in ("a.b", "t.x.y", "t.x.y.s", "t.x.y.l", "t.x.y.k.deep", "z.list.q")}
     assert lines == {"a.b": 2, "t.x.y": 3, "t.x.y.s": 4, "t.x.y.l": 8, "t.x.y.k.deep": 11, "z.list.q": 13}
     assert toml_text.line_of(text, "t.fake.k") == 3
+    text += (
+        "[[z.list]]\nq = 2\n[[z.list.inner]]\n[[z.list.inner]]\nr = 1\n[z.list.inner.deep]\ns = 1\n[[z.list]]\nq = 3\n"
+    )
+    fields = ("z.list[0].q", "z.list[1].q", "z.list[1].inner[1].r", "z.list[1].inner[1].deep.s", "z.list[2].q")
+    assert [toml_text.line_of(text, field) for field in fields] == [13, 15, 18, 20, 22]
     assert toml_text.line_of(text, "nowhere") is None
