@@ -222,7 +222,8 @@ class Feed:
         level = logging.WARNING if state in (FeedState.RECONNECTING, FeedState.FAILED) else logging.INFO
         _log.log(level, "feed %s: %s -> %s%s", name, old, state, why, extra={"feed": name})
         kind = None if failure is None else failure.kind.value
-        changed = {"from": old.value, "state": state.value, "reason": self.reason, "kind": kind, "retry_in": retry_in}
+        wait = None if retry_in is None else round(retry_in, 3)
+        changed = {"from": old.value, "state": state.value, "reason": self.reason, "kind": kind, "retry_in": wait}
         self._announce("feed_state", changed)
 
     def end(self, reason: str | None = None) -> None:
