@@ -123,7 +123,7 @@ def test_a_function_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.Mo
 
     async def main() -> None:
         try:
-            with pytest.raises(UpstreamRefused, match="no token within 0.02 s") as caught:
+            with pytest.raises(UpstreamRefused, match=r"no token within 0\.02 s") as caught:
                 await TokenSource(function=slow_too if is_async else slow).get()
             assert caught.value.kind is FailureKind.UNAUTHORIZED
         finally:
