@@ -213,8 +213,12 @@ class FeedConnection(LoopActor):
         feed = self._feed
         if attempt.sender is not self or self._attempt is not None or feed.held:
             return
-        if not feed.recovery.breaker.admit():
-            self._wait(feed.recovery.breaker.wait_s, feed.failure)
+        breaker = feed.recovery.breaker
+        if not breaker.admit():
+            if feed.state is FeedState.RECONNECTING:  # the timer rang a little before the breaker's time
+                self._due = self.later(breaker.wait_s, attempt)
+            else:
+                self._wait(breaker.wait_s, feed.failure)
             return
         self._attempt = object()
         self._proven, self._taken, self._invalid = False, 0, (0, 0)
@@ -296,11 +300,11 @@ class FeedConnection(LoopActor):
         feed, protocol = self._feed, self._feed.protocol
         protocol.outgoing.clear()
         protocol.opened()
-        if (gap := feed.missed()) is not None:
-            self._add(feed.gap(gap))
         async with asyncio.timeout(SEND_TIMEOUT_S):
             while protocol.outgoing:
                 await socket.send(protocol.outgoing.pop(0))
+        if (gap := feed.missed()) is not None:
+            self._add(feed.gap(gap))
         self._to_send.set()
 
     async def _send(self, socket: ClientConnection) -> None:

@@ -85,9 +85,11 @@ class MappedProtocol(FeedProtocol):
         subscribe: JSON messages sent after each connect, in order.
         resume: JSON messages sent before those after a reconnect, once per counter, with the texts ``"{counter}"`` and
             ``"{number}"`` replaced by the counter and its last number.
-        resync: JSON messages sent for a gap, with ``"{counter}"``, ``"{first}"`` and ``"{last}"``.
+        resync: JSON messages sent for a gap, with ``"{counter}"``, ``"{first}"`` and ``"{last}"`` of what is missing
+            and ``"{number}"``, the last one before. What comes then is let through, late.
         heartbeat: JSON message, or a text sent as it is; ``None``: none.
         sequence: path of a number that every message of a connection has, beginning anew with each connection.
+        ignore: whole messages that say nothing, e.g. the ``pong`` to a text heartbeat.
 
     Raises:
         ConfigError: a map or a path cannot work.
@@ -101,8 +103,10 @@ class MappedProtocol(FeedProtocol):
         resync: Sequence[Mapping[str, Any]] = (),
         heartbeat: Mapping[str, Any] | str | None = None,
         sequence: str | None = None,
+        ignore: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self._ignore = frozenset(text.encode() for text in ignore)
         self._mapper = Mapper(maps, sequence)
         self._subscribe = [_text(message) for message in subscribe]
         self._resume, self._resync = tuple(resume), tuple(resync)
@@ -124,6 +128,8 @@ class MappedProtocol(FeedProtocol):
 
     def receive(self, raw: bytes) -> Sequence[Item]:
         """Rows in order, each after the gap that it shows."""
+        if self._ignore and raw in self._ignore:
+            return ()
         number, rows = self._mapper.map(raw)
         items: list[Item] = []
         if number is not None and (seen := self._messages.see("", number)) is not None:
@@ -148,7 +154,8 @@ class MappedProtocol(FeedProtocol):
     def resync(self, gap: FeedGap) -> None:
         """Ask for the numbers that were skipped."""
         if gap.first is not None:
-            self._fill(self._resync, {"counter": gap.counter, "first": gap.first, "last": gap.last})
+            values = {"counter": gap.counter, "number": gap.first - 1, "first": gap.first, "last": gap.last}
+            self._fill(self._resync, values)
 
     def heartbeat(self) -> None:
         """The configured message."""

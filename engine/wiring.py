@@ -32,6 +32,7 @@ from actors.topic_log import TopicLog
 from engine.config import MAPPED, Config, usable_cores
 from engine.config import Feed as FeedConfig
 from engine.config import Stage as StageConfig
+from engine.tables import join
 from transport.bus_client import BusClient
 from transport.errors import ConfigError
 from transport.meter import Meter
@@ -273,10 +274,15 @@ def _feed_spec(name: str, feed: FeedConfig) -> FeedSpec:
 def _protocol(name: str, feed: FeedConfig) -> ProtocolSpec:
     if feed.protocol == MAPPED:
         return ProtocolSpec(MappedProtocol, feed.mapped())
-    if feed.protocol == "heliograph":
-        return ProtocolSpec(HeliographProtocol, feed.options)
-    field = f"feeds.{name}.protocol"
-    found = imported(feed.protocol, field)
-    if not (isinstance(found, type) and issubclass(found, FeedProtocol)):
-        raise ConfigError(f"{feed.protocol!r} is not a subclass of heliograph.FeedProtocol", field)
-    return ProtocolSpec(found, feed.options)
+    kind: Any = HeliographProtocol
+    if feed.protocol != "heliograph":
+        field = f"feeds.{name}.protocol"
+        kind = imported(feed.protocol, field)
+        if not (isinstance(kind, type) and issubclass(kind, FeedProtocol)):
+            raise ConfigError(f"{feed.protocol!r} is not a subclass of heliograph.FeedProtocol", field)
+    spec = ProtocolSpec(kind, feed.options)
+    try:
+        spec.create()
+    except ConfigError as error:
+        raise ConfigError(error.message, join(f"feeds.{name}.options", error.field or "")) from None
+    return spec
