@@ -275,7 +275,7 @@ class MockServer:
             self._listen()
         for connection in list(self._connections.values()):
             connection.had_huge = False
-            connection.freeze(fault is Fault.DEAD)
+            connection.freeze(False)
             connection.pace(None)
         self.end_connections(fault, options)
         for connection in self.open():

@@ -92,7 +92,10 @@ def test_a_market_remembers_so_much_and_says_so() -> None:
     assert market.tick(0).number == 1
 
 
-@pytest.mark.parametrize(("share", "due"), [(0.25, [0, 0, 0, 1] * 3), (1, [1] * 12), (0, [0] * 12), (1.5, [1, 2] * 6)])
+@pytest.mark.parametrize(
+    ("share", "due"),
+    [(0.25, [0, 0, 0, 1] * 3), (0.1, [*[0] * 9, 1, 0, 0]), (1, [1] * 12), (0, [0] * 12), (1.5, [1, 2] * 6)],
+)
 def test_a_share_is_spread_evenly(share: float, due: list[int]) -> None:
     spread = Share()
     assert [spread.take(share) for _ in range(12)] == due
@@ -571,6 +574,9 @@ def test_huge_comes_once_per_connection_and_fault() -> None:
     async def main() -> None:
         async with still() as exchange:
             big, small = await subscribed(exchange, max_size=2 << 20), await subscribed(exchange, max_size=64 << 10)
+            exchange.inject(Fault.HUGE, size=1 << 20)
+            exchange.tick(2)
+            assert [len(await big.recv()) > 1000 for _ in range(2)] == [True, False]
             exchange.inject(Fault.HUGE, size=1 << 20)
             exchange.tick(2)
             assert [len(await big.recv()) > 1000 for _ in range(2)] == [True, False]
