@@ -137,8 +137,7 @@ class CircuitBreaker:
         """Close it and forget the failures, by order of an operator."""
         if self.state is not BreakerState.CLOSED:
             self._close()
-        self._streak = self._reopened = 0
-        self._trial = False
+        self._streak = 0
 
     def seconds(self) -> dict[BreakerState, float]:
         """Time spent in each state so far."""
