@@ -153,6 +153,21 @@ async def test_concurrent_reconnection_attempts() -> None:
         await skip(60)
         assert (exchange.attempts - before, exchange.connections) == (1, 1)
 
+    async with exchange_and_feed(breaker=PATIENT) as (exchange, running):
+        exchange.fault = Fault.RESET
+        await running.waiting(1)
+        for _ in range(2):
+            await running.next_attempt()
+        assert running.hub.waits() == [0.1, 0.2, 0.4]
+        await running.reset()  # an attempt now, instead of the one in 0.4 s
+        await running.waiting(4)
+        for _ in range(2):
+            await running.next_attempt()
+        assert running.hub.waits()[3:] == [0.1, 0.2, 0.4]
+        attempts = running.feed.attempts
+        await skip(0.2)  # 0.5 s after the reset: the old one would have been
+        assert (running.feed.attempts, running.state) == (attempts, FeedState.RECONNECTING)
+
 
 @on_still_clock
 async def test_connection_state_preservation() -> None:
