@@ -129,6 +129,8 @@ class _Exchange:
     def feed_config(self, name: str = "mock", **more: Any) -> dict[str, dict[str, Any]]:
         """The table ``feeds`` with one feed that reads all symbols of this exchange: ``Engine(feeds=…)``.
 
+        It comes back quickly: backoff and breaker wait for tenths of a second, so that no test has to wait for long.
+
         Args:
             more: fields of ``[feeds.NAME]`` besides, or instead of, those it has.
         """
@@ -137,6 +139,8 @@ class _Exchange:
             "subscribe": [{"method": "SUBSCRIBE", "params": list(self.symbols), "id": 1}],
             "backoff_initial": 0.02,
             "backoff_max": 0.2,
+            "breaker_open": 0.1,
+            "breaker_open_max": 0.5,
             "map": {
                 "topic": "price.{symbol}",
                 "type": "price_update",
