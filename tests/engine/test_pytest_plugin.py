@@ -236,6 +236,17 @@ def test_feeds_are_looked_at_and_operated_through_the_admin_api(monkeypatch: pyt
         assert asked[-1] == ("POST", engine.admin_url, "/api/feeds/fx/disconnect", "secret")
 
 
+def test_a_feed_is_seen_and_operated_for_real() -> None:
+    with MockExchange.threaded() as exchange, EngineThread(feeds=exchange.feed_config("fx")) as engine:
+        assert engine.wait_feed("fx")["attempts"] == 1
+        engine.operate_feed("fx", "disconnect")
+        exchange.wait_disconnected()
+        assert engine.wait_feed("fx", "disconnected")["held"] is True
+        engine.operate_feed("fx", "connect")
+        exchange.wait_connected()
+        assert engine.wait_feed("fx")["attempts"] == 2
+
+
 def test_what_the_upstream_skips_is_told_on_the_feeds_topic() -> None:
     with (
         MockExchange.threaded(rate=0, symbols=["A"]) as exchange,
