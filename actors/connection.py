@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from actors.failure import Failure, FailureKind, UpstreamRefused, classify
+from actors.diagnosis import CLOSE_CODES, classify
+from actors.failure import Failure, FailureKind, UpstreamRefused
 from actors.feed import Feed
 from actors.feed_protocol import FeedGap, Repeated
 from actors.feed_state import FeedState
@@ -291,7 +292,7 @@ class FeedConnection(LoopActor):
                         socket.transport.abort()  # a peer that is silent will not close either
                     raise
         except (OSError, EOFError, WebSocketException, UpstreamRefused) as error:  # a TimeoutError is an OSError
-            failure = self._verdict or classify(error)
+            failure = self._verdict or classify(error, close_codes={**CLOSE_CODES, **feed.protocol.close_codes})
             if failure.kind is FailureKind.UNAUTHORIZED:
                 feed.refused_token = token
             tell(Ended(attempt, failure))

@@ -78,13 +78,14 @@ class Row(NamedTuple):
 
     Attributes:
         event: for the publisher.
-        counter: the upstream's own name of the key, ``""`` without one; ``None`` where the map has no ``sequence``.
-        number: the row's number among those of ``counter``.
+        number: among those of the same ``sequence`` (the map's, as configured) and ``counter`` (the upstream's own
+            name of the key, ``""`` without one); ``None`` where the map has no ``sequence``.
     """
 
     event: Publish
-    counter: str | None = None
+    counter: str = ""
     number: int | None = None
+    sequence: str = ""
 
 
 class Condition(NamedTuple):
@@ -193,7 +194,7 @@ class CompiledMap:
         )
         if self.sequence is None:
             return Row(event)
-        return Row(event, upstream or "", self.number(row, message))
+        return Row(event, upstream or "", self.number(row, message), self.source.sequence or "")
 
     def name(self, path: Path, row: Any, message: Any) -> str:
         """What goes into the topic or key, as the upstream calls it."""

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from actors.failure import UpstreamRefused
+from actors.failure import FailureKind, UpstreamRefused
 from actors.mapping import FeedMap, Mapper, MappingError
 from actors.sequence import FeedGap, Repeated, Sequences
 from transport.errors import ConfigError
@@ -32,10 +32,12 @@ class FeedProtocol:
 
     Attributes:
         subprotocols: offered in the handshake.
+        close_codes: what the upstream means by its own close codes, 4000 and above; ``closed`` where it says nothing.
         outgoing: what is to be sent, in order; the connection takes it after each call.
     """
 
     subprotocols: Sequence[str] = ()
+    close_codes: Mapping[int, FailureKind] = {}
 
     def __init__(self) -> None:
         self.outgoing: list[str | bytes] = []
@@ -72,9 +74,12 @@ class ProtocolSpec:
     def create(self) -> FeedProtocol:
         """A new one. Raises :class:`ConfigError` where the options cannot work."""
         try:
-            return self.kind(**self.options)
+            protocol = self.kind(**self.options)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error)) from None
+        if not hasattr(protocol, "outgoing"):
+            raise ConfigError(f"{self.kind.__name__}.__init__ must call super().__init__()")
+        return protocol
 
 
 class MappedProtocol(FeedProtocol):
@@ -112,17 +117,21 @@ class MappedProtocol(FeedProtocol):
         self._resume, self._resync = tuple(resume), tuple(resync)
         self._heartbeat = heartbeat if heartbeat is None or isinstance(heartbeat, str) else _text(heartbeat)
         self._numbered = all(feed_map.sequence for feed_map in maps)
-        self._rows = Sequences(late=bool(resync))
+        self._rows: dict[str, Sequences] = {
+            feed_map.sequence: Sequences(late=bool(resync)) for feed_map in maps if feed_map.sequence
+        }
         self._messages = Sequences()
         self._reconnected = False
 
     def opened(self) -> None:
         """First what resumes, so that live messages do not overtake the missed ones."""
         if self._reconnected:
-            for counter, number in self._rows.last().items():
-                self._fill(self._resume, {"counter": counter, "number": number})
+            for sequences in self._rows.values():
+                for counter, number in sequences.last().items():
+                    self._fill(self._resume, {"counter": counter, "number": number})
         self.outgoing += self._subscribe
-        self._rows.reconnected()
+        for sequences in self._rows.values():
+            sequences.reconnected()
         self._messages.clear()
         self._reconnected = True
 
@@ -140,7 +149,7 @@ class MappedProtocol(FeedProtocol):
             if isinstance(row, MappingError):
                 items.append(row)
                 continue
-            if row.number is not None and (seen := self._rows.see(row.counter or "", row.number)) is not None:
+            if row.number is not None and (seen := self._rows[row.sequence].see(row.counter, row.number)) is not None:
                 items.append(seen)
                 if type(seen) is Repeated:
                     continue

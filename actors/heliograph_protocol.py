@@ -30,7 +30,7 @@ from transport.client_messages import (
     decode,
 )
 from transport.client_positions import Positions
-from transport.codes import ErrorCode
+from transport.codes import CloseCode, ErrorCode
 from transport.errors import CodecError, ConfigError, RequestError
 from transport.messages import Publish
 from transport.requests import Ping, Subscribe
@@ -66,6 +66,8 @@ class HeliographProtocol(FeedProtocol):
     """
 
     subprotocols = ("heliograph.v1.json",)
+
+    close_codes = {CloseCode.UNAUTHORIZED: FailureKind.UNAUTHORIZED, CloseCode.KICKED: FailureKind.POLICY}
 
     def __init__(self, topics: Sequence[str], prefix: str | None = None, snapshot: bool = True) -> None:
         super().__init__()

@@ -76,7 +76,8 @@ class Recovery:
         if self.breaker.state is BreakerState.OPEN:
             if self.policy.give_up:
                 return Verdict(None)
-            delay_s = self.breaker.wait_s
+            patient = policy.patience > 1.0  # such a failure asks for more than the breaker's time
+            delay_s = max(self.breaker.wait_s, delay_s if patient else 0.0)
         return Verdict(max(delay_s, failure.retry_after or 0.0), policy.needs_token)
 
     def delivered(self, messages: int) -> None:

@@ -1,7 +1,8 @@
 """Numbers that an upstream gives its messages: tells holes and repetitions. Pure.
 
 Numbers rise by one per *counter*: one per symbol, or one for the whole feed (``""``). After a reconnect a counter goes
-on, unless its first number there is 0 or 1: then the upstream began to count anew.
+on, unless its first number there is 0 or 1: then the upstream began to count anew. So it did where old numbers come in
+a longer run than any repetition (:data:`RUN`); that run is lost.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 COUNTERS = 65_536
 """Counters remembered, at least; those not seen for longest are forgotten first."""
+RUN = 1_000
+"""Old numbers, each one above the one before, that are a new count and not a repetition."""
 HOLES = 64
 """Holes remembered per counter; the oldest are forgotten first."""
 
@@ -38,10 +41,11 @@ class Repeated(NamedTuple):
 
 
 class _Mark:
-    __slots__ = ("connection", "holes", "last")
+    __slots__ = ("connection", "holes", "last", "old", "run")
 
     def __init__(self, last: int, connection: int) -> None:
         self.last, self.connection = last, connection
+        self.old = self.run = 0  # the last old number, and how many in a run
         self.holes: list[tuple[int, int]] | None = None
 
 
@@ -86,10 +90,17 @@ class Sequences:
             mark.last, mark.connection = number, self._connection
             return gap
         if mark.connection != self._connection and number <= 1:
-            mark.last, mark.connection, mark.holes = number, self._connection, None
-            return FeedGap("restarted", counter or None)
+            return self._restart(mark, counter, number)
         mark.connection = self._connection
-        return None if mark.holes and _fill(mark.holes, number) else Repeated(counter, number)
+        if mark.holes and _fill(mark.holes, number):
+            return None
+        mark.run = mark.run + 1 if number == mark.old + 1 else 1
+        mark.old = number
+        return self._restart(mark, counter, number) if mark.run > RUN else Repeated(counter, number)
+
+    def _restart(self, mark: _Mark, counter: str, number: int) -> FeedGap:
+        mark.last, mark.connection, mark.holes, mark.run = number, self._connection, None, 0
+        return FeedGap("restarted", counter or None)
 
     def _recall(self, counter: str, number: int) -> _Mark:
         """The mark of a counter that is not young; a new one expects just this number."""

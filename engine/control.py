@@ -7,7 +7,7 @@ child's work. All of it are tells and asks (:mod:`actors.remote`) to an actor ca
 
 | to the daemon | body |
 |---|---|
-| tell ``ready`` | ``{name, incarnation, …}`` and the child's own facts |
+| tell ``ready`` | ``{name, incarnation, pid, …}`` and the child's own facts |
 | tell ``report`` | ``{name, incarnation, figures}`` and ``state``, where there is one for its next life to know |
 
 | to a child | body |
@@ -23,6 +23,7 @@ What a ``reload`` or another ask has changed is reported before it is answered.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -204,7 +205,7 @@ class ControlClient:
     async def ready(self, **info: Any) -> None:
         """Tell the daemon, and report from here on."""
         await self._link.writable()
-        self._daemon.tell("ready", {**info, **self._who})
+        self._daemon.tell("ready", {**info, **self._who, "pid": os.getpid()})
         self._due = self._loop.time()
         self._beat()
         self._reporter = asyncio.create_task(self._report_on(), name="report")

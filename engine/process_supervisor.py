@@ -162,6 +162,7 @@ class ProcessSupervisor:
         process = self._current(name, incarnation)
         if process is not None and process.state is ProcessState.STARTING:
             process.info = dict(info)
+            process.pid = info.get("pid", process.pid)  # its word may be here before its forkserver's
             process.is_ready.set()
             self._expect(process, self._heartbeat_timeout, f"silent for {self._heartbeat_timeout:g} s")
             self._set(process, ProcessState.READY)

@@ -367,13 +367,13 @@ def test_a_recorded_message(name: str) -> None:
 
 
 def test_numbers_of_recorded_messages() -> None:
-    def numbers(text: str, name: str) -> tuple[int | None, list[tuple[str | None, int | None]]]:
+    def numbers(text: str, name: str) -> tuple[int | None, list[tuple[str, int | None]]]:
         one = feed(text)
         number, rows = Mapper(one.map, one.sequence).map((MESSAGES / f"{name}.json").read_bytes())
         return number, [(row.counter, row.number) for row in rows if isinstance(row, Row)]
 
     assert numbers(BINANCE, "binance_agg_trade_stream") == (None, [("BTCUSDT", 5933014)])
-    assert numbers(COINBASE, "coinbase_market_trades") == (5, [(None, None), (None, None)])
+    assert numbers(COINBASE, "coinbase_market_trades") == (5, [("", None), ("", None)])
     assert numbers(COINBASE, "coinbase_heartbeats") == (0, [])
     assert numbers(KRAKEN, "kraken_trade_update") == (None, [("BTC/USD", 10218208), ("BTC/USD", 10218209)])
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.backoff import BackoffPolicy
-from actors.failure import Failure, FailureKind, UpstreamRefused, classify
+from actors.diagnosis import classify
+from actors.failure import Failure, FailureKind, UpstreamRefused
 from actors.feed import PENDING, SAMPLE_BYTES, Feed, FeedSpec, check_url, public_address
 from actors.feed_protocol import FeedGap, FeedProtocol, MappedProtocol, ProtocolSpec
 from actors.feed_state import FeedState

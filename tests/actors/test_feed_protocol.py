@@ -220,6 +220,18 @@ def test_of_a_repeated_message_no_row_passes() -> None:
     assert short(receive(protocol, message)) == [Repeated("", 1)]
 
 
+def test_numbers_of_one_key_at_two_paths_are_two_counts() -> None:
+    trades = FeedMap(topic="t", key="s", sequence="t", data={"price": "p"}, filter={"e": "trade"})
+    books = FeedMap(topic="b", key="s", sequence="u", data={"price": "p"}, filter={"e": "book"})
+    protocol = MappedProtocol([trades, books], resume=[{"after": "{number}"}])
+    stream = [{"e": "trade", "t": 5}, {"e": "book", "u": 900}, {"e": "trade", "t": 6}, {"e": "book", "u": 901}]
+    items = [item for message in stream for item in receive(protocol, {"s": "A", "p": 1, **message})]
+    assert short(items) == [1, 1, 1, 1]
+    protocol.opened()
+    protocol.opened()
+    assert sent(protocol) == [{"after": 6}, {"after": 901}]
+
+
 def test_rows_without_a_number_pass_beside_those_that_have_one() -> None:
     protocol = MappedProtocol([FeedMap(topic="t", data={"price": "p"}, sequence="n?")])
     protocol.opened()
@@ -295,6 +307,15 @@ def test_a_users_protocol_gets_its_options_and_need_not_do_more_than_receive() -
 def test_options_that_cannot_work_are_named(kind: type[FeedProtocol], options: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         ProtocolSpec(kind, options).create()
+
+
+def test_a_protocol_that_is_not_initialised_says_so() -> None:
+    class Bare(FeedProtocol):
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(ConfigError, match=r"Bare.__init__ must call super\(\).__init__\(\)"):
+        ProtocolSpec(Bare).create()
 
 
 def test_equal_specs_speak_alike_and_show_no_option() -> None:

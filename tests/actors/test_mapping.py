@@ -389,10 +389,10 @@ def test_a_row_has_the_number_of_its_key() -> None:
     assert [row.reason for row in found if isinstance(row, MappingError)] == [BadMessage.WRONG_TYPE, BadMessage.MISSING]
 
 
-def test_without_a_key_the_counter_is_empty_and_without_sequence_there_is_none() -> None:
-    assert rows('{"n":1}', FeedMap(topic="t", sequence="n"))[0][1:] == ("", 1)  # type: ignore[index]
-    assert rows('{"n":1}', FeedMap(topic="t", sequence="m?"))[0][1:] == ("", None)  # type: ignore[index]
-    assert rows('{"n":1}', FeedMap(topic="t"))[0][1:] == (None, None)  # type: ignore[index]
+def test_without_a_key_the_counter_is_empty_and_without_sequence_there_is_no_number() -> None:
+    assert rows('{"n":1}', FeedMap(topic="t", sequence="n"))[0][1:] == ("", 1, "n")  # type: ignore[index]
+    assert rows('{"n":1}', FeedMap(topic="t", sequence="m?"))[0][1:] == ("", None, "m?")  # type: ignore[index]
+    assert rows('{"n":1}', FeedMap(topic="t"))[0][1:] == ("", None, "")  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

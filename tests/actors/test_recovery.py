@@ -218,3 +218,9 @@ def test_a_delay_is_never_shorter_than_the_backoff_or_the_breaker_or_the_upstrea
         assert delay >= upstream.recovery.breaker.wait_s
         assert delay >= (retry_after or 0)
         assert delay <= max(10 * 30, 80, retry_after or 0)
+
+
+def test_a_failure_that_asks_for_patience_gets_more_than_the_breakers_time() -> None:
+    recovery = Recovery(RecoveryPolicy(BackoffPolicy(1.0, 30.0, jitter=False)), clock=lambda: 0.0)
+    delays = [recovery.failed(Failure(FailureKind.TLS, "")).delay_s for _ in range(5)]
+    assert delays == [10.0, 20.0, 40.0, 80.0, 160.0]  # the fifth opened the breaker, for 10 s

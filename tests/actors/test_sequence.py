@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.sequence import HOLES, FeedGap, Repeated, Sequences
+from actors.sequence import HOLES, RUN, FeedGap, Repeated, Sequences
 
 RESTART, RECONNECT = "restart", "reconnect"
 Step: TypeAlias = tuple[str, int] | str
@@ -189,3 +189,19 @@ def test_a_forgotten_counter_is_new() -> None:
         assert sequences.see(name, 10) is None
     assert sequences.see("a", 5) is None
     assert set(sequences.last()) == {"c", "a"}
+
+
+def test_old_numbers_in_a_run_longer_than_any_repetition_are_a_new_count() -> None:
+    sequences = Sequences()
+    for number in range(10_000, 10_003):
+        sequences.see("A", number)
+    seen = [sequences.see("A", number) for number in range(5, 5 + RUN + 3)]
+    assert seen[:RUN] == [Repeated("A", number) for number in range(5, 5 + RUN)]
+    assert seen[RUN:] == [FeedGap("restarted", "A"), None, None]
+
+
+def test_one_old_number_over_and_over_is_no_new_count() -> None:
+    sequences = Sequences()
+    sequences.see("A", 50)
+    assert all(sequences.see("A", 7) == Repeated("A", 7) for _ in range(3 * RUN))
+    assert sequences.see("A", 51) is None

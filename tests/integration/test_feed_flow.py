@@ -29,6 +29,8 @@ url = "ws://127.0.0.1:{port}/ws"
 subscribe = [{{ method = "SUBSCRIBE", params = ["*"], id = 1 }}]
 backoff_initial = 0.02
 backoff_max = 0.1
+breaker_open = 0.1
+breaker_open_max = 0.1
 
 [feeds.fx.map]
 topic = "price.{{symbol}}"
@@ -139,7 +141,7 @@ def test_an_exchange_that_goes_is_told_and_found_again(engine_process: Start, po
                 assert away["reason"]
                 assert (await asyncio.to_thread(engine.admin, "/ready"))[0] == 200, "clients are served all the same"
                 _, metrics = await asyncio.to_thread(engine.admin, "/metrics")
-                attempts = re.search(rb'heliograph_feed_reconnects_total\{feed="fx"\} ([\d.]+)', metrics)
+                attempts = re.search(rb'heliograph_feed_attempts_total\{feed="fx"\} ([\d.]+)', metrics)
                 assert attempts and float(attempts[1]) > tried, "each life begins with an attempt of its own"
                 tried = float(attempts[1])
                 assert b'heliograph_feed_state{feed="fx",state="connected"} 1.0' not in metrics
