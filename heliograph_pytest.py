@@ -1,7 +1,7 @@
 """Fixtures for tests of feeds and clients: an engine, a client of it, and an exchange that does wrong what you say.
 
-pytest loads this in every project that has heliograph installed; nothing of heliograph is imported before a fixture is
-used. See ``docs/testing.md``.
+pytest loads this in every project that has heliograph installed. Therefore it is a module of its own, which a project
+with a package ``engine`` can load, and imports nothing of heliograph before a fixture is used. See ``docs/testing.md``.
 """
 
 from __future__ import annotations

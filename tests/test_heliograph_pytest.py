@@ -21,7 +21,7 @@ from transport.errors import ConfigError, HeliographError
 
 pytest_plugins = ["pytester"]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 OWN_THREADS = ("heliograph-engine", "heliograph-mock-exchange", "heliograph-client")
 
 
@@ -167,7 +167,7 @@ def test_it_works_by_name_where_plugins_are_not_loaded_by_themselves_and_costs_n
         "    assert heliograph_client.publish('a', 1).offset == 1\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "engine.pytest_plugin"],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-p", "heliograph_pytest"],
         cwd=tmp_path,
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
