@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from actors.failure import FailureKind, UpstreamRefused
 from actors.feed import FeedSpec, Tls
 
 RECEIVE_QUEUE: Final = 16
@@ -33,12 +34,20 @@ class _Socket(ClientConnection):
         self.on_transport()
 
 
+class _Connect(connect):
+    """Follows no redirect: headers with keys would go to whom the upstream names."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 @asynccontextmanager
 async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncIterator[ClientConnection]:
     """An open connection; at the end of the block it is closed with 1000, within ``close_timeout_s``.
 
     Raises:
-        OSError, websockets.exceptions.WebSocketException: as :func:`actors.failure.classify` knows them.
+        OSError, websockets.exceptions.WebSocketException: as :func:`actors.diagnosis.classify` knows them.
+        UpstreamRefused: ``tls``; a file of ours cannot be used.
     """
     loop = asyncio.get_running_loop()
     headers = dict(spec.headers)
@@ -46,7 +55,9 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
         headers["Authorization"] = f"Bearer {token}"
     tls: dict[str, Any] = {}
     if url.startswith("wss:"):
-        tls = {"ssl": ssl_context(spec.tls), "server_hostname": spec.tls.server_name}
+        tls["ssl"] = _ssl_context(spec.tls)
+        if spec.tls.server_name is not None:  # a name of None would be none: through a proxy, any certificate would do
+            tls["server_hostname"] = spec.tls.server_name
     try:
         async with asyncio.timeout(spec.connect_timeout_s) as deadline:
 
@@ -55,7 +66,7 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
                 socket.on_transport = lambda: deadline.reschedule(loop.time() + spec.handshake_timeout_s)
                 return socket
 
-            socket = await connect(
+            socket = await _Connect(
                 url,
                 additional_headers=headers,
                 subprotocols=[Subprotocol(name) for name in spec.protocol.kind.subprotocols] or None,
@@ -81,15 +92,15 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
         await socket.close()
 
 
-def ssl_context(tls: Tls) -> ssl.SSLContext:
-    """Made anew for each attempt, so that renewed files are used.
-
-    Raises:
-        OSError: a file cannot be read; ssl.SSLError: it holds no certificate or key.
-    """
-    context = ssl.create_default_context(cafile=tls.ca_file)
-    if tls.cert_file is not None:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
+def _ssl_context(tls: Tls) -> ssl.SSLContext:
+    """Made anew for each attempt, so that renewed files are used."""
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.cert_file is not None:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as error:  # an SSLError is one
+        files = ", ".join(file for file in (tls.ca_file, tls.cert_file, tls.key_file) if file is not None)
+        raise UpstreamRefused(FailureKind.TLS, f"cannot use {files}: {error.strerror or error}") from None
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

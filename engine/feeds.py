@@ -56,9 +56,8 @@ class Feeds:
         self.meter = Meter()
         self.status = {name: snapshot for name, snapshot in (known or {}).items() if name in config.feeds}
         self._config = config
-        self._held: list[
-            bytes
-        ] = []  # one batch per feed, for nothing is read meanwhile; and what feeds say of themselves
+        # One batch per feed, for nothing is read meanwhile; and what feeds say of themselves.
+        self._held: list[bytes] = []
         self._uplink = BusClient(
             context,
             endpoint,

@@ -21,7 +21,7 @@ from actors.backoff import BackoffPolicy
 from actors.breaker import BreakerPolicy
 from actors.connection import Attempt, Beat, Connect, Disconnect, Ended, FeedConnection, Look, Opened, Reset, Send
 from actors.failure import Failure, FailureKind
-from actors.feed import Feed, FeedSpec
+from actors.feed import Feed, FeedSpec, Tls
 from actors.feed_protocol import FeedGap, FeedProtocol, Item, MappedProtocol, ProtocolSpec
 from actors.feed_state import FeedState, IllegalTransition
 from actors.mapping import FeedMap
@@ -476,6 +476,44 @@ def test_a_token_that_was_refused_is_not_tried_again(tmp_path: Path, monkeypatch
                 file.write_text("new\n")
                 await until(lambda: feed.state is FeedState.CONNECTED)
             assert seen == ["Bearer old", "Bearer new"]
+
+    run(main())
+
+
+def test_a_redirect_is_not_followed() -> None:
+    async def main() -> None:
+        asked: list[str] = []
+
+        async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append("elsewhere")
+            writer.close()
+
+        def redirect(server: ServerConnection, request: Request) -> Response:
+            response = server.respond(302, "")
+            response.headers["Location"] = other
+            response.headers["Location"] = other  # twice, which a reader of one would stumble over
+            return response
+
+        async def play(connection: ServerConnection) -> None:
+            pass
+
+        other_server = await asyncio.start_server(elsewhere, "127.0.0.1", 0)
+        other = f"ws://127.0.0.1:{other_server.sockets[0].getsockname()[1]}/"
+        async with other_server, serve(play, "127.0.0.1", 0, process_request=redirect, compression=None) as server:
+            url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
+            async with feeding(url, Hub(), headers={"X-Api-Key": "secret"}) as feed:
+                await until(lambda: feed.failure is not None)
+                assert feed.failure == Failure(FailureKind.REJECTED, "HTTP 302")
+        assert not asked
+
+    run(main())
+
+
+def test_a_certificate_file_that_is_not_there_is_told() -> None:
+    async def main() -> None:
+        async with feeding("wss://127.0.0.1:1/", Hub(), tls=Tls(ca_file="/nowhere/ca.pem")) as feed:
+            await until(lambda: feed.attempts >= 1 and feed.failure is not None)
+            assert str(feed.failure) == "tls: cannot use /nowhere/ca.pem: No such file or directory"
 
     run(main())
 
