@@ -105,14 +105,13 @@ class _Watched:
 
     async def stop(self) -> None:
         supervisor, self.supervisor = self.supervisor, None
-        if supervisor is None:
-            return
-        try:
-            await supervisor.actor_ref.stop_async(timeout=STOP_TIMEOUT_S)
-        except AskTimeout:
-            supervisor.kill()
-            supervisor.retire()
-        self.feed.end()  # if it was killed, or between two incarnations
+        if supervisor is not None:
+            try:
+                await supervisor.actor_ref.stop_async(timeout=STOP_TIMEOUT_S)
+            except AskTimeout:
+                supervisor.kill()
+                supervisor.retire()
+        self.feed.end()  # if it was killed, between two incarnations, or had given up
 
     # The Watcher protocol; a supervisor is a LoopActor of our own loop, so this is our thread.
 
