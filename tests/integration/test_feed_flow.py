@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from engine.config import loads
 from engine.recording import Pace, Quote, Record, instruments
 from engine.replay import ReplayExchange
-from heliograph import Client, Engine, Event
+from heliograph import Client, Engine, Event, Fault, MockExchange
 from tests.integration.harness import EngineProcess
 
 Start = Callable[..., EngineProcess]
@@ -181,3 +181,60 @@ def test_a_reload_adds_and_removes_a_feed(engine_process: Start, port: int, work
                     await asyncio.sleep(0.01)
 
     asyncio.run(scenario())
+
+
+MOCK = """
+[feeds.mock]
+url = "{url}"
+subscribe = [{{ method = "SUBSCRIBE", params = ["*"], id = 1 }}]
+backoff_initial = 0.02
+backoff_max = 0.1
+
+[feeds.mock.map]
+topic = "large"
+sequence = "n"
+data = {{ n = "n", pad = "pad?" }}
+filter = {{ e = "tick" }}
+"""
+LIMIT = 1 << 20
+
+
+@one_process_and_several
+def test_messages_up_to_a_mebibyte_reach_the_client_and_one_of_ten_costs_a_reconnect(
+    engine_process: Start, workers: int
+) -> None:
+    async def scenario() -> None:
+        async with MockExchange(rate=0, symbols=["X"]) as upstream:
+            engine = await asyncio.to_thread(engine_process, MOCK.format(url=upstream.url), workers=workers)
+            async with (
+                asyncio.timeout(TIMEOUT),
+                Client(engine.url) as client,
+                client.subscribe(">") as events,
+                client.subscribe("system.feeds.mock") as notices,
+            ):
+                await upstream.wait_request("SUBSCRIBE")
+                for size in (1 << 16, 1 << 18, LIMIT - 1, LIMIT):
+                    upstream.inject(Fault.HUGE, size=size)
+                    upstream.tick()
+                    event = await anext(aiter(events))
+                    assert size - 200 < len(event.data["pad"]) < size
+                upstream.inject(Fault.HUGE, size=10 * LIMIT)
+                upstream.tick()
+                await upstream.wait_disconnected()
+                upstream.fault = Fault.NONE
+                await upstream.wait_request("SUBSCRIBE", count=2)
+                upstream.tick()
+                assert (await anext(aiter(events))).data == {"n": 6}
+                seen = [notice async for notice in _until_gap(notices)]
+        assert [notice.data["kind"] for notice in seen if notice.data.get("kind")] == ["too_big"]
+        assert "1009" in next(notice.data["reason"] for notice in seen if notice.data.get("kind"))
+        assert (seen[-1].data["first"], seen[-1].data["last"]) == (5, 5)
+
+    asyncio.run(scenario())
+
+
+async def _until_gap(notices: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    async for notice in notices:
+        yield notice
+        if notice.type == "feed_gap":
+            return
