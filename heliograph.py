@@ -20,7 +20,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from actors.failure import FailureKind, UpstreamRefused
+    from actors.feed_protocol import FeedProtocol
     from actors.loop_actor import LoopActor
+    from actors.mapping import BadMessage, MappingError
+    from actors.sequence import FeedGap, Repeated
     from actors.stage import Stage
     from actors.supervisor import ChildSpec, Supervisor
     from engine.client import Client
@@ -42,11 +46,13 @@ if TYPE_CHECKING:
         WouldDeadlock,
     )
     from transport.event import Event
+    from transport.messages import Publish
     from transport.position import Position
     from transport.topics import topic
 
 _HOME = {
     "ActorError": "transport.errors",
+    "BadMessage": "actors.mapping",
     "ChildSpec": "actors.supervisor",
     "Client": "engine.client",
     "CodecError": "transport.errors",
@@ -55,20 +61,27 @@ _HOME = {
     "Engine": "engine.embedded",
     "ErrorCode": "transport.codes",
     "Event": "transport.event",
+    "FailureKind": "actors.failure",
     "Fault": "engine.mock_faults",
+    "FeedGap": "actors.sequence",
+    "FeedProtocol": "actors.feed_protocol",
     "Gap": "transport.client_messages",
     "HeliographError": "transport.errors",
     "LoopActor": "actors.loop_actor",
     "MailboxFull": "transport.errors",
+    "MappingError": "actors.mapping",
     "MockExchange": "engine.mock_exchange",
     "Phase": "engine.mock_faults",
     "Pipeline": "engine.pipeline",
     "Position": "transport.position",
     "Priority": "transport.codes",
+    "Publish": "transport.messages",
+    "Repeated": "actors.sequence",
     "RequestError": "transport.errors",
     "Stage": "actors.stage",
     "Supervisor": "actors.supervisor",
     "Unsupported": "transport.errors",
+    "UpstreamRefused": "actors.failure",
     "WouldDeadlock": "transport.errors",
     "topic": "transport.topics",
 }
@@ -76,6 +89,7 @@ _HOME = {
 
 __all__ = [
     "ActorError",
+    "BadMessage",
     "ChildSpec",
     "Client",
     "CodecError",
@@ -84,20 +98,27 @@ __all__ = [
     "Engine",
     "ErrorCode",
     "Event",
+    "FailureKind",
     "Fault",
+    "FeedGap",
+    "FeedProtocol",
     "Gap",
     "HeliographError",
     "LoopActor",
     "MailboxFull",
+    "MappingError",
     "MockExchange",
     "Phase",
     "Pipeline",
     "Position",
     "Priority",
+    "Publish",
+    "Repeated",
     "RequestError",
     "Stage",
     "Supervisor",
     "Unsupported",
+    "UpstreamRefused",
     "WouldDeadlock",
     "__version__",
     "topic",
