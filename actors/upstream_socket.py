@@ -89,7 +89,13 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
     try:
         yield socket
     finally:
-        await socket.close()
+        try:
+            async with asyncio.timeout(spec.close_timeout_s):
+                await socket.close()
+        except TimeoutError:
+            pass  # the upstream does not even take what was to be sent before
+        finally:
+            socket.transport.abort()  # no socket is left behind, also by who is cancelled while it closes
 
 
 def _ssl_context(tls: Tls) -> ssl.SSLContext:

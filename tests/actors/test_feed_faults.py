@@ -3,19 +3,107 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn
 
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.utils import accept_key
 
-from actors.feed import FeedSpec
-from actors.feed_protocol import FeedProtocol, Item, ProtocolSpec
+from actors.connection import Disconnect, Send
+from actors.failure import FailureKind
+from actors.feed import Feed, FeedSpec, Tls
+from actors.feed_protocol import FeedProtocol, Item, ProtocolSpec, UpstreamRefused
+from actors.feed_state import FeedState
 from actors.feed_supervisor import ApplyFeeds, FeedSupervisor, GetFeeds
-from tests.actors.test_connection import QUICK, Hub, run
+from tests.actors.test_connection import QUICK, Hub, feeding, run, running, until
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def listening(handler: Handler) -> AsyncIterator[int]:
+    """A TCP server; its port."""
+
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.ensure_future(handle(reader, writer)))
+
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks)
 
 
 async def wait_closed(connection: ServerConnection) -> None:
     await connection.wait_closed()
+
+
+# proxies -------------------------------------------------------------------------------------------------------------
+
+
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+    writer.close()
+
+
+async def connect_proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What CONNECT asks for, whoever asks."""
+    host, _, port = (await reader.readuntil(b"\r\n\r\n")).split()[1].partition(b":")
+    upstream, to_upstream = await asyncio.open_connection(host.decode(), int(port))
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    await asyncio.gather(pipe(reader, to_upstream), pipe(upstream, writer))
+
+
+def test_the_name_in_a_certificate_is_checked_through_a_proxy_too(
+    tmp_path: Path, missing: Callable[[str], NoReturn]
+) -> None:
+    openssl = shutil.which("openssl") or missing("openssl")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = "req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=x -addext subjectAltName=DNS:x.a"
+    subprocess.run([openssl, *command.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
+    server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_tls.load_cert_chain(cert, key)
+
+    async def main() -> None:
+        async with (
+            serve(wait_closed, "127.0.0.1", 0, ssl=server_tls) as server,
+            listening(connect_proxy) as proxy,
+        ):
+            port = next(iter(server.sockets)).getsockname()[1]
+            fields = {"proxy": f"http://127.0.0.1:{proxy}"}
+            async with feeding(
+                f"wss://localhost:{port}/", Hub(), tls=Tls(ca_file=str(cert), server_name="x.a"), **fields
+            ) as feed:
+                await until(lambda: feed.connected_before)
+            async with feeding(f"wss://localhost:{port}/", Hub(), tls=Tls(ca_file=str(cert)), **fields) as feed:
+                await until(lambda: feed.connected_before or feed.failure is not None)
+                assert not feed.connected_before
+                assert feed.failure is not None
+                assert feed.failure.kind is FailureKind.TLS
+
+    run(main())
 
 
 # reloads -------------------------------------------------------------------------------------------------------------
@@ -48,5 +136,78 @@ def test_a_reload_mends_a_feed_whose_protocol_crashed_until_it_was_paused() -> N
             await ref.ask_async(ApplyFeeds((dataclasses.replace(broken, protocol=ProtocolSpec(Deaf)),)))
             await wait_for("connected")
             await ref.stop_async()
+
+    run(main())
+
+
+# ends ----------------------------------------------------------------------------------------------------------------
+
+
+class Refusing(Deaf):
+    def receive(self, raw: bytes) -> Sequence[Item]:
+        raise UpstreamRefused(FailureKind.REJECTED, "of no use")
+
+
+async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A WebSocket handshake, after which frames are what a test makes of them."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    key = next(line.split()[1] for line in head.splitlines() if line.lower().startswith("sec-websocket-key"))
+    answer = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}"
+    writer.write(f"HTTP/1.1 101 Switching Protocols\r\n{answer}\r\n\r\n".encode())
+
+
+HELLO = b"\x81\x02hi"
+
+
+def refusing(port: int, **fields: Any) -> Feed:
+    spec = FeedSpec("f", (f"ws://127.0.0.1:{port}/",), ProtocolSpec(Refusing), recovery=QUICK, **fields)
+    return Feed(spec, Hub())
+
+
+def test_an_operator_who_does_not_wait_for_a_silent_upstream_to_close_leaves_no_socket() -> None:
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await accept(reader, writer)
+            writer.write(HELLO)
+            try:
+                while await reader.read(1_000):
+                    pass
+            finally:
+                ended.set()
+
+        async with listening(silent) as port:
+            feed = refusing(port, close_timeout_s=100)
+            async with running(feed) as ref:
+                await until(lambda: feed.messages == 1)
+                await ref.ask_async(Disconnect())
+                assert feed.state is FeedState.DISCONNECTED
+                await asyncio.wait_for(ended.wait(), 2)
+
+    run(main())
+
+
+def test_an_upstream_that_reads_nothing_holds_up_neither_the_next_attempt_nor_the_operator() -> None:
+    async def main() -> None:
+        attempts = 0
+
+        async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal attempts
+            attempts += 1
+            await accept(reader, writer)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.sleep(0.1)
+            writer.write(HELLO)
+            await asyncio.sleep(100)
+
+        async with listening(deaf) as port:
+            feed = refusing(port, close_timeout_s=0.05, idle_timeout_s=None)
+            async with running(feed) as ref:
+                for _ in range(20):  # more than the sockets take
+                    await ref.ask_async(Send("x" * 1_000_000))
+                await until(lambda: attempts == 2 and feed.state is FeedState.CONNECTED)
+                await ref.ask_async(Disconnect(), timeout=3)
+                assert feed.state is FeedState.DISCONNECTED
 
     run(main())
