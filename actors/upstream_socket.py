@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
 from actors.failure import FailureKind, UpstreamRefused
@@ -19,6 +20,8 @@ from actors.feed import FeedSpec, Tls
 
 RECEIVE_QUEUE: Final = 16
 """Messages read ahead before the socket rests; what one read of the socket brought comes on top."""
+UNSENT_BYTES: Final = 16 << 20
+"""What may wait to be sent: one message of ours, and answers to pings, which an upstream may send without reading."""
 
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.WARNING)  # what it says of opening and closing is in our own lines; its debug has headers
@@ -32,6 +35,12 @@ class _Socket(ClientConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.on_transport()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > UNSENT_BYTES:
+            self.protocol.fail(CloseCode.POLICY_VIOLATION, f"{UNSENT_BYTES} bytes wait to be sent")
+            self.transport.abort()
 
 
 class _Connect(connect):

@@ -13,9 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.utils import accept_key
 
+from actors import upstream_socket
 from actors.connection import Disconnect, Send
 from actors.failure import FailureKind
 from actors.feed import Feed, FeedSpec, Tls
@@ -209,5 +211,28 @@ def test_an_upstream_that_reads_nothing_holds_up_neither_the_next_attempt_nor_th
                 await until(lambda: attempts == 2 and feed.state is FeedState.CONNECTED)
                 await ref.ask_async(Disconnect(), timeout=3)
                 assert feed.state is FeedState.DISCONNECTED
+
+    run(main())
+
+
+# floods --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_upstream_that_pings_but_does_not_read_is_left_before_our_answers_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upstream_socket, "UNSENT_BYTES", 100_000)
+
+    async def main() -> None:
+        async def pinging(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await accept(reader, writer)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            while True:
+                writer.write((b"\x89\x7d" + b"x" * 125) * 1_000)
+                await writer.drain()
+
+        async with listening(pinging) as port, feeding(f"ws://127.0.0.1:{port}/", Hub()) as feed:
+            await until(lambda: feed.failure is not None)
+            assert str(feed.failure) == "policy: closed by us with 1008 (100000 bytes wait to be sent)"
 
     run(main())
