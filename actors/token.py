@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 from actors.failure import FailureKind, UpstreamRefused
 
 TOKEN_TIMEOUT_S = 10.0
 """For a file to be read or a function to answer."""
+TOKEN_CHARS = 16_384
+"""Of a file; a longer one holds no token."""
+
+_T = TypeVar("_T")
 
 TokenFunction: TypeAlias = Callable[[], str | Awaitable[str]]
-"""Plain ones run in a thread."""
+"""Plain ones run in a thread of their own, one call at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,7 @@ class TokenSource:
     text: str | None = field(default=None, repr=False)
     file: str | None = None
     function: TokenFunction | None = None
+    _asked: list[Future[Any]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def fixed(self) -> bool:
@@ -44,7 +51,9 @@ class TokenSource:
                 token = str.strip(await self._ask())  # a TypeError for bytes, which can be stripped too
         except TimeoutError:
             raise _missing(f"no token within {TOKEN_TIMEOUT_S:g} s") from None
-        except Exception as error:  # a user's function may raise what it likes
+        except UpstreamRefused:
+            raise
+        except (Exception, SystemExit) as error:  # a user's function may raise what it likes
             raise _missing(f"no token: {type(error).__name__}") from error
         if not token or not token.isascii() or not token.isprintable():
             raise _missing("the token is empty or not printable ASCII")
@@ -52,11 +61,36 @@ class TokenSource:
 
     async def _ask(self) -> str:
         if self.file is not None:
-            return await asyncio.to_thread(Path(self.file).read_text, "utf-8")
+            return await self._in_thread(partial(_read, self.file))
         assert self.function is not None
         plain = not inspect.iscoroutinefunction(self.function)
-        answer: str | Awaitable[str] = await asyncio.to_thread(self.function) if plain else self.function()
+        answer: str | Awaitable[str] = await self._in_thread(self.function) if plain else self.function()
         return answer if isinstance(answer, str) else await answer
+
+    async def _in_thread(self, ask: Callable[[], _T]) -> _T:
+        """In a thread of its own, one call at a time: what hangs holds up no other feed and no exit, nor piles up."""
+        if self._asked and not self._asked[0].done():
+            raise _missing("the last request for a token has not come back yet")
+        answer: Future[_T] = Future()
+        self._asked[:] = [answer]
+        answer.set_running_or_notify_cancel()  # from here on nobody cancels it, so that the thread may set it
+
+        def work() -> None:
+            try:
+                answer.set_result(ask())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=work, name="token", daemon=True).start()
+        return await asyncio.wrap_future(answer)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        text = file.read(TOKEN_CHARS + 1)
+    if len(text) > TOKEN_CHARS:
+        raise ValueError(f"more than {TOKEN_CHARS} characters")
+    return text
 
 
 def _missing(detail: str) -> UpstreamRefused:

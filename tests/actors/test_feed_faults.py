@@ -8,6 +8,8 @@ import dataclasses
 import shutil
 import ssl
 import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,14 +19,15 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.utils import accept_key
 
-from actors import upstream_socket
+from actors import token, upstream_socket
 from actors.connection import Disconnect, Send
 from actors.failure import FailureKind
 from actors.feed import Feed, FeedSpec, Tls
 from actors.feed_protocol import FeedProtocol, Item, ProtocolSpec, UpstreamRefused
 from actors.feed_state import FeedState
 from actors.feed_supervisor import ApplyFeeds, FeedSupervisor, GetFeeds
-from tests.actors.test_connection import QUICK, Hub, feeding, run, running, until
+from actors.token import TokenSource
+from tests.actors.test_connection import DEADLINE_S, QUICK, Hub, feeding, run, running, until
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
@@ -234,5 +237,59 @@ def test_an_upstream_that_pings_but_does_not_read_is_left_before_our_answers_fil
         async with listening(pinging) as port, feeding(f"ws://127.0.0.1:{port}/", Hub()) as feed:
             await until(lambda: feed.failure is not None)
             assert str(feed.failure) == "policy: closed by us with 1008 (100000 bytes wait to be sent)"
+
+    run(main())
+
+
+# tokens --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_function_that_never_returns_costs_one_thread_and_holds_up_no_other_feed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(token, "TOKEN_TIMEOUT_S", 0.02)
+    hang = threading.Event()
+    calls: list[int] = []
+
+    def never() -> str:
+        calls.append(1)
+        hang.wait()
+        return "late"
+
+    async def main() -> None:
+        source, before = TokenSource(function=never), threading.active_count()
+        for _ in range(50):  # more than the loop's own pool of threads has
+            with pytest.raises(UpstreamRefused):
+                await source.get()
+        assert (len(calls), threading.active_count() - before) == (1, 1)
+        monkeypatch.setattr(token, "TOKEN_TIMEOUT_S", DEADLINE_S)
+        assert await TokenSource(function=lambda: "fine").get() == "fine"
+        hang.set()
+        while threading.active_count() > before:
+            await asyncio.sleep(0.002)
+        assert await source.get() == "late", "it may be asked again once it has come back"
+
+    run(main())
+
+
+def test_a_token_file_without_an_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("x" * token.TOKEN_CHARS)
+    long = tmp_path / "long"
+    long.write_text("x" * (token.TOKEN_CHARS + 1))
+
+    async def main() -> None:
+        assert await TokenSource(file=str(path)).get() == path.read_text()
+        for file in (long, "/dev/zero"):
+            with pytest.raises(UpstreamRefused, match="no token: ValueError"):
+                await TokenSource(file=str(file)).get()
+
+    run(main())
+
+
+def test_a_token_function_that_exits_ends_no_process() -> None:
+    async def main() -> None:
+        with pytest.raises(UpstreamRefused, match="no token: SystemExit"):
+            await TokenSource(function=sys.exit).get()
 
     run(main())
