@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidProxy
 from websockets.frames import CloseCode
+from websockets.proxy import get_proxy, parse_proxy
 from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from actors.failure import FailureKind, UpstreamRefused
 from actors.feed import FeedSpec, Tls
@@ -22,6 +26,10 @@ RECEIVE_QUEUE: Final = 16
 """Messages read ahead before the socket rests; what one read of the socket brought comes on top."""
 UNSENT_BYTES: Final = 16 << 20
 """What may wait to be sent: one message of ours, and answers to pings, which an upstream may send without reading."""
+
+# RFC 9110 section 5; without the obsolete bytes above ASCII.
+_header_name = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+").fullmatch
+_header_value = re.compile(r"[\t -~]*").fullmatch
 
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.WARNING)  # what it says of opening and closing is in our own lines; its debug has headers
@@ -56,12 +64,15 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
 
     Raises:
         OSError, websockets.exceptions.WebSocketException: as :func:`actors.diagnosis.classify` knows them.
-        UpstreamRefused: ``tls``; a file of ours cannot be used.
+        UpstreamRefused: a file, header, token or proxy of ours cannot be used; secrets are not shown.
     """
     loop = asyncio.get_running_loop()
     headers = dict(spec.headers)
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
+    for name, value in headers.items():  # the library's own error would show the value
+        if not (_header_name(name) and _header_value(value)):
+            raise UpstreamRefused(FailureKind.REJECTED, f"header {name!r} or its value holds what no header may")
     tls: dict[str, Any] = {}
     if url.startswith("wss:"):
         tls["ssl"] = _ssl_context(spec.tls)
@@ -80,7 +91,7 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
                 additional_headers=headers,
                 subprotocols=[Subprotocol(name) for name in spec.protocol.kind.subprotocols] or None,
                 compression=None,
-                proxy=proxy_of(spec.proxy, url),
+                proxy=_proxy_of(spec.proxy, url),
                 open_timeout=None,
                 close_timeout=spec.close_timeout_s,
                 ping_interval=spec.ping_interval_s,
@@ -122,11 +133,18 @@ def _ssl_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
-def proxy_of(proxy: str | None, url: str) -> str | Literal[True] | None:
-    """What websockets calls ``proxy``: ``True`` is the environment's, ``None`` is none."""
-    if proxy is not None:
-        return proxy or None
-    return None if _is_local(urlsplit(url).hostname or "") else True
+def _proxy_of(proxy: str | None, url: str) -> str | None:
+    """The configured one, else the environment's, which is none for addresses of this machine."""
+    if proxy is None and not _is_local(urlsplit(url).hostname or ""):
+        proxy = get_proxy(parse_uri(url))
+    if not proxy:
+        return None
+    try:
+        parse_proxy(proxy)
+    except (InvalidProxy, ValueError):  # whose text holds the password
+        wanted = "http://[USER:PASSWORD@]HOST[:PORT], https:// or socks5h://"
+        raise UpstreamRefused(FailureKind.REFUSED, f"the proxy is not {wanted}") from None
+    return proxy
 
 
 def _is_local(host: str) -> bool:

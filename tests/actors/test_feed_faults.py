@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import shutil
 import ssl
 import subprocess
@@ -109,6 +110,53 @@ def test_the_name_in_a_certificate_is_checked_through_a_proxy_too(
                 assert feed.failure.kind is FailureKind.TLS
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "user:PASSWORD@127.0.0.1:1",
+        "http://user:PASS/WORD@127.0.0.1:1",
+        "http://user:PASSWORD@127.0.0.1:99999",
+        "http://[PASSWORD",
+        "http://user:%ffPASSWORD@127.0.0.1:1",
+    ],
+)
+def test_a_proxy_that_cannot_be_one_is_said_without_its_password_and_crashes_nothing(
+    proxy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with feeding("ws://127.0.0.1:1/", Hub(), proxy=proxy) as feed:
+            await until(lambda: feed.failure is not None)
+            assert str(feed.failure).startswith("refused: the proxy is not http://")
+
+    with caplog.at_level(logging.DEBUG):
+        run(main())
+    assert "PASS" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"headers": {"X-Key": "SECRET\r\nX: y"}},
+        {"headers": {"X-Key": "SECRET\u20ac"}},
+        {"headers": {"X Key": "SECRET"}},
+        {"token": TokenSource("SECRET\n")},
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_said_without_its_value(
+    fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with serve(wait_closed, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            async with feeding(f"ws://127.0.0.1:{port}/", Hub(), **fields) as feed:
+                await until(lambda: feed.failure is not None)
+                assert str(feed.failure).startswith("rejected: header ")
+
+    with caplog.at_level(logging.DEBUG):
+        run(main())
+    assert "SECRET" not in caplog.text
 
 
 # reloads -------------------------------------------------------------------------------------------------------------
