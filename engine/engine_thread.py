@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from engine.cli_admin import ask
 from engine.client import Client
 from engine.embedded import Engine
+from engine.loop_thread import LoopThread
 from transport.errors import HeliographError
 
 if TYPE_CHECKING:
@@ -43,21 +41,14 @@ class EngineThread:
             settings = {"workers": 0, "port": 0, "admin_port": 0} | settings
         self._make: Callable[[], Engine] = lambda: Engine(config, **settings)
         self._engine: Engine | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: LoopThread[Engine] | None = None
 
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise HeliographError("the engine runs already")
-        started: concurrent.futures.Future[None] = concurrent.futures.Future()
-        # A daemon thread, so that an engine that nobody stopped does not keep the interpreter from ending.
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(started)), name="heliograph-engine", daemon=True
-        )
-        self._thread.start()
+        self._thread = LoopThread("heliograph-engine", self._make)
         try:
-            started.result(START_TIMEOUT_S)
+            self._engine = self._thread.start(START_TIMEOUT_S)
         except BaseException:
             self.__exit__()
             raise
@@ -65,29 +56,10 @@ class EngineThread:
 
     def __exit__(self, *_: object) -> None:
         thread, self._thread = self._thread, None
-        if self._loop is not None and self._stop is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._stop.set)
-            except RuntimeError:
-                pass  # the loop has ended by itself
-        if thread is not None:
-            thread.join(STOP_TIMEOUT_S)
-            if thread.is_alive():
-                raise HeliographError(f"the engine did not stop within {STOP_TIMEOUT_S:g} s")
-
-    async def _main(self, started: concurrent.futures.Future[None]) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        try:
-            async with self._make() as engine:
-                self._engine = engine
-                started.set_result(None)
-                await self._stop.wait()
-        except BaseException as error:
-            if started.done():
-                raise
-            started.set_exception(error)
-        finally:
-            self._engine = self._loop = None
+        ended = thread is None or thread.stop(STOP_TIMEOUT_S)
+        self._engine = None
+        if not ended:
+            raise HeliographError(f"the engine did not stop within {STOP_TIMEOUT_S:g} s")
 
     @property
     def url(self) -> str:
@@ -155,10 +127,10 @@ class EngineThread:
         return self._engine
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
+        if self._thread is None:
             work.close()
             raise HeliographError("the engine does not run")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT_S)
+        return self._thread.run(work, CALL_TIMEOUT_S)
 
     def _ask(self, method: str, path: str) -> Any:
         return ask(method, self.admin_url, path, self._running().config.admin.api_key)

@@ -29,12 +29,13 @@ away sees by the numbers what it missed.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from itertools import chain, repeat
 from typing import Any, Self, TypeVar
 
+from engine.loop_thread import LoopThread, call_in_loop
 from engine.mock_faults import Fault, FaultOptions, Phase, fault_options
 from engine.mock_market import Tick
 from engine.mock_server import HOST, Handshake, MockServer, Received, Sent
@@ -248,16 +249,7 @@ class _Exchange:
         loop = self._server.loop
         if loop is None or threading.get_ident() == self._thread:
             return work()
-        done: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                done.set_result(work())
-            except BaseException as error:
-                done.set_exception(error)
-
-        loop.call_soon_threadsafe(run)
-        return done.result(CALL_TIMEOUT_S)
+        return call_in_loop(loop, work, CALL_TIMEOUT_S)
 
     async def _start(self) -> None:
         if self._server.loop is not None:
@@ -369,19 +361,14 @@ class MockExchange(_Exchange):
 class ThreadedMockExchange(_Exchange):
     """``with MockExchange.threaded() as exchange``: in a thread of its own, and its waits block."""
 
-    _runner: threading.Thread | None = None
-    _end: asyncio.Event | None = None
+    _runner: LoopThread[None] | None = None
 
     def __enter__(self) -> Self:
         if self._runner is not None:
             raise HeliographError("the exchange is serving already")
-        started: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._runner = threading.Thread(
-            target=lambda: asyncio.run(self._main(started)), name="heliograph-mock-exchange", daemon=True
-        )
-        self._runner.start()
+        self._runner = LoopThread("heliograph-mock-exchange", self._serving)
         try:
-            started.result(START_TIMEOUT_S)
+            self._runner.start(START_TIMEOUT_S)
         except BaseException:
             self.__exit__()
             raise
@@ -389,22 +376,14 @@ class ThreadedMockExchange(_Exchange):
 
     def __exit__(self, *_: object) -> None:
         runner, self._runner = self._runner, None
-        loop, end = self._server.loop, self._end
-        if loop is not None and end is not None:
-            loop.call_soon_threadsafe(end.set)
         if runner is not None:
-            runner.join(STOP_TIMEOUT_S)
+            runner.stop(STOP_TIMEOUT_S)
 
-    async def _main(self, started: concurrent.futures.Future[None]) -> None:
-        self._end = asyncio.Event()
+    @asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        await self._start()
         try:
-            await self._start()
-            started.set_result(None)
-            await self._end.wait()
-        except BaseException as error:
-            if started.done():
-                raise
-            started.set_exception(error)
+            yield
         finally:
             await self._stop()
 
@@ -425,11 +404,10 @@ class ThreadedMockExchange(_Exchange):
         self._block(self._wait(lambda: condition(self), timeout, "the condition"))
 
     def _block(self, work: Coroutine[Any, Any, T]) -> T:
-        loop = self._server.loop
-        if loop is None:
+        if self._runner is None:
             work.close()
             raise HeliographError(_NOT_SERVING)
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
+        return self._runner.run(work)
 
 
 def _checked_rate(rate: float) -> float:

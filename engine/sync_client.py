@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from engine.loop_thread import LoopThread
 from transport.codes import Priority
-from transport.errors import ConnectionLost, HeliographError, WouldDeadlock
+from transport.errors import ConnectionLost, HeliographError
 from transport.event import Event
 
 if TYPE_CHECKING:
@@ -35,23 +35,16 @@ class SyncClient:
 
     def __init__(self, create: Callable[[], Client]) -> None:
         self._create = create
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Client | None = None
-        self._stop: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: LoopThread[Client] | None = None
 
     def open(self) -> Self:
         """Connect; raises as entering a :class:`Client` does."""
         if self._thread is not None:
             raise HeliographError("the client is open already")
-        opened: concurrent.futures.Future[None] = concurrent.futures.Future()
-        # A daemon thread, so that a client that nobody closed does not keep the interpreter from ending.
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(opened)), name="heliograph-client", daemon=True
-        )
-        self._thread.start()
+        self._thread = LoopThread("heliograph-client", self._create)
         try:
-            opened.result()
+            self._client = self._thread.start()
         except BaseException:
             self.close()
             raise
@@ -60,14 +53,8 @@ class SyncClient:
     def close(self) -> None:
         """Close the connection and end the thread; iterations end."""
         thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        if self._loop is not None and self._stop is not None and thread.is_alive():
-            try:
-                self._loop.call_soon_threadsafe(self._stop.set)
-            except RuntimeError:
-                pass  # the loop has just ended by itself
-        thread.join(CLOSE_TIMEOUT_S)
+        if thread is not None:
+            thread.stop(CLOSE_TIMEOUT_S)
         self._client = None
 
     def __enter__(self) -> Self:
@@ -77,29 +64,6 @@ class SyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    async def _main(self, opened: concurrent.futures.Future[None]) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        stop = asyncio.create_task(self._stop.wait())
-        entering: asyncio.Task[Client] | None = None
-        client = self._create()
-        try:
-            entering = asyncio.create_task(client.__aenter__())
-            await asyncio.wait((entering, stop), return_when=asyncio.FIRST_COMPLETED)
-            if entering.done():
-                entering.result()
-                self._client = client
-                opened.set_result(None)
-                await stop
-            else:
-                entering.cancel()
-                await asyncio.wait({entering})
-        except BaseException as error:
-            if not opened.done():
-                opened.set_exception(error)
-        finally:
-            stop.cancel()
-            await client.close()
 
     def subscribe(
         self,
@@ -133,7 +97,7 @@ class SyncClient:
         idempotency_key: str | None = None,
     ) -> Position:
         """As :meth:`Client.publish`."""
-        return _result(self.publish_soon(topic, data, type, key, priority, idempotency_key))
+        return self.call(self._opened().publish(topic, data, type, key, priority, idempotency_key))
 
     def publish_soon(
         self,
@@ -170,17 +134,17 @@ class SyncClient:
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine on the client's loop."""
-        if self._thread is None or self._loop is None or not self._thread.is_alive():
-            work.close()
-            raise ConnectionLost("the client is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return self._running(work).submit(work)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the client's loop and wait for it; an interrupt cancels it."""
-        if self._thread is threading.current_thread():
+        return self._running(work).run(work)
+
+    def _running(self, work: Coroutine[Any, Any, Any]) -> LoopThread[Client]:
+        if self._thread is None:
             work.close()
-            raise WouldDeadlock("a blocking call on the client's own thread waits for itself")
-        return _result(self.start(work))
+            raise ConnectionLost("the client is closed")
+        return self._thread
 
 
 class SyncSubscription:
@@ -253,7 +217,7 @@ class SyncSubscription:
             self._subscription.tell_gap(item)
 
     def _fetch(self, seconds: float | None) -> None:
-        _result(self._client.start(self._batch(seconds)))
+        self._client.call(self._batch(seconds))
 
     async def _batch(self, seconds: float | None) -> None:
         # Filled on the loop's thread, so that an interrupt of the one that waits loses nothing.
@@ -262,13 +226,3 @@ class SyncSubscription:
         while item is not None:
             self._items.append(item)
             item = self._subscription.take()
-
-
-def _result(future: concurrent.futures.Future[T]) -> T:
-    try:
-        return future.result()
-    except concurrent.futures.CancelledError:
-        raise ConnectionLost("the client was closed meanwhile; outcome unknown") from None
-    except BaseException:
-        future.cancel()
-        raise
