@@ -46,7 +46,6 @@ if TYPE_CHECKING:
         WouldDeadlock,
     )
     from transport.event import Event
-    from transport.messages import Publish
     from transport.position import Position
     from transport.topics import topic
 
@@ -75,7 +74,6 @@ _HOME = {
     "Pipeline": "engine.pipeline",
     "Position": "transport.position",
     "Priority": "transport.codes",
-    "Publish": "transport.messages",
     "Repeated": "actors.sequence",
     "RequestError": "transport.errors",
     "Stage": "actors.stage",
@@ -112,7 +110,6 @@ __all__ = [
     "Pipeline",
     "Position",
     "Priority",
-    "Publish",
     "Repeated",
     "RequestError",
     "Stage",

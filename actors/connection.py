@@ -17,14 +17,15 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from actors.diagnosis import CLOSE_CODES, classify
 from actors.failure import Failure, FailureKind, UpstreamRefused
 from actors.feed import Feed
-from actors.feed_protocol import FeedGap, Repeated
+from actors.feed_protocol import FeedGap, Repeated, checked_publish
 from actors.feed_state import FeedState
 from actors.loop_actor import LoopActor, Timer
 from actors.mailbox_actor import ActorState
-from actors.mapping import MappingError
+from actors.mapping import BadMessage, MappingError
 from actors.upstream_socket import upstream_socket
 from transport.codes import ErrorCode
 from transport.errors import RequestError
+from transport.event import Event
 from transport.messages import Publish
 
 SEND_TIMEOUT_S: Final = 10.0
@@ -143,8 +144,10 @@ class FeedConnection(LoopActor):
             return
         if feed.state in (FeedState.CONNECTING, FeedState.CONNECTED):  # a predecessor was killed
             self._failed(Failure(FailureKind.CRASHED, "killed"))
-        else:
+        elif feed.state is FeedState.DISCONNECTED and feed.due_in > 0:  # the wait of a process that is dead
             self._wait(feed.due_in, feed.failure)
+        else:
+            self._schedule(feed.due_in)
 
     def on_stop(self) -> None:
         self.on_received(Received())
@@ -163,8 +166,9 @@ class FeedConnection(LoopActor):
         feed.held = False
         if feed.state is FeedState.FAILED:
             self._forget()
+        feed.refused_token = None  # who says connect means: with what there is
         if feed.state is not FeedState.RECONNECTING:
-            self._wait(feed.recovery.breaker.wait_s)
+            self._try()
         return feed.snapshot()
 
     async def on_disconnect(self, _: Disconnect) -> dict[str, Any]:
@@ -189,7 +193,7 @@ class FeedConnection(LoopActor):
     def on_reset(self, _: Reset) -> dict[str, Any]:
         self._forget()
         if self._feed.state in (FeedState.RECONNECTING, FeedState.FAILED) and not self._feed.held:
-            self._wait(0.0)
+            self._try()
         return self._feed.snapshot()
 
     def on_send(self, send: Send) -> None:
@@ -203,24 +207,31 @@ class FeedConnection(LoopActor):
     # the life of a connection ----------------------------------------------------------------------------------------
 
     def _wait(self, delay_s: float, failure: Failure | None = None) -> None:
+        """The next attempt comes in ``delay_s``, and everybody is told."""
+        self._feed.enter(FeedState.RECONNECTING, failure, delay_s)
+        self._schedule(delay_s)
+
+    def _schedule(self, delay_s: float) -> None:
         """The next attempt comes in ``delay_s``; one that was due before does not."""
         if self._due is not None:
             self._due.cancel()
-        if delay_s > 0:
-            self._feed.enter(FeedState.RECONNECTING, failure, delay_s)
         self._due = self.later(delay_s, Attempt(self))
 
     def on_attempt(self, attempt: Attempt) -> None:
-        feed = self._feed
-        if attempt.sender is not self or self._attempt is not None or feed.held:
-            return
-        breaker = feed.recovery.breaker
+        if attempt.sender is self and self._attempt is None and not self._feed.held:
+            self._try()
+
+    def _try(self) -> None:
+        """Connect now, or when the breaker lets it."""
+        feed, breaker = self._feed, self._feed.recovery.breaker
         if not breaker.admit():
             if feed.state is FeedState.RECONNECTING:  # the timer rang a little before the breaker's time
-                self._due = self.later(breaker.wait_s, attempt)
+                self._schedule(breaker.wait_s)
             else:
                 self._wait(breaker.wait_s, feed.failure)
             return
+        if self._due is not None:
+            self._due.cancel()
         self._attempt = object()
         self._proven, self._taken, self._invalid = False, 0, (0, 0)
         self._opened_at, self._verdict = None, None
@@ -258,8 +269,11 @@ class FeedConnection(LoopActor):
         lasted_s = 0.0 if self._opened_at is None else self.loop.time() - self._opened_at
         self._attempt = None
         verdict = feed.recovery.failed(failure, lasted_s=lasted_s, proven=self._proven)
-        if verdict.delay_s is None or (verdict.needs_token and feed.spec.token.fixed):
-            feed.enter(FeedState.FAILED, failure)
+        if verdict.needs_token and feed.spec.token.fixed:
+            feed.enter(FeedState.FAILED, failure._replace(detail=f"{failure.detail}; there is no other token to try"))
+        elif verdict.delay_s is None:
+            times = feed.recovery.backoff.failures
+            feed.enter(FeedState.FAILED, failure._replace(detail=f"{failure.detail}; gave up after {times} failures"))
         elif self._state is ActorState.RUNNING:
             self._wait(verdict.delay_s, failure)
         else:  # crashed: the successor waits
@@ -345,13 +359,16 @@ class FeedConnection(LoopActor):
                 feed.recovery.delivered(1)
         for item in items:
             if type(item) is Publish:
-                self._events += 1
-                self._taken += 1
-                self._add(item)
+                self._event(item)
             else:
                 self._note(item, raw)
         if feed.protocol.outgoing:
             self._send_soon()
+
+    def _event(self, event: Publish) -> None:
+        self._events += 1
+        self._taken += 1
+        self._add(event)
 
     def _add(self, event: Publish) -> None:
         if not self._batch:
@@ -365,6 +382,11 @@ class FeedConnection(LoopActor):
             feed.protocol.resync(item)
         elif isinstance(item, Repeated):
             feed.repeated += 1
+        elif isinstance(item, Event):
+            try:
+                self._event(checked_publish(item))
+            except RequestError as error:
+                self._note(MappingError(BadMessage.BAD_EVENT, error.field or "", error.message), raw)
         else:
             assert isinstance(item, MappingError), item
             feed.note_bad(item, raw)
@@ -404,12 +426,16 @@ class FeedConnection(LoopActor):
             (self._stale, self._taken, spec.stale_timeout_s, "event"),
         ):
             if limit_s is not None and watch.still(count, now) >= limit_s:
-                self._verdict = Failure(FailureKind.STALE, f"no {what} for {limit_s:g} s")
-                assert self._task is not None
-                self._task.cancel()
-                self.actor_ref.tell(Ended(look.attempt, self._verdict))
+                self._end(Failure(FailureKind.STALE, f"no {what} for {limit_s:g} s"))
                 return
         self._look_again(look.attempt)
+
+    def _end(self, verdict: Failure) -> None:
+        """End the present connection ourselves."""
+        self._verdict = verdict
+        assert self._task is not None
+        self._task.cancel()
+        self.actor_ref.tell(Ended(self._attempt, verdict))
 
     def _look_again(self, attempt: object) -> None:
         limits = [limit for limit in (self._feed.spec.idle_timeout_s, self._feed.spec.stale_timeout_s) if limit]
@@ -418,7 +444,12 @@ class FeedConnection(LoopActor):
 
     def on_beat(self, beat: Beat) -> None:
         interval_s = self._feed.spec.heartbeat_interval_s
-        if beat.attempt is self._attempt and interval_s is not None:
+        if beat.attempt is not self._attempt or interval_s is None:
+            return
+        try:
             self._feed.protocol.heartbeat()
-            self._to_send.set()
+            self._send_soon()
+        except UpstreamRefused as error:
+            self._end(Failure(error.kind, error.detail))
+        else:
             self.later(interval_s, Beat(beat.attempt))

@@ -125,4 +125,5 @@ def retry_after(value: str, now: datetime) -> float | None:
 
 
 def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    reason = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+    return reason or str(error) or type(error).__name__

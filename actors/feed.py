@@ -30,6 +30,7 @@ from transport.topics import topic
 
 PENDING = 1_000  # messages that wait to be sent to an upstream; a further one is refused
 SAMPLE_BYTES = 256  # of the last bad message, for the operator
+COUNT_MAX = 2**63 - 1  # of messages missing: an upstream may name any numbers, a figure has 64 bits
 RATE_WINDOW_S = 1.0  # least time over which a rate is taken
 _REASON_CHARS = 200
 
@@ -189,8 +190,8 @@ class Feed:
         self.spec = spec
         more = {} if self._random is None else {"random": self._random}
         self.recovery = Recovery(spec.recovery, clock=self._clock, on_change=self._breaker_changed, **more)
-        self.refused_token, self.connected_before = None, False
-        self._forgot = False  # a predecessor's numbers and positions
+        self.refused_token = None
+        self._forgot = self.connected_before  # the numbers and positions of the protocol before
 
     @property
     def url(self) -> str:
@@ -216,7 +217,7 @@ class Feed:
             self.since = now
         self.state, self.failure = state, failure
         self.reason = self._shown(str(failure)) if failure is not None else reason
-        self.last_error = self.reason or self.last_error
+        self.last_error = self.reason if failure is not None else self.last_error
         self.next_attempt_at = None if retry_in is None else now + retry_in
         name, why = self.spec.name, f": {self.reason}" if self.reason else ""
         level = logging.WARNING if state in (FeedState.RECONNECTING, FeedState.FAILED) else logging.INFO
@@ -247,7 +248,7 @@ class Feed:
         """Count a gap; the event that tells of it."""
         self.gaps += 1
         if gap.first is not None and gap.last is not None:
-            self.missing += gap.last - gap.first + 1
+            self.missing = min(self.missing + gap.last - gap.first + 1, COUNT_MAX)
         return self._event("feed_gap", gap._asdict())
 
     def missed(self) -> FeedGap | None:

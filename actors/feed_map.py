@@ -22,6 +22,7 @@ from actors.upstream_values import (
     Scalar,
     TimeUnit,
     ValueType,
+    decode_any,
     exact,
     is_one_of,
     seconds,
@@ -109,6 +110,27 @@ class Condition(NamedTuple):
         if self.exists is not None:
             return (found is not ABSENT) is self.exists
         return is_one_of(found, self.values)
+
+
+class Filter:
+    """Conditions on whole messages, written as ``filter`` is.
+
+    Args:
+        field: whose errors these are.
+
+    Raises:
+        ConfigError: a condition cannot work.
+    """
+
+    def __init__(self, wanted: Mapping[str, Wanted], field: str) -> None:
+        self._conditions = tuple(_condition(path, value, field) for path, value in wanted.items())
+
+    def is_met_by(self, raw: bytes) -> bool:
+        """Whether a received message meets them all; what is no JSON meets none."""
+        try:
+            return _are_met(self._conditions, decode_any(raw))
+        except MappingError:
+            return False
 
 
 class Column(NamedTuple):
@@ -300,8 +322,8 @@ def _are_met(conditions: tuple[Condition, ...], value: Any) -> bool:
     return True
 
 
-def _condition(path: str, wanted: Wanted) -> Condition:
-    field = f"filter.{path}"
+def _condition(path: str, wanted: Wanted, within: str = "filter") -> Condition:
+    field = f"{within}.{path}"
     if isinstance(wanted, Mapping):
         if wanted.keys() != {EXISTS}:
             raise ConfigError(f"write a value, a list of values or {{ {EXISTS} = true }}", field)

@@ -13,15 +13,37 @@ from typing import Any, TypeAlias
 import msgspec
 
 from actors.failure import FailureKind, UpstreamRefused
+from actors.feed_map import Filter, Wanted
 from actors.mapping import FeedMap, Mapper, MappingError
 from actors.sequence import FeedGap, Repeated, Sequences
-from transport.errors import ConfigError
+from transport.codes import ErrorCode
+from transport.errors import ConfigError, RequestError
+from transport.event import Event, to_publish
 from transport.messages import Publish
+from transport.topics import is_system
 
 __all__ = ["FeedGap", "FeedProtocol", "Item", "MappedProtocol", "ProtocolSpec", "Repeated", "UpstreamRefused"]
 
-Item: TypeAlias = Publish | FeedGap | Repeated | MappingError
-"""What a received message contains: events, and what is to be said of those that are none."""
+Item: TypeAlias = Event | Publish | FeedGap | Repeated | MappingError
+"""What a received message contains: events, and what is to be said of those that are none.
+
+An :class:`Event` is checked before it is published; a :class:`Publish` is one that the protocol has checked itself.
+"""
+
+
+def checked_publish(event: Event) -> Publish:
+    """What a protocol of somebody's own wants published.
+
+    Raises:
+        RequestError: names the field; ``system.>`` is not for feeds.
+    """
+    if is_system(event.topic):
+        raise RequestError(ErrorCode.FORBIDDEN, "system.> belongs to the engine", "topic")
+    return to_publish(event)
+
+
+REFUSAL_BYTES = 200
+"""Of a message that refuses, for operators."""
 
 
 class FeedProtocol:
@@ -76,7 +98,7 @@ class ProtocolSpec:
         try:
             protocol = self.kind(**self.options)
         except (TypeError, ValueError) as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(str(error).removeprefix(f"{self.kind.__name__}.__init__() ")) from None
         if not hasattr(protocol, "outgoing"):
             raise ConfigError(f"{self.kind.__name__}.__init__ must call super().__init__()")
         return protocol
@@ -95,6 +117,8 @@ class MappedProtocol(FeedProtocol):
         heartbeat: JSON message, or a text sent as it is; ``None``: none.
         sequence: path of a number that every message of a connection has, beginning anew with each connection.
         ignore: whole messages that say nothing, e.g. the ``pong`` to a text heartbeat.
+        refusal: path to the value, or values one of which, it has: such a message says that the upstream refuses what
+            was asked; it ends the connection.
 
     Raises:
         ConfigError: a map or a path cannot work.
@@ -109,10 +133,12 @@ class MappedProtocol(FeedProtocol):
         heartbeat: Mapping[str, Any] | str | None = None,
         sequence: str | None = None,
         ignore: Sequence[str] = (),
+        refusal: Mapping[str, Wanted] | None = None,
     ) -> None:
         super().__init__()
         self._ignore = frozenset(text.encode() for text in ignore)
         self._mapper = Mapper(maps, sequence)
+        self._refusal = Filter(refusal, "refusal") if refusal else None
         self._subscribe = [_text(message) for message in subscribe]
         self._resume, self._resync = tuple(resume), tuple(resync)
         self._heartbeat = heartbeat if heartbeat is None or isinstance(heartbeat, str) else _text(heartbeat)
@@ -140,6 +166,8 @@ class MappedProtocol(FeedProtocol):
         if self._ignore and raw in self._ignore:
             return ()
         number, rows = self._mapper.map(raw)
+        if not rows and self._refusal is not None and self._refusal.is_met_by(raw):
+            raise UpstreamRefused(FailureKind.REJECTED, raw[:REFUSAL_BYTES].decode("utf-8", "replace"))
         items: list[Item] = []
         if number is not None and (seen := self._messages.see("", number)) is not None:
             items.append(seen)
@@ -149,11 +177,12 @@ class MappedProtocol(FeedProtocol):
             if isinstance(row, MappingError):
                 items.append(row)
                 continue
-            if row.number is not None and (seen := self._rows[row.sequence].see(row.counter, row.number)) is not None:
+            event, counter, number, sequence = row
+            if number is not None and (seen := self._rows[sequence].see(counter, number, event.source_ts)) is not None:
                 items.append(seen)
                 if type(seen) is Repeated:
                     continue
-            items.append(row.event)
+            items.append(event)
         return items
 
     def missed(self) -> FeedGap | None:

@@ -2,7 +2,7 @@
 
 Numbers rise by one per *counter*: one per symbol, or one for the whole feed (``""``). After a reconnect a counter goes
 on, unless its first number there is 0 or 1: then the upstream began to count anew. So it did where old numbers come in
-a longer run than any repetition (:data:`RUN`); that run is lost.
+a longer run than any repetition, :data:`RUN`, or :data:`NEWER_RUN` with newer times than the last; that run is lost.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ COUNTERS = 65_536
 """Counters remembered, at least; those not seen for longest are forgotten first."""
 RUN = 1_000
 """Old numbers, each one above the one before, that are a new count and not a repetition."""
+NEWER_RUN = 10
+"""The same where each has a newer time than the last number that was expected: an upstream that sends again what it has
+sent may write a new time on some, not on a run."""
 HOLES = 64
 """Holes remembered per counter; the oldest are forgotten first."""
 
@@ -41,11 +44,12 @@ class Repeated(NamedTuple):
 
 
 class _Mark:
-    __slots__ = ("connection", "holes", "last", "old", "run")
+    __slots__ = ("at", "connection", "holes", "last", "newer", "old", "run")
 
     def __init__(self, last: int, connection: int) -> None:
         self.last, self.connection = last, connection
-        self.old = self.run = 0  # the last old number, and how many in a run
+        self.at: float | None = None  # the source's time of `last`
+        self.old = self.run = self.newer = 0  # the last old number, how many in a run, and those of them with new times
         self.holes: list[tuple[int, int]] | None = None
 
 
@@ -77,29 +81,39 @@ class Sequences:
         """The highest number per counter, for those who resume."""
         return {counter: mark.last for counter, mark in {**self._old, **self._young}.items()}
 
-    def see(self, counter: str, number: int) -> FeedGap | Repeated | None:
-        """Take note of a number; ``None`` if it is the expected one. A gap comes before the message that shows it."""
+    def see(self, counter: str, number: int, at: float | None = None) -> FeedGap | Repeated | None:
+        """Take note of a number; ``None`` if it is the expected one. A gap comes before the message that shows it.
+
+        Args:
+            at: the source's time, where it is known.
+        """
         mark = self._young.get(counter) or self._recall(counter, number)
         if number == mark.last + 1:
-            mark.last, mark.connection = number, self._connection
+            mark.last, mark.connection, mark.at = number, self._connection, at
             return None
         if number > mark.last:
             gap = FeedGap("sequence", counter or None, mark.last + 1, number - 1)
             if self._late:
                 mark.holes = [*(mark.holes or ()), (mark.last + 1, number - 1)][-HOLES:]
-            mark.last, mark.connection = number, self._connection
+            mark.last, mark.connection, mark.at = number, self._connection, at
             return gap
         if mark.connection != self._connection and number <= 1:
-            return self._restart(mark, counter, number)
+            return self._restart(mark, counter, number, at)
         mark.connection = self._connection
         if mark.holes and _fill(mark.holes, number):
             return None
-        mark.run = mark.run + 1 if number == mark.old + 1 else 1
+        follows = number == mark.old + 1
+        mark.run = mark.run + 1 if follows else 1
+        newer = at is not None and mark.at is not None and at > mark.at
+        mark.newer = (mark.newer + 1 if follows else 1) if newer else 0
         mark.old = number
-        return self._restart(mark, counter, number) if mark.run > RUN else Repeated(counter, number)
+        if mark.run > RUN or mark.newer > NEWER_RUN:
+            return self._restart(mark, counter, number, at)
+        return Repeated(counter, number)
 
-    def _restart(self, mark: _Mark, counter: str, number: int) -> FeedGap:
-        mark.last, mark.connection, mark.holes, mark.run = number, self._connection, None, 0
+    def _restart(self, mark: _Mark, counter: str, number: int, at: float | None) -> FeedGap:
+        mark.last, mark.connection, mark.at, mark.holes = number, self._connection, at, None
+        mark.run = mark.newer = 0
         return FeedGap("restarted", counter or None)
 
     def _recall(self, counter: str, number: int) -> _Mark:

@@ -78,12 +78,18 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
         tls["ssl"] = _ssl_context(spec.tls)
         if spec.tls.server_name is not None:  # a name of None would be none: through a proxy, any certificate would do
             tls["server_hostname"] = spec.tls.server_name
+    waiting_for = f"connection within {spec.connect_timeout_s:g} s"
     try:
         async with asyncio.timeout(spec.connect_timeout_s) as deadline:
 
+            def shaking_hands() -> None:
+                nonlocal waiting_for
+                waiting_for = f"handshake within {spec.handshake_timeout_s:g} s"
+                deadline.reschedule(loop.time() + spec.handshake_timeout_s)
+
             def make(*args: Any, **kwargs: Any) -> _Socket:
                 socket = _Socket(*args, **kwargs)
-                socket.on_transport = lambda: deadline.reschedule(loop.time() + spec.handshake_timeout_s)
+                socket.on_transport = shaking_hands
                 return socket
 
             socket = await _Connect(
@@ -105,7 +111,7 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
     except TimeoutError as error:
         if str(error):
             raise  # the network's own, with its reason
-        raise TimeoutError(f"no connection within {spec.connect_timeout_s:g} s, or no handshake") from None
+        raise TimeoutError(f"no {waiting_for}") from None
     try:
         yield socket
     finally:
@@ -123,7 +129,7 @@ def _ssl_context(tls: Tls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
         if tls.cert_file is not None:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
+            context.load_cert_chain(tls.cert_file, tls.key_file, password="")  # else OpenSSL asks the terminal for one
     except OSError as error:  # an SSLError is one
         files = ", ".join(file for file in (tls.ca_file, tls.cert_file, tls.key_file) if file is not None)
         raise UpstreamRefused(FailureKind.TLS, f"cannot use {files}: {error.strerror or error}") from None
@@ -142,8 +148,8 @@ def _proxy_of(proxy: str | None, url: str) -> str | None:
     try:
         parse_proxy(proxy)
     except (InvalidProxy, ValueError):  # whose text holds the password
-        wanted = "http://[USER:PASSWORD@]HOST[:PORT], https:// or socks5h://"
-        raise UpstreamRefused(FailureKind.REFUSED, f"the proxy is not {wanted}") from None
+        wanted = "a URL of scheme http, https or socks5h with a host, and with a password if it has a user"
+        raise UpstreamRefused(FailureKind.REFUSED, f"what is given isn't a valid proxy: {wanted}") from None
     return proxy
 
 

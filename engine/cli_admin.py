@@ -185,9 +185,12 @@ def _feeds_table(feeds: Mapping[str, Mapping[str, Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("feed", "state", "breaker", "why", show_edge=False)
-    for column in ("next try", "rate", "lag", "reconnects"):
-        table.add_column(column, justify="right")
+    table = Table("feed", show_edge=False)
+    table.add_column("state", no_wrap=True)
+    table.add_column("breaker", no_wrap=True)
+    table.add_column("why")
+    for column in ("next try", "rate", "lag"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, feed in feeds.items():
         lag, wait, rate = feed["lag"], feed["retry_in"], feed["rate"]
         row = (
@@ -198,7 +201,6 @@ def _feeds_table(feeds: Mapping[str, Mapping[str, Any]]) -> Table:
             ABSENT if wait is None else f"in {_duration(wait)}",
             f"{rate:,.0f}/s",
             ABSENT if lag is None else _duration(lag),
-            str(feed["reconnects"]),
         )
         table.add_row(*map(Text, row))  # not markup: the reason may be an upstream's
     return table

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from actors.mapping import Mapper
-from engine import config
+from engine import config, wiring
 from engine.cli import FAILED, note
 from engine.mapping_text import lines, samples, unstyled
 from transport.errors import ConfigError
@@ -27,6 +27,9 @@ def check(path: Path, sample: tuple[str, Path] | None) -> int:
         ConfigError: names the field and the line.
     """
     loaded = config.load(path, None, {})
+    for name, table in loaded.stages.items():
+        wiring.stage_class(name, table)
+    wiring.feed_specs(loaded)
     note(f"{path} is fine")
     if sample is None:
         return 0

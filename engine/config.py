@@ -38,6 +38,7 @@ RELOADABLE = frozenset({"log", "limits", "delivery", "feeds"})
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[float, Meta(gt=0, le=86_400)]
 Name = Annotated[str, Meta(min_length=1)]
+Wanted = Scalar | tuple[Scalar, ...] | dict[str, bool]
 
 
 def is_loopback(host: str) -> bool:
@@ -211,7 +212,7 @@ class FeedMap(feed_map.FeedMap, frozen=True, kw_only=True, forbid_unknown_fields
         dict[str, ValueType], about("name in `data` to number, text or bool, as which it must come; text stays text")
     ] = {}
     filter: Annotated[
-        dict[str, Scalar | tuple[Scalar, ...] | dict[str, bool]],
+        dict[str, Wanted],
         about("path to the value, list of values or { exists = true } that it must have; other rows are ignored"),
     ] = {}
 
@@ -247,6 +248,10 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         dict[str, Any] | str | None, about("message sent every heartbeat_interval: a table, or a text", none="none")
     ] = None
     ignore: Annotated[tuple[str, ...], about('whole messages that say nothing, e.g. "pong"')] = ()
+    refusal: Annotated[
+        dict[str, Wanted],
+        about("path to the value, or list of values, of a message that refuses what we asked; it ends the connection"),
+    ] = {}
     heartbeat_interval: Annotated[Positive | None, about("between heartbeats", "s", none="none are sent")] = None
     ping_interval: Annotated[Positive | None, about("between WebSocket pings", "s", none="none are sent")] = 20.0
     ping_timeout: Annotated[Positive | None, about("longest wait for the pong", "s", none="for ever")] = 20.0
@@ -316,7 +321,7 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ConfigError("heartbeat and heartbeat_interval need each other", missing)
             MappedProtocol(**self.mapped())  # raises ConfigError where it cannot work
             return
-        for field in ("map", "subscribe", "resume", "resync", "sequence", "heartbeat", "ignore"):
+        for field in ("map", "subscribe", "resume", "resync", "sequence", "heartbeat", "ignore", "refusal"):
             if getattr(self, field) != getattr(_NOT_MAPPED, field):
                 raise ConfigError(f"is for protocol = {MAPPED!r} only", field)
 
@@ -330,6 +335,7 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "heartbeat": self.heartbeat,
             "sequence": self.sequence,
             "ignore": self.ignore,
+            "refusal": self.refusal,
         }
 
 

@@ -106,7 +106,7 @@ class ControlServer:
             raise RequestError(ErrorCode.UNAVAILABLE, f"the {name} process is away")
         return await link.ref(ACTOR).ask(method, body, timeout=ASK_TIMEOUT)
 
-    async def reload(self, config: Config) -> dict[str, str]:
+    async def reload(self, config: Config) -> dict[str, Exception]:
         """Give every child ``config``; what went wrong, by the child's name."""
         body = msgspec.to_builtins(config)
         links = dict(self._links)
@@ -114,7 +114,7 @@ class ControlServer:
             *(link.ref(ACTOR).ask("reload", body, timeout=ASK_TIMEOUT) for link in links.values()),
             return_exceptions=True,
         )
-        return {name: str(answer) for name, answer in zip(links, answers, strict=True) if isinstance(answer, Exception)}
+        return {name: answer for name, answer in zip(links, answers, strict=True) if isinstance(answer, Exception)}
 
     def on_peer(self, peer: Peer) -> None:
         """A child's link is up; it counts when it says ready."""

@@ -28,7 +28,7 @@ from engine.process_supervisor import ChildProcess, Process, ProcessState, Proce
 from engine.runtime_dir import RuntimeDir, RuntimeDirTaken
 from engine.version import VERSION
 from transport.codes import ErrorCode
-from transport.errors import HeliographError, RequestError
+from transport.errors import ConfigError, HeliographError, RequestError
 from transport.listener import bind
 from transport.messages import Publish
 from transport.meter import Meter
@@ -341,8 +341,8 @@ class Daemon:
             The names of what only a restart takes; the rest is in force.
 
         Raises:
-            ConfigError: nothing has changed.
-            HeliographError: a process refused; the others have taken it.
+            ConfigError: nothing has changed; or a process refused what it says, the others have taken it.
+            HeliographError: a process did not answer; the others have taken it.
         """
         config = self._own(config)
         left = needs_restart(self._config, config)
@@ -356,9 +356,11 @@ class Daemon:
         if self._config.feeds:
             self._supervisor.want(FEEDS)
         self._notifier.ready("reloaded")
-        get_logger().info("engine_reloaded", needs_restart=left, refused=refused)
+        get_logger().info("engine_reloaded", needs_restart=left, refused={name: str(e) for name, e in refused.items()})
         if refused:
-            raise HeliographError("; ".join(f"{name}: {error}" for name, error in refused.items()))
+            bad = all(isinstance(e, RequestError) and e.code is ErrorCode.BAD_REQUEST for e in refused.values())
+            text = "; ".join(f"{name}: {getattr(e, 'message', e)}" for name, e in refused.items())
+            raise (ConfigError if bad else HeliographError)(f"{text}; the other processes have taken it")
         return left
 
     async def drain(self) -> None:

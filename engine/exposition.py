@@ -46,6 +46,8 @@ _FEED_COUNTERS = (
     ("bad", "feed_bad_messages", "reason", "Messages, or parts of them, of which no event could be made."),
     ("gaps", "feed_gaps", None, "Times that something of a feed was found missing."),
     ("missing", "feed_missing", None, "Messages that a feed is known to have missed."),
+    ("breaker_failures", "feed_breaker_failures", None, "Failures that a feed's circuit breaker has counted."),
+    ("breaker_successes", "feed_breaker_successes", None, "Successes that a feed's circuit breaker has counted."),
     ("breaker_opens", "feed_breaker_opens", None, "Times that a feed's circuit breaker has opened."),
     ("breaker_seconds", "feed_breaker_seconds", "state", "Time that a feed's circuit breaker was in a state."),
 )

@@ -111,6 +111,7 @@ def _counts(snapshot: Snapshot) -> Iterator[tuple[tuple[str, ...], float]]:
     yield ("messages", "bad"), sum(snapshot["bad"].values())
     for reason, times in snapshot["bad"].items():
         yield ("bad", reason), times
-    yield ("breaker_opens",), snapshot["breaker"]["opens"]
+    for name in ("failures", "successes", "opens"):
+        yield (f"breaker_{name}",), snapshot["breaker"][name]
     for state, seconds in snapshot["breaker"]["seconds"].items():
         yield ("breaker_seconds", state), seconds

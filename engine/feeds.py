@@ -39,6 +39,9 @@ class Feeds:
         changed: called after each change of a feed's state or circuit breaker; :meth:`refresh` then brings the news.
         known: the feeds' snapshots from an earlier life of the process.
 
+    Raises:
+        ConfigError: a protocol, its options or a token function cannot be used.
+
     Attributes:
         status: the feeds' snapshots (:class:`actors.feed_supervisor.GetFeeds`) at the last :meth:`refresh`.
     """
@@ -53,6 +56,7 @@ class Feeds:
         changed: Callable[[], None],
         known: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
+        wiring.feed_specs(config)  # what cannot work is an error now, not a child that will not start
         self.meter = Meter()
         self.status = {name: snapshot for name, snapshot in (known or {}).items() if name in config.feeds}
         self._config = config

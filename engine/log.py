@@ -38,6 +38,8 @@ KEYS_WATCHED = 1_000
 MASK = "***"
 _FIRST = ("ts", "level", "event", "process", "pid", "node")
 _SECRET = frozenset({"token", "api_key", "password", "secret", "authorization", "headers", "payload"})
+_FIELDS = ("session", "user", "address", "topic", "feed", "code", "error")  # of a standard library's record, if there
+_OURS = ("actors", "engine", "transport")  # of other packages only warnings and worse are written
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 
@@ -158,13 +160,15 @@ class _Stderr:
 
 class _FromStandardLibrary(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        fields = {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
         try:
             get_logger().log(
                 max(10, min(record.levelno // 10 * 10, 50)),  # structlog knows only the named levels
                 record.getMessage(),
                 logger=record.name,
-                repeat_key=f"{record.name} {record.msg}",
+                repeat_key=" ".join([record.name, str(record.msg), *map(str, fields.values())]),
                 exc_info=record.exc_info or None,
+                **fields,
             )
         except Exception:
             self.handleError(record)
@@ -185,6 +189,8 @@ def configure(process: str, node: str, level: str = "info", format: str = "auto"
     """
     _configure_structlog(process, node, level, format)
     logging.basicConfig(level=max(logging.WARNING, _LEVELS[level]), handlers=[_FromStandardLibrary()], force=True)
+    for package in _OURS:
+        logging.getLogger(package).setLevel(_LEVELS[level])
 
 
 def _configure_structlog(process: str, node: str, level: str, form: str) -> None:

@@ -26,12 +26,12 @@ from heliograph import (
     BadMessage,
     ConfigError,
     Engine,
+    Event,
     FailureKind,
     FeedGap,
     FeedProtocol,
     MappingError,
     MockExchange,
-    Publish,
     Repeated,
     UpstreamRefused,
     topic,
@@ -51,7 +51,7 @@ class Message(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(Message).decode
-_encode = msgspec.json.Encoder(decimal_format="number").encode  # a Decimal as a number, digit for digit
+_encode = msgspec.json.encode
 
 
 class TickFeed(FeedProtocol):
@@ -72,7 +72,7 @@ class TickFeed(FeedProtocol):
             else:
                 self._ask("SUBSCRIBE", symbol, [symbol])
 
-    def receive(self, raw: bytes) -> Sequence[Publish | FeedGap | Repeated | MappingError]:
+    def receive(self, raw: bytes) -> Sequence[Event | FeedGap | Repeated | MappingError]:
         try:
             message = _decode(raw)
         except msgspec.ValidationError as error:
@@ -101,7 +101,7 @@ class TickFeed(FeedProtocol):
         self._ask("SUBSCRIBE", symbol, [symbol])
         return [FeedGap("history_lost", symbol)]
 
-    def _tick(self, tick: Message) -> Sequence[Publish | FeedGap | Repeated | MappingError]:
+    def _tick(self, tick: Message) -> Sequence[Event | FeedGap | Repeated | MappingError]:
         if not tick.s or tick.p is None:
             return [MappingError(BadMessage.MISSING, "s" if not tick.s else "p")]
         if not tick.p.is_finite():
@@ -111,11 +111,10 @@ class TickFeed(FeedProtocol):
             return [Repeated(tick.s, tick.n)]
         data = {"price": tick.p, "change": tick.p - self._price.get(tick.s, tick.p)}
         self._last[tick.s], self._price[tick.s] = tick.n, tick.p
-        event = Publish(
-            0,  # nobody waits for an answer
+        event = Event.of(
             topic("price", tick.s),
-            "price_update",
-            _encode(data),
+            data,
+            type="price_update",
             key=tick.s,
             source_ts=None if tick.T is None else tick.T / 1000,
         )

@@ -29,6 +29,7 @@ from actors.recovery import RecoveryPolicy
 from actors.ref import Ref
 from actors.token import TokenSource
 from transport.errors import RequestError
+from transport.event import Event
 from transport.messages import Publish
 
 DEADLINE_S = 10.0
@@ -464,7 +465,7 @@ def test_a_token_that_was_refused_is_not_tried_again(tmp_path: Path, monkeypatch
             url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
             async with feeding(url, Hub(), token=TokenSource("old")) as feed:
                 await until(lambda: feed.state is FeedState.FAILED)
-                assert feed.failure == Failure(FailureKind.UNAUTHORIZED, "HTTP 401")
+                assert str(feed.failure) == "unauthorized: HTTP 401; there is no other token to try"
             assert seen == ["Bearer old"]
             file = tmp_path / "token"
             file.write_text("old\n")
@@ -668,3 +669,90 @@ def test_a_state_changes_only_along_its_table() -> None:
     with pytest.raises(IllegalTransition, match="disconnected does not lead to connected"):
         feed.enter(FeedState.CONNECTED)
     assert feed.state is FeedState.DISCONNECTED
+
+
+class Inventor(FeedProtocol):
+    """Yields whatever event the message says."""
+
+    def receive(self, raw: bytes) -> list[Item]:
+        topic, _, payload = raw.partition(b" ")
+        return [Event(topic=topic.decode(), payload=payload)]
+
+
+def test_an_event_that_cannot_be_published_is_counted_and_named() -> None:
+    async def main() -> None:
+        async def play(connection: ServerConnection) -> None:
+            for message in ('t.a {"v":0}', "t.a {not json", "bad..topic 1", "system.feeds.f 1", 't.a {"v":1}'):
+                await connection.send(message)
+
+        hub = Hub()
+        async with Upstream(play).serving() as url:
+            feed = Feed(FeedSpec("f", (url,), ProtocolSpec(Inventor), recovery=QUICK), hub)
+            async with running(feed):
+                await until(lambda: feed.published == 2)
+        assert hub.values == [0, 1]
+        assert dict(feed.bad) == {"bad_event": 3}
+        assert feed.last_bad is not None
+        assert feed.last_bad.startswith("bad_event: topic: system.> belongs to the engine: system.feeds.f")
+
+    run(main())
+
+
+def test_a_refusal_ends_the_connection_where_it_is_configured() -> None:
+    async def main() -> None:
+        async def play(connection: ServerConnection) -> None:
+            await connection.send(tick(1))
+            await connection.send('{"success":false,"error":"no such channel"}')
+            await connection.send(tick(2))
+
+        hub = Hub()
+        protocol = ProtocolSpec(MappedProtocol, {"maps": (MAP,), "refusal": {"success": False}})
+        async with Upstream(play).serving() as url, feeding(url, hub, protocol=protocol) as feed:
+            await until(lambda: feed.failure is not None)
+            assert str(feed.failure) == 'rejected: {"success":false,"error":"no such channel"}'
+            assert hub.values[0] == 1
+            assert 2 not in hub.values
+
+    run(main())
+
+
+def test_a_feed_that_is_changed_says_that_something_may_be_missing() -> None:
+    async def main() -> None:
+        async def play(connection: ServerConnection) -> None:
+            await connection.send(tick(1))
+
+        hub = Hub()
+        async with Upstream(play).serving() as url:
+            async with feeding(url, hub) as feed:
+                await until(lambda: feed.published == 1)
+            feed.change(feed.spec)
+            async with running(feed):
+                await until(lambda: feed.published == 2)
+        assert [data["reason"] for kind, data in hub.notices if kind == "feed_gap"] == ["reconnected"]
+
+    run(main())
+
+
+def test_a_crash_is_announced_once_and_waited_for() -> None:
+    async def main() -> None:
+        class Fragile(FeedProtocol):
+            def receive(self, raw: bytes) -> list[Item]:
+                raise ZeroDivisionError
+
+        async def play(connection: ServerConnection) -> None:
+            await connection.send("x")
+
+        hub = Hub()
+        slow = RecoveryPolicy(BackoffPolicy(50, 50, jitter=False))
+        async with Upstream(play).serving() as url:
+            feed = Feed(FeedSpec("f", (url,), ProtocolSpec(Fragile), recovery=slow), hub)
+            async with running(feed):
+                await until(lambda: feed.state is FeedState.RECONNECTING)
+            async with running(feed):
+                assert feed.due_in > 40
+                await asyncio.sleep(0.01)
+            assert feed.attempts == 1
+        assert [state for state in hub.states if state == "reconnecting"] == ["reconnecting"]
+        assert "crashed: ZeroDivisionError" in [data["reason"] for _, data in hub.notices]
+
+    run(main())

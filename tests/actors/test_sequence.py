@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.sequence import HOLES, RUN, FeedGap, Repeated, Sequences
+from actors.sequence import HOLES, NEWER_RUN, RUN, FeedGap, Repeated, Sequences
 
 RESTART, RECONNECT = "restart", "reconnect"
 Step: TypeAlias = tuple[str, int] | str
@@ -205,3 +205,18 @@ def test_one_old_number_over_and_over_is_no_new_count() -> None:
     sequences.see("A", 50)
     assert all(sequences.see("A", 7) == Repeated("A", 7) for _ in range(3 * RUN))
     assert sequences.see("A", 51) is None
+
+
+def test_a_short_run_of_old_numbers_with_newer_times_is_a_new_count() -> None:
+    sequences = Sequences()
+    sequences.see("A", 500, 100.0)
+    seen = [sequences.see("A", number, 100.0 + number) for number in range(5, 5 + NEWER_RUN + 2)]
+    assert seen == [*(Repeated("A", n) for n in range(5, 5 + NEWER_RUN)), FeedGap("restarted", "A"), None]
+
+
+@pytest.mark.parametrize("times", [[99.0] * 50, [100.0] * 50, [None] * 50, [101.0, 99.0] * 25])
+def test_old_numbers_that_are_no_newer_are_repetitions(times: list[float | None]) -> None:
+    sequences = Sequences()
+    sequences.see("A", 500, 100.0)
+    assert all(sequences.see("A", 5 + i, at) == Repeated("A", 5 + i) for i, at in enumerate(times))
+    assert sequences.see("A", 501, 102.0) is None

@@ -323,8 +323,8 @@ def test_stats_of_feeds_are_a_table_of_their_own_on_a_terminal(
     figures, _, feeds = out.partition("next try")
     assert "connections" in figures and "feeds." not in out
     rows = {line.split()[0]: [cell.strip() for cell in line.split("│")] for line in feeds.splitlines() if "│" in line}
-    assert rows["fx"] == ["fx", "connected", "open", "–", "–", "1,234/s", "42 ms", "17"]
-    assert rows["eq"] == ["eq", "failed", "open", r"[bold]HTTP 401[/]\x1b[2J", "–", "0/s", "–", "7"]
+    assert rows["fx"] == ["fx", "connected", "open", "–", "–", "1,234/s", "42 ms"]
+    assert rows["eq"] == ["eq", "failed", "open", r"[bold]HTTP 401[/]\x1b[2J", "–", "0/s", "–"]
     assert rows["cd"][3:5] == ["dns", "in 12.3 s"]
     assert (rows["cd"][6], rows["old"][6]) == ("90.0 min", "5,069 d")
     assert "\x1b[2J" not in out
@@ -411,6 +411,26 @@ def test_a_wrong_configuration_is_two_and_names_field_and_line(
         result = heliograph(*arguments)
         assert result.code == 2
         assert "server.prot (line 3)" in result.err
+
+
+@pytest.mark.parametrize(
+    ("feed", "said"),
+    [
+        ('protocol = "heliograph"', "feeds.up.options: missing 1 required positional argument: 'topics'"),
+        ('protocol = "nowhere:Nothing"', "feeds.up.protocol: cannot import 'nowhere:Nothing'"),
+        ('protocol = "json:JSONDecoder"', "feeds.up.protocol: 'json:JSONDecoder' is not a subclass"),
+        ('token_function = "json:nothing"', "feeds.up.token_function: cannot import 'json:nothing'"),
+        ('token_function = "json:__name__"', "feeds.up.token_function: 'json:__name__' cannot be called"),
+    ],
+)
+def test_what_only_an_import_can_tell_is_checked_too(
+    heliograph: Callable[..., Result], tmp_path: Path, feed: str, said: str
+) -> None:
+    file = tmp_path / "heliograph.toml"
+    file.write_text(f'[feeds.up]\nurl = "ws://127.0.0.1:1/"\n{feed}\n')
+    result = heliograph("check-config", str(file))
+    assert result.code == 2
+    assert said in result.err
 
 
 SAMPLED = """

@@ -36,6 +36,8 @@ def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
     yield Written(capsys)
     root.handlers[:] = handlers
     root.setLevel(level)
+    for package in ("actors", "engine", "transport"):
+        logging.getLogger(package).setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
 
@@ -180,3 +182,22 @@ def test_it_brings_nothing_heavy_into_the_children() -> None:
     code = "import sys, engine.log, engine.config, engine.notify; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"rich", "typer", "starlette", "uvicorn", "importlib.metadata"}.intersection(done.stdout.split())
+
+
+def test_lines_of_our_packages_are_written_from_the_level_on_those_of_others_from_warning(stderr: Written) -> None:
+    log.configure("feeds", "node-1", "info", "json")
+    logging.getLogger("actors.feed").info("feed %s: up", "fx", extra={"feed": "fx", "other": 1})
+    logging.getLogger("actors.feed").debug("not this")
+    logging.getLogger("elsewhere").info("nor this")
+    (line,) = lines(stderr)
+    assert (line["event"], line["feed"], line["level"]) == ("feed fx: up", "fx", "info")
+    assert "other" not in line
+
+
+def test_one_feed_that_flaps_does_not_hide_anothers_lines(stderr: Written) -> None:
+    log.configure("feeds", "node-1", "info", "json")
+    logger = logging.getLogger("actors.feed")
+    for _ in range(log.REPEATS + 5):
+        logger.info("feed %s: up", "a", extra={"feed": "a"})
+    logger.info("feed %s: up", "b", extra={"feed": "b"})
+    assert [line["feed"] for line in lines(stderr)] == ["a"] * log.REPEATS + ["b"]

@@ -42,6 +42,8 @@ CONTRACT = {
     "feed_gaps_total": {"feed"},
     "feed_missing_total": {"feed"},
     "feed_breaker_state": {"feed", "state"},
+    "feed_breaker_successes_total": {"feed"},
+    "feed_breaker_failures_total": {"feed"},
     "feed_breaker_opens_total": {"feed"},
     "feed_breaker_seconds_total": {"feed", "state"},
     "feed_lag_seconds": {"feed"},

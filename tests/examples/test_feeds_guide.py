@@ -24,7 +24,8 @@ from actors.feed_state import TRANSITIONS, FeedState
 from actors.mapping import BadMessage, FeedMap, Mapper, Row
 from engine import config
 from engine.cli import execute
-from heliograph import Fault, Publish
+from heliograph import Event, Fault
+from transport.messages import Publish
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/feeds.md").read_text(encoding="utf-8")
@@ -291,7 +292,7 @@ def test_the_protocol_in_the_guide_works() -> None:
     quotes.opened()
     assert json.loads(quotes.outgoing[0]) == {"method": "SUBSCRIBE", "params": ["BTC-USD"]}
     assert quotes.receive(b'{"result":null,"id":1}') == []
-    event = Publish(0, "price.BTC-USD", "price_update", b'{"price":68900.10}')
+    event = Event(topic="price.BTC-USD", type="price_update", payload=b'{"price":68900.10}')
     assert quotes.receive(b'{"e":"tick","s":"BTC-USD","p":"68900.10"}') == [event]
 
 

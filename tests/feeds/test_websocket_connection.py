@@ -127,14 +127,14 @@ async def _auth() -> None:
             async with feed_of(exchange.url, token=wrong) as running:
                 await running.is_in(FeedState.FAILED)
                 assert (running.hub.states(), running.hub.kinds()) == (["connecting", "failed"], ["unauthorized"])
-                assert running.feed.reason == "unauthorized: HTTP 401"
+                assert running.feed.reason == "unauthorized: HTTP 401; there is no other token to try"
                 await skip(3_600)
                 assert (exchange.attempts, running.state) == (before + 1, FeedState.FAILED)
 
         exchange.fault = Fault.FORBIDDEN
         async with feed_of(exchange.url, token=right) as running:
             await running.is_in(FeedState.FAILED)
-            assert running.feed.reason == "unauthorized: HTTP 403"
+            assert running.feed.reason == "unauthorized: HTTP 403; there is no other token to try"
         exchange.fault = Fault.NONE
 
         before = exchange.attempts

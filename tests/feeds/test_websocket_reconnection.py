@@ -148,7 +148,9 @@ async def test_concurrent_reconnection_attempts() -> None:
 
         await running.disconnect()
         before = exchange.attempts
-        await asyncio.gather(*(running.connect() for _ in range(10)))
+        first, *others = await asyncio.gather(*(running.connect() for _ in range(10)), return_exceptions=True)
+        assert first["state"] == "connecting"
+        assert {other.code for other in others} == {ErrorCode.CONFLICT}  # the first one's attempt has begun
         await running.connected()
         await skip(60)
         assert (exchange.attempts - before, exchange.connections) == (1, 1)

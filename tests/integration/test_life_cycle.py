@@ -57,6 +57,14 @@ def test_the_ready_line_is_the_only_one_and_says_where(engine_process: Start, wo
 
 
 @one_process_and_several
+def test_a_protocol_that_cannot_be_imported_is_a_wrong_configuration(workers: int) -> None:
+    config = '[feeds.up]\nurl = "ws://127.0.0.1:1/"\nprotocol = "nowhere:Nothing"\n'
+    done = run("--workers", str(workers), config=config)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "feeds.up.protocol: cannot import 'nowhere:Nothing'" in done.stderr
+
+
+@one_process_and_several
 @pytest.mark.parametrize("option", ["--port", "--admin-port"])
 def test_a_taken_port_is_an_error_that_names_it(option: str, workers: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
