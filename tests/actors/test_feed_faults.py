@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
+import pty
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -16,15 +19,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.utils import accept_key
 
 from actors import token, upstream_socket
-from actors.connection import Disconnect, Send
+from actors.connection import Connect, Disconnect, Send
 from actors.failure import FailureKind
 from actors.feed import Feed, FeedSpec, Tls
-from actors.feed_protocol import FeedProtocol, Item, ProtocolSpec, UpstreamRefused
+from actors.feed_protocol import FeedGap, FeedProtocol, Item, ProtocolSpec, UpstreamRefused
 from actors.feed_state import FeedState
 from actors.feed_supervisor import ApplyFeeds, FeedSupervisor, GetFeeds
 from actors.token import TokenSource
@@ -128,7 +132,7 @@ def test_a_proxy_that_cannot_be_one_is_said_without_its_password_and_crashes_not
     async def main() -> None:
         async with feeding("ws://127.0.0.1:1/", Hub(), proxy=proxy) as feed:
             await until(lambda: feed.failure is not None)
-            assert str(feed.failure).startswith("refused: the proxy is not http://")
+            assert str(feed.failure).startswith("refused: what is given isn't a valid proxy")
 
     with caplog.at_level(logging.DEBUG):
         run(main())
@@ -264,6 +268,107 @@ def test_an_upstream_that_reads_nothing_holds_up_neither_the_next_attempt_nor_th
                 assert feed.state is FeedState.DISCONNECTED
 
     run(main())
+
+
+# operators and clocks ------------------------------------------------------------------------------------------------
+
+
+def test_who_says_connect_after_a_refused_token_means_it() -> None:
+    asked = []
+
+    async def unauthorized(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    async def main() -> None:
+        async with listening(unauthorized) as port:
+            spec = FeedSpec("f", (f"ws://127.0.0.1:{port}/",), ProtocolSpec(Deaf), token=TokenSource("t"))
+            feed = Feed(spec, Hub())
+            async with running(feed) as ref:
+                await until(lambda: feed.state is FeedState.FAILED)
+                await ref.ask_async(Disconnect())
+                await ref.ask_async(Connect())
+                await until(lambda: len(asked) == 2 and feed.state is FeedState.FAILED)
+
+    run(main())
+
+
+class Beating(Deaf):
+    def heartbeat(self) -> None:
+        raise UpstreamRefused(FailureKind.STALE, "answered no heartbeat")
+
+
+class Chatty(Deaf):
+    def heartbeat(self) -> None:
+        self.outgoing += ["x" * 100_000] * 500
+
+
+async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Accepts, and reads nothing."""
+    await accept(reader, writer)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.sleep(100)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "failure"),
+    [(Beating, "stale: answered no heartbeat"), (Chatty, "stale: 1000 messages wait to be sent")],
+)
+def test_a_heartbeat_may_find_the_connection_of_no_use(protocol: type[FeedProtocol], failure: str) -> None:
+    async def main() -> None:
+        async with listening(ignore) as port:
+            url = f"ws://127.0.0.1:{port}/"
+            spec = FeedSpec(
+                "f", (url,), ProtocolSpec(protocol), recovery=QUICK, heartbeat_interval_s=0.01, close_timeout_s=0.05
+            )
+            feed = Feed(spec, Hub())
+            async with running(feed) as ref:
+                await until(lambda: feed.reconnects > 0)
+                assert feed.last_error == failure
+                assert ref.is_alive(), "no bug of ours"
+
+    run(main())
+
+
+def test_figures_stay_within_64_bits_whatever_numbers_an_upstream_names() -> None:
+    feed = Feed(FeedSpec("f", ("ws://a.test/",), ProtocolSpec(Deaf)), Hub())
+    for _ in range(30):
+        feed.gap(FeedGap("sequence", None, -(10**18), 10**18))
+    assert feed.missing == 2**63 - 1
+    assert msgspec.msgpack.encode(feed.snapshot())
+
+
+PROMPT = """
+import sys
+from actors.failure import UpstreamRefused
+from actors.feed import Tls
+from actors.upstream_socket import _ssl_context
+try:
+    _ssl_context(Tls(cert_file=sys.argv[1], key_file=sys.argv[2]))
+except UpstreamRefused as error:
+    print("refused", error)
+"""
+
+
+def test_a_key_with_a_password_asks_no_terminal_for_it(tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
+    openssl = shutil.which("openssl") or missing("openssl")
+    cert, key, locked = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "locked.pem"
+    make = "req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=x"
+    subprocess.run([openssl, *make.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
+    lock = "ec -aes128 -passout pass:password"
+    subprocess.run([openssl, *lock.split(), "-in", key, "-out", locked], check=True, capture_output=True)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", PROMPT, str(cert), str(locked)])
+    said = b""
+    with contextlib.suppress(OSError):  # its end
+        while b"phrase" not in said and (part := os.read(terminal, 1_000)):
+            said += part
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert said.startswith(b"refused tls: cannot use")
 
 
 # floods --------------------------------------------------------------------------------------------------------------
