@@ -17,7 +17,6 @@ Not used: 405 (a method that a path does not offer is 404, with ``Allow``), 413 
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,6 +39,7 @@ from transport.codes import ErrorCode, Priority
 from transport.errors import ConfigError, HeliographError, RequestError, Unsupported
 from transport.messages import Publish
 from transport.position import Position
+from transport.requests import field_at_fault
 from transport.topics import check_topic, is_system
 
 BODY_BYTES = 1 << 20
@@ -266,7 +266,6 @@ class _Publish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 _one, _many = msgspec.json.Decoder(_Publish), msgspec.json.Decoder(list[_Publish])
-_PATH, _UNKNOWN = re.compile(r" - at `\$\.?([^`]+)`"), re.compile(r"field `([^`]+)`")
 
 
 def publishes(body: bytes) -> tuple[list[Publish], bool]:
@@ -280,9 +279,7 @@ def publishes(body: bytes) -> tuple[list[Publish], bool]:
         body.decode()  # what is taken over unread must be UTF-8 too
         requests = [_one.decode(body)] if single else _many.decode(body)
     except msgspec.ValidationError as error:
-        text = str(error)
-        parts = [match[1] for match in (_PATH.search(text), _UNKNOWN.search(text)) if match]
-        raise RequestError(ErrorCode.BAD_REQUEST, text, ".".join(parts) or None) from None
+        raise RequestError(ErrorCode.BAD_REQUEST, str(error), field_at_fault(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
     if not requests:

@@ -114,15 +114,16 @@ class RequestDecoder:
         request_id = probe.id if isinstance(probe.id, (int, str)) and not isinstance(probe.id, bool) else None
         if isinstance(probe.op, str) and probe.op in LATER_OPS:
             return Rejected(request_id, Unsupported(f"op {probe.op!r}", "op"))
-        return Rejected(request_id, RequestError(ErrorCode.BAD_REQUEST, str(error), _field(str(error))))
+        return Rejected(request_id, RequestError(ErrorCode.BAD_REQUEST, str(error), field_at_fault(error)))
 
 
-_PATH = re.compile(r"at `\$\.?([^`]*)`")
-_NAMED = re.compile(r"field `([^`]*)`")
+_PATH = re.compile(r" - at `\$\.?([^`]+)`")
+_NAMED = re.compile(r"field `([^`]+)`")
 
 
-def _field(text: str) -> str | None:
-    # msgspec says "... - at `$.topics[0]`" or "... unknown field `x`"
-    path, named = _PATH.search(text), _NAMED.search(text)
-    parts = [match.group(1) for match in (path, named) if match and match.group(1)]
+def field_at_fault(error: msgspec.DecodeError) -> str | None:
+    """The field (``topics[0]``) that msgspec's text blames; ``None`` for the message as a whole."""
+    # It says "... - at `$.topics[0]`", or "... unknown field `x`", or both.
+    text = str(error)
+    parts = [match[1] for match in (_PATH.search(text), _NAMED.search(text)) if match]
     return ".".join(parts) or None
