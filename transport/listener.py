@@ -119,14 +119,6 @@ class Listener:
         self._shut()
         self._sock.close()
 
-    def close_all(self, code: int, reason: str = "") -> None:
-        """Close every connection; those still in the handshake are dropped. They leave ``connections`` as they end."""
-        for connection in tuple(self.connections):
-            if connection.open:
-                connection.close(code, reason)
-            elif not connection.closing:
-                connection.abort()
-
     def drop_unfinished(self) -> None:
         """Drop those still in the handshake, to whom nothing was promised: a silent one would hold up the end."""
         for connection in tuple(self.connections):

@@ -123,7 +123,8 @@ def test_who_stops_accepting_keeps_the_clients_there_are(
             await eventually(lambda: _refused(port))
             await asyncio.wait_for(await client.ping(), DEADLINE)
             waiting = [asyncio.ensure_future(listener.wait_closed(DEADLINE)) for _ in range(2)]
-            listener.close_all(1012, "restart")
+            for connection in tuple(listener.connections):
+                connection.close(1012, "restart")
             await asyncio.wait_for(asyncio.gather(*waiting), DEADLINE)
             await client.wait_closed()
             assert client.close_code == 1012

@@ -693,18 +693,20 @@ def test_the_library_is_not_chatty(run: Run, eventually: Eventually, caplog: pyt
     assert [record for record in caplog.records if record.name != "asyncio"] == []
 
 
-def test_closing_everything(run: Run) -> None:
+def test_the_unfinished_are_dropped_and_the_others_closed(run: Run) -> None:
     async def test() -> None:
         async with place() as here:
             half = await here.tcp(HANDSHAKE[:20])
             url = f"ws://127.0.0.1:{here.listener.port}/ws"
             async with connect(url) as one, connect(url) as two:
-                here.listener.close_all(1012, "restart")
+                here.listener.drop_unfinished()
+                assert await half.to_eof() == b""
+                for connection in tuple(here.listener.connections):
+                    connection.close(1012, "restart")
                 for client in (one, two):
                     with pytest.raises(ConnectionClosed):
                         await asyncio.wait_for(client.recv(), DEADLINE)
                     assert (client.close_code, client.close_reason) == (1012, "restart")
-            assert await half.to_eof() == b""
             await here.listener.wait_closed(DEADLINE)
             assert not here.listener.connections
 
