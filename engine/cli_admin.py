@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -76,6 +76,14 @@ def reload(admin_url: str, api_key: str | None) -> int:
     note("reloaded")
     if fields := answer.get("needs_restart"):
         note(f"only a restart takes {', '.join(fields)}")
+    return 0
+
+
+def feed(admin_url: str, api_key: str | None, name: str, action: str) -> int:
+    """Reset, disconnect or connect a feed, and say how it is then."""
+    answer = ask("POST", admin_url, f"/api/feeds/{quote(name, safe='')}/{action}", api_key)
+    why = f": {_shown(answer['reason'])}" if answer["reason"] else ""
+    note(f"{_shown(name)} is {answer['state']}{why}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -26,6 +27,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+
+class FeedAction(StrEnum):
+    """What an operator may do to a feed."""
+
+    RESET = "reset"
+    DISCONNECT = "disconnect"
+    CONNECT = "connect"
 
 
 class Common(NamedTuple):
@@ -158,6 +167,25 @@ def reload(ctx: typer.Context, admin_url: AdminUrl = None, api_key: ApiKey = Non
     """Make the running engine read its configuration again."""
     me: Common = ctx.obj.but(admin_url=admin_url, api_key=api_key)
     raise typer.Exit(cli_admin.reload(me.admin_url, me.api_key))
+
+
+@app.command()
+def feed(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the feed, see heliograph stats.")],
+    action: Annotated[FeedAction, typer.Argument(help="What to do.")],
+    admin_url: AdminUrl = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Reset, disconnect or connect a feed of the running engine.
+
+    \b
+    heliograph feed fx disconnect   # and it stays so, until
+    heliograph feed fx connect
+    heliograph feed fx reset        # forget its failures and try now
+    """
+    me: Common = ctx.obj.but(admin_url=admin_url, api_key=api_key)
+    raise typer.Exit(cli_admin.feed(me.admin_url, me.api_key, name, action.value))
 
 
 @app.command()

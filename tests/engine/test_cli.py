@@ -66,7 +66,7 @@ def server() -> Iterator[Server]:
 
 def test_version_and_help(heliograph: Callable[..., Result]) -> None:
     assert heliograph("--version") == Result(0, "heliograph 0.1.0\n", "")
-    for command in ("run", "subscribe", "publish", "stats", "config", "check-config", "replay", "reload"):
+    for command in ("run", "subscribe", "publish", "stats", "config", "check-config", "replay", "reload", "feed"):
         assert command in heliograph("--help").out
         shown = heliograph(command, "--help")
         assert shown.code == 0
@@ -228,6 +228,7 @@ def test_a_reader_that_has_enough_and_ctrl_c_are_no_failures(server: Server, wai
         assert process.stderr is not None
         assert process.stderr.read().count(b"\n") == 1  # that it was connected
         assert process.returncode == 0
+    wait_until(lambda: ["a"] not in engine.sessions.values())  # else the next one seems to be there before it is
     with start() as process:
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
@@ -386,6 +387,15 @@ def test_reload(heliograph: Callable[..., Result], admin: Admin) -> None:
     assert result.code == 0
     assert "only a restart takes server.port" in result.err
     assert admin.requests == [("POST", "/api/reload", "application/json", None)]
+
+
+def test_a_feed_is_operated_by_name(heliograph: Callable[..., Result], admin: Admin) -> None:
+    admin.answer = b'{"feed":"a/b","state":"disconnected","reason":"disconnected by an operator"}'
+    result = heliograph("feed", "a/b", "disconnect", "--admin-url", admin.url)
+    assert (result.code, result.out) == (0, "")
+    assert result.err.endswith("a/b is disconnected: disconnected by an operator\n")
+    assert admin.requests == [("POST", "/api/feeds/a%2Fb/disconnect", "application/json", None)]
+    assert heliograph("feed", "fx", "kick").code == 2
 
 
 # Configuration and daemon -------------------------------------------------------------------------------------------
