@@ -23,6 +23,7 @@ from actors.reply import AskTimeout
 from actors.supervisor import ChildSpec, Supervisor
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, RequestError
+from transport.topics import topic
 
 FAILED_RETRY_S = 30.0
 STOP_TIMEOUT_S = 4.0  # for one connection; below a child's own default, so that this actor ends before its deadline
@@ -135,7 +136,7 @@ class FeedSupervisor(LoopActor):
         on_change: called after each change of a feed's state or breaker, with ``known`` up to date.
 
     Raises:
-        ConfigError: a name twice or a protocol that cannot work.
+        ConfigError: a name twice or unfit for a topic, or a protocol that cannot work.
     """
 
     def __init__(
@@ -244,6 +245,10 @@ def _checked(specs: Iterable[FeedSpec]) -> dict[str, FeedSpec]:
     for spec in specs:
         if spec.name in checked:
             raise ConfigError("a second feed of this name", f"feeds.{spec.name}")
+        try:
+            topic("system", "feeds", spec.name)  # where it will tell of itself
+        except RequestError as error:
+            raise ConfigError(f"is no name of a feed: {error.message}", f"feeds.{spec.name}") from None
         try:
             spec.protocol.create()
         except ConfigError as error:

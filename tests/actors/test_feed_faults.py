@@ -33,6 +33,7 @@ from actors.feed_state import FeedState
 from actors.feed_supervisor import ApplyFeeds, FeedSupervisor, GetFeeds
 from actors.token import TokenSource
 from tests.actors.test_connection import DEADLINE_S, QUICK, Hub, feeding, run, running, until
+from transport.errors import ConfigError
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
@@ -195,6 +196,14 @@ def test_a_reload_mends_a_feed_whose_protocol_crashed_until_it_was_paused() -> N
             await ref.stop_async()
 
     run(main())
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300, "\u00fc" * 60])
+def test_a_name_that_is_no_topic_is_refused_before_it_takes_the_other_feeds_with_it(name: str) -> None:
+    spec = FeedSpec(name, ("ws://127.0.0.1:1/",), ProtocolSpec(Deaf))
+    with pytest.raises(ConfigError, match="is no name of a feed") as caught:
+        FeedSupervisor(Hub(), [spec])
+    assert caught.value.field == f"feeds.{name}"
 
 
 # ends ----------------------------------------------------------------------------------------------------------------
