@@ -10,6 +10,7 @@ import typer
 from actors.mapping import Mapper
 from engine import config, wiring
 from engine.cli import FAILED, note
+from engine.feed_config import MAPPED
 from engine.mapping_text import lines, samples, unstyled
 from transport.errors import ConfigError
 
@@ -38,10 +39,10 @@ def check(path: Path, sample: tuple[str, Path] | None) -> int:
         known = ", ".join(loaded.feeds) or "none"
         raise ConfigError(f"there is no such feed in {path}; there are: {known}", f"feeds.{name}")
     feed = loaded.feeds[name]
-    if feed.protocol != config.MAPPED:
+    if feed.protocol != MAPPED:
         raise ConfigError(
             f"{feed.protocol!r} reads messages in its own way: what becomes of a sample can be shown for "
-            f"{config.MAPPED!r} only",
+            f"{MAPPED!r} only",
             f"feeds.{name}.protocol",
         )
     return _show(Mapper(feed.map, feed.sequence), len(feed.map), messages)

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from actors.mapping import DEMO_MAP, DEMO_SUBSCRIBE
-from engine.config import Config, Feed, FeedMap
+from engine.config import Config
+from engine.feed_config import Feed, FeedMap
 from engine.replay import ReplayExchange
 from transport.errors import ConfigError
 from transport.meter import Meter

@@ -18,6 +18,10 @@ from transport.errors import ConfigError
 NONE = "none"
 """TOML has no null: this string says none, where a field allows none."""
 
+Name = Annotated[str, Meta(min_length=1)]
+Positive = Annotated[float, Meta(gt=0, le=86_400)]
+"""Seconds for the most part, up to a day."""
+
 SomeStruct = TypeVar("SomeStruct", bound=Struct)
 
 

@@ -29,9 +29,10 @@ from actors.supervision import Restart
 from actors.supervisor import ChildSpec
 from actors.token import TokenSource
 from actors.topic_log import TopicLog
-from engine.config import MAPPED, Config, usable_cores
-from engine.config import Feed as FeedConfig
+from engine.config import Config, usable_cores
 from engine.config import Stage as StageConfig
+from engine.feed_config import MAPPED
+from engine.feed_config import Feed as FeedConfig
 from engine.tables import join
 from transport.bus_client import BusClient
 from transport.errors import ConfigError

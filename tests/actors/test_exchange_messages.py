@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from actors.mapping import Mapper, Row
-from engine.config import Feed, loads
+from engine.config import loads
+from engine.feed_config import Feed
 
 MESSAGES = Path(__file__).parents[1] / "data/exchange_messages"
 BINANCE = """

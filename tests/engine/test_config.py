@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from actors.mapping import Mapper
 from engine import config, toml_text
-from engine.config import Admin, Config, Feed, Server, load, loads
+from engine.config import Admin, Config, Server, load, loads
+from engine.feed_config import Feed
 from transport.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
