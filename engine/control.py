@@ -34,9 +34,10 @@ import zmq
 
 from actors.remote import Dispatcher, RemoteLink
 from engine.config import Config
+from engine.links import bus_client
 from engine.log import get_logger
 from engine.runtime_dir import endpoint
-from transport.bus_client import BusClient
+from transport.bus import WINDOW_BYTES
 from transport.bus_server import BusServer, Peer
 from transport.codes import ErrorCode
 from transport.errors import ConnectionLost, HeliographError, RequestError
@@ -166,13 +167,13 @@ class ControlClient:
         self._loop = asyncio.get_running_loop()
         self._context = context or zmq.Context()
         self._owns_context = context is None
-        self._link = BusClient(
+        self._link = bus_client(
+            config,
             self._context,
             endpoint(argument["runtime_dir"], "control"),
             self,
-            name=argument["name"],
-            heartbeat_interval=self._interval,
-            heartbeat_timeout=config.server.heartbeat_timeout,
+            argument["name"],
+            window=WINDOW_BYTES,
             auto_ack=True,
         )
         self._dispatcher = Dispatcher()

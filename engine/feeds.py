@@ -13,8 +13,9 @@ from actors.supervisor import GetStatistics, Supervisor
 from engine import wiring
 from engine.child import Child, run_child
 from engine.config import Config
+from engine.links import bus_client
 from engine.log import get_logger
-from transport.bus_client import STOPPED, BusClient
+from transport.bus_client import STOPPED
 from transport.codec import pack
 from transport.codes import ErrorCode
 from transport.errors import RequestError
@@ -62,15 +63,7 @@ class Feeds:
         self._config = config
         # One batch per feed, for nothing is read meanwhile; and what feeds say of themselves.
         self._held: list[bytes] = []
-        self._uplink = BusClient(
-            context,
-            endpoint,
-            self,
-            name="feeds",
-            window=config.delivery.bus_window,
-            heartbeat_interval=config.server.heartbeat_interval,
-            heartbeat_timeout=config.server.heartbeat_timeout,
-        )
+        self._uplink = bus_client(config, context, endpoint, self, "feeds")
         self._spec = wiring.feeds_actor(lambda: self._config, self, dict(self.status), changed)
         self._failed = failed
         self._supervisor: Any = None

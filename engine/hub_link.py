@@ -8,7 +8,7 @@ from typing import Any
 import zmq
 
 from engine.config import Config
-from transport.bus_client import BusClient
+from engine.links import bus_client
 from transport.codec import pack
 from transport.codes import ErrorCode
 from transport.errors import RequestError
@@ -23,15 +23,7 @@ class HubLink:
     """A peer of the hub that publishes and waits for the answers. On one loop."""
 
     def __init__(self, config: Config, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, name: str) -> None:
-        self._link = BusClient(
-            context,
-            endpoint,
-            self,
-            name=name,
-            window=config.delivery.bus_window,
-            heartbeat_interval=config.server.heartbeat_interval,
-            heartbeat_timeout=config.server.heartbeat_timeout,
-        )
+        self._link = bus_client(config, context, endpoint, self, name)
         self._waiting: dict[int, asyncio.Future[Position]] = {}
         self._next_ref = 0
 

@@ -16,9 +16,10 @@ from actors.supervisor import Supervisor
 from engine import wiring
 from engine.child import Child, run_child
 from engine.config import Config
+from engine.links import bus_client
 from engine.log import get_logger
 from engine.version import VERSION
-from transport.bus_client import STOPPED, BusClient
+from transport.bus_client import STOPPED
 from transport.listener import Listener, bind
 from transport.meter import Meter
 from transport.websocket import WebSocketConnection
@@ -47,16 +48,7 @@ class Worker:
     ) -> None:
         self.meter = Meter()
         self._config, self._sock, self._failed = config, sock, failed
-        self._uplink = BusClient(
-            context,
-            endpoint,
-            self,
-            name=name,
-            window=config.delivery.bus_window,
-            heartbeat_interval=config.server.heartbeat_interval,
-            heartbeat_timeout=config.server.heartbeat_timeout,
-            auto_ack=False,
-        )
+        self._uplink = bus_client(config, context, endpoint, self, name, auto_ack=False)
         self._actors = wiring.worker_actors(config, self._uplink, self.meter, version=VERSION, stats=self._stats)
         self._clients = self._actors.door
         self._index = self._actors.index_ref
