@@ -174,7 +174,6 @@ class ControlClient:
             self,
             argument["name"],
             window=WINDOW_BYTES,
-            auto_ack=True,
         )
         self._dispatcher = Dispatcher()
         self._dispatcher.register(ACTOR, self, ("drain", "reload", "stop"))

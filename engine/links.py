@@ -16,7 +16,7 @@ def bus_client(
     name: str,
     *,
     window: int | None = None,
-    auto_ack: bool = False,
+    auto_ack: bool = True,
 ) -> BusClient:
     """A link with the configuration's heartbeats; see :class:`~transport.bus_client.BusClient`.
 

@@ -82,7 +82,7 @@ class BusClient:
         window: int = WINDOW_BYTES,
         heartbeat_interval: float = HEARTBEAT_INTERVAL,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
-        auto_ack: bool = False,
+        auto_ack: bool = True,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.name = name

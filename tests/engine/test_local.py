@@ -47,6 +47,15 @@ def run(test: Callable[[LocalEngine], Awaitable[None]], text: str = "") -> None:
     asyncio.run(scenario())
 
 
+def test_answers_to_publishes_never_fill_the_hubs_window() -> None:
+    async def test(engine: LocalEngine) -> None:
+        batch = [to_publish(Event.of("t", 1))] * 1_000
+        for i in range(1, 21):  # about 20 bytes an answer, six windows in all
+            assert (await engine.publish(batch))[-1].offset == i * 1_000
+
+    run(test, "[delivery]\nbus_window = 65536")
+
+
 def test_health_ready_stats_and_metrics_of_a_running_engine() -> None:
     async def test(engine: LocalEngine) -> None:
         health = engine.health()
