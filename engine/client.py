@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypedDict, TypeVar, Unpack
 
@@ -17,15 +18,12 @@ import msgspec
 
 from actors.backoff import Backoff, BackoffPolicy
 from engine.client_connection import ClientConnection
+from engine.client_routes import ClientRoutes
 from engine.client_subscription import OnGap, Subscription, SubscriptionOptions
 from engine.sync_client import SyncClient
 from transport.client_messages import (
-    EventMessage,
-    GapMessage,
-    Message,
     Pong,
     PublishedAt,
-    Skipped,
     Slow,
     SnapshotEvents,
     Subscribed,
@@ -50,7 +48,6 @@ REQUEST_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 10.0
 MAX_QUEUE = 1_000
 RECONNECT = BackoffPolicy(first_s=0.5, cap_s=30.0)
-_ROUTES_CACHED = 10_000
 _REPEAT_CODES = frozenset((ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED))
 _TOKEN_CODES = frozenset((ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN))
 
@@ -121,9 +118,7 @@ class Client:
         self._connection: ClientConnection | None = None
         self._changed = asyncio.Event()  # set while OPEN or CLOSED
         self._room = asyncio.Event()
-        self._subscriptions: list[Subscription] = []
-        self._held: set[str] = set()  # patterns that this connection's session has at the engine
-        self._routes: dict[str, list[Subscription]] = {}
+        self._routes = ClientRoutes()
         self._keeper: asyncio.Task[None] | None = None
 
     @staticmethod
@@ -200,13 +195,7 @@ class Client:
 
         def accepted(answer: Unsubscribed) -> None:
             # Only here: what the engine sent before its answer still belongs to the subscriptions.
-            self._held = set(answer.topics)
-            for subscription in list(self._subscriptions):
-                subscription.topics = tuple(topic for topic in subscription.topics if topics and topic not in topics)
-                if not subscription.topics:
-                    self._subscriptions.remove(subscription)
-                    subscription.end()
-            self._routes.clear()
+            self._routes.unsubscribed(topics, answer.topics)
 
         request = Unsubscribe(id=0, topics=list(topics) or "*")
         return (await self._request(request, Unsubscribed, on_answer=accepted)).topics
@@ -291,21 +280,10 @@ class Client:
 
     async def enter(self, subscription: Subscription) -> None:
         """Subscribe; see :class:`engine.client_subscription.Owner`."""
-        for other in self._subscriptions:
-            shared = set(other.topics) & set(subscription.topics)
-            if shared and other.options != subscription.options:
-                message = f"{min(shared)!r} is subscribed to with other options by this client; use another Client"
-                raise RequestError(ErrorCode.CONFLICT, message, "topics")
-
-        def accepted(answer: Subscribed) -> None:
-            self._held.update(subscription.topics)
-            subscription.subscribed(answer)
-            self._routes.clear()
-
-        self._subscriptions.append(subscription)
+        self._routes.add(subscription)
         try:
             request = subscription.options.request(list(subscription.topics))
-            await self._request(request, Subscribed, on_answer=accepted)
+            await self._request(request, Subscribed, on_answer=partial(self._routes.accepted, subscription))
         except BaseException:
             subscription.end()
             await self.leave(subscription)
@@ -313,16 +291,11 @@ class Client:
 
     async def leave(self, subscription: Subscription) -> None:
         """Unsubscribe; see :class:`engine.client_subscription.Owner`."""
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
-        self._routes.clear()
-        wanted = {topic for other in self._subscriptions for topic in other.topics}
-        gone = self._held.intersection(subscription.topics) - wanted
+        gone = self._routes.remove(subscription)
         if gone and self._connection is not None:
-            self._held -= gone
             with contextlib.suppress(HeliographError, TimeoutError):  # the next connection will not have them
                 async with asyncio.timeout(self._request_timeout):
-                    await self._connection.request(Unsubscribe(id=0, topics=sorted(gone)), Unsubscribed)
+                    await self._connection.request(Unsubscribe(id=0, topics=gone), Unsubscribed)
 
     def room_made(self) -> None:
         """Read on; see :class:`engine.client_subscription.Owner`."""
@@ -390,14 +363,12 @@ class Client:
 
         connection.on_request, connection.on_lost = self._room.set, lost
         self._connection = connection
-        self._held.clear()
         self._become(State.OPEN, f"connected to {self.url}")
         why = ""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch(connection), name="heliograph-client-watch")
-                for subscription in [s for s in self._subscriptions if s.live]:
-                    subscription.reconnected()
+                for subscription in self._routes.reconnected():
                     tasks.create_task(self._resubscribe(connection, subscription), name="heliograph-client-resubscribe")
                 await self._read(connection)
         except* ConnectionLost as losses:
@@ -408,41 +379,23 @@ class Client:
 
     async def _read(self, connection: ClientConnection) -> None:
         while True:
-            while connection.quiet and any(subscription.blocking for subscription in self._subscriptions):
+            while connection.quiet and self._routes.blocking:
                 self._room.clear()
                 await self._room.wait()
-            self._dispatch(await connection.receive())
-
-    def _dispatch(self, message: Message) -> None:
-        if isinstance(message, EventMessage):
-            subscriptions = self._subscribed_to(message.topic)
-            if subscriptions:
-                event = message.event()
-                for subscription in subscriptions:
-                    subscription.deliver(event)
-        elif isinstance(message, GapMessage):
-            for subscription in self._subscribed_to(message.topic):
-                subscription.deliver_gap(message.gap())
-        elif isinstance(message, Skipped):
-            for subscription in self._subscribed_to(message.topic):
-                subscription.skipped += message.count
-        elif isinstance(message, Slow):
-            _log.warning("this client reads too slowly: %d of %d queued in the engine", message.queued, message.limit)
-
-    def _subscribed_to(self, topic: str) -> list[Subscription]:
-        found = self._routes.get(topic)
-        if found is None:
-            if len(self._routes) >= _ROUTES_CACHED:
-                self._routes.clear()
-            found = self._routes[topic] = [s for s in self._subscriptions if s.wants(topic)]
-        return found
+            message = await connection.receive()
+            if isinstance(message, Slow):
+                _log.warning(
+                    "this client reads too slowly: %d of %d queued in the engine", message.queued, message.limit
+                )
+            else:
+                self._routes.deliver(message)
 
     async def _watch(self, connection: ClientConnection) -> None:
         # Liveness by requests, while reading: a stopped reader would not see the answer, and blames nobody.
         while True:
             received = connection.received
             await asyncio.sleep(connection.welcome.ping_interval)
-            if connection.received == received and not any(s.blocking for s in self._subscriptions):
+            if connection.received == received and not self._routes.blocking:
                 try:
                     async with asyncio.timeout(self._request_timeout):
                         await connection.request(Ping(id=0), Pong)
@@ -452,10 +405,7 @@ class Client:
                     _log.debug("ping was refused: %s", error)  # an answer, so the engine lives
 
     async def _resubscribe(self, connection: ClientConnection, subscription: Subscription) -> None:
-        def accepted(answer: Subscribed) -> None:
-            self._held.update(subscription.topics)
-            subscription.subscribed(answer)
-
+        accepted = partial(self._routes.accepted, subscription)
         backoff = Backoff(dataclasses.replace(self._policy, stable_s=float("inf")))
         while subscription.live:
             try:
@@ -487,8 +437,7 @@ class Client:
             return
         self._failure = failure
         self._become(State.CLOSED)
-        for subscription in self._subscriptions:
-            subscription.end(failure)
+        self._routes.end(failure)
         self._room.set()
 
 
