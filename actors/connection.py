@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, NamedTuple
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from actors.diagnosis import CLOSE_CODES, classify
@@ -22,7 +21,7 @@ from actors.feed_state import FeedState
 from actors.loop_actor import LoopActor, Timer
 from actors.mailbox_actor import ActorState
 from actors.mapping import BadMessage, MappingError
-from actors.upstream_socket import upstream_socket
+from actors.upstream_socket import UpstreamSocket, upstream_socket
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.event import Event
@@ -131,10 +130,11 @@ class FeedConnection(LoopActor):
         self._taken = 0  # events of this connection
         self._invalid = (0, 0)  # messages in a row that could not be read, and `taken` then
         self._proven = False
-        self._flushed = True  # since the publisher was last asked whether it takes more
+        self._socket: UpstreamSocket | None = None  # while it is read
         self._paused = False
+        self._full = asyncio.Event()  # the publisher takes no more
         self._opened_at: float | None = None
-        self._verdict: Failure | None = None  # why we ended the connection ourselves
+        self._verdict: Failure | Exception | None = None  # why we ended the connection ourselves; an exception is a bug
         self._idle = self._stale = _Watch(0, 0.0)
         self._to_send = asyncio.Event()
 
@@ -291,27 +291,24 @@ class FeedConnection(LoopActor):
                 return
             feed.attempts += 1
             async with upstream_socket(feed.spec, feed.url, token) as socket:
-                try:
-                    self._opened_at = self.loop.time()
-                    await self._open(socket)
-                    feed.refused_token = None
-                    tell(Opened(attempt))
-                    sender = self.spawn(self._send(socket), name=f"feed {feed.spec.name} send")
-                    try:
-                        await self._read(socket)
-                    finally:
-                        sender.cancel()
-                except BaseException:
-                    if self._verdict is not None:
-                        socket.transport.abort()  # a peer that is silent will not close either
-                    raise
+                self._opened_at = self.loop.time()
+                await self._open(socket)
+                feed.refused_token = None
+                tell(Opened(attempt))
+                await self._read(socket)
         except (OSError, EOFError, WebSocketException, UpstreamRefused) as error:  # a TimeoutError is an OSError
-            failure = self._verdict or classify(error, close_codes={**CLOSE_CODES, **feed.protocol.close_codes})
+            failure = classify(error, close_codes={**CLOSE_CODES, **feed.protocol.close_codes})
             if failure.kind is FailureKind.UNAUTHORIZED:
                 feed.refused_token = token
             tell(Ended(attempt, failure))
+        except asyncio.CancelledError:
+            if isinstance(self._verdict, Exception):
+                raise self._verdict from None
+            if self._verdict is None or attempt is not self._attempt:
+                raise
+            tell(Ended(attempt, self._verdict))
 
-    async def _open(self, socket: ClientConnection) -> None:
+    async def _open(self, socket: UpstreamSocket) -> None:
         feed, protocol = self._feed, self._feed.protocol
         protocol.outgoing.clear()
         protocol.opened()
@@ -322,7 +319,7 @@ class FeedConnection(LoopActor):
             self._add(feed.gap(gap))
         self._to_send.set()
 
-    async def _send(self, socket: ClientConnection) -> None:
+    async def _send(self, socket: UpstreamSocket) -> None:
         """First what the protocol has to say, then what waits; a message leaves its line when it is sent."""
         pending, outgoing = self._feed.pending, self._feed.protocol.outgoing
         try:
@@ -335,20 +332,67 @@ class FeedConnection(LoopActor):
         except ConnectionClosed:
             pass  # the reader says why
 
-    async def _read(self, socket: ClientConnection) -> None:
-        """Until the connection ends, which raises. recv() does not suspend while messages wait, so that what one turn
-        of the loop brought becomes one batch."""
-        writable = self._feed.publisher.writable
-        while True:
-            if self._flushed:
-                self._flushed, self._paused = False, True
-                await writable()
-                self._paused = False
-            self._take(await socket.recv(decode=False))
+    async def _read(self, socket: UpstreamSocket) -> None:
+        """Until the connection ends, which raises. What one read of the socket brought becomes one batch."""
+        name = f"feed {self._feed.spec.name}"
+        beside = [
+            self.spawn(self._send(socket), name=f"{name} send"),
+            self.spawn(self._hold(socket), name=f"{name} hold"),
+            self.spawn(self._keep_alive(socket), name=f"{name} ping"),
+        ]
+        try:
+            self._socket = socket
+            socket.deliver(self._take)
+            await socket.wait_closed()
+            await socket.recv()  # raises why
+        finally:
+            self._socket, self._paused = None, False
+            for task in beside:
+                task.cancel()
+
+    async def _hold(self, socket: UpstreamSocket) -> None:
+        """Whenever the publisher takes no more, the socket rests until it does."""
+        while await self._full.wait():
+            await self._feed.publisher.writable()
+            self._full.clear()
+            self._paused = False
+            socket.rest(False)
+
+    async def _keep_alive(self, socket: UpstreamSocket) -> None:
+        """Pings; time in which we do not read, and would not see the pong, does not count."""
+        interval_s, timeout_s = self._feed.spec.ping_interval_s, self._feed.spec.ping_timeout_s
+        try:
+            while interval_s is not None:
+                await asyncio.sleep(interval_s)
+                pong = asyncio.ensure_future(await socket.ping())
+                if timeout_s is not None and not await self._is_answered(pong, timeout_s):
+                    self._end(Failure(FailureKind.STALE, "no answer to a ping"))
+                    return
+        except ConnectionClosed:
+            pass  # the reader says why
+
+    async def _is_answered(self, pong: asyncio.Future[float], timeout_s: float) -> bool:
+        step_s = timeout_s / LOOKS_PER_TIMEOUT
+        left_s = timeout_s
+        while left_s > 0 and not pong.done():
+            await asyncio.wait([pong], timeout=step_s)
+            left_s -= 0.0 if self._paused else step_s
+        if pong.done():
+            await pong  # raises ConnectionClosed if it will never come
+        return pong.done()
 
     # messages --------------------------------------------------------------------------------------------------------
 
     def _take(self, raw: bytes) -> None:
+        """A message, from the socket's own callback: nobody there could handle what is wrong."""
+        try:
+            self._receive(raw)
+        except UpstreamRefused as error:
+            self._end(Failure(error.kind, error.detail))
+        except Exception as error:
+            self._end(error)
+
+    def _receive(self, raw: bytes) -> None:
         feed = self._feed
         feed.messages += 1
         items = feed.protocol.receive(raw)
@@ -402,7 +446,6 @@ class FeedConnection(LoopActor):
 
     def on_received(self, _: Received) -> None:
         feed = self._feed
-        self._flushed = True
         batch, self._batch = self._batch, []
         events, self._events = self._events, 0
         if not batch:
@@ -413,6 +456,10 @@ class FeedConnection(LoopActor):
             self._proven = True
             feed.note_lag(batch)
             feed.recovery.delivered(events)
+        if not feed.publisher.is_writable and self._socket is not None and not self._paused:
+            self._paused = True
+            self._socket.rest(True)
+            self._full.set()
 
     def on_look(self, look: Look) -> None:
         """Without idle and stale timeout nobody sends it."""
@@ -430,12 +477,17 @@ class FeedConnection(LoopActor):
                 return
         self._look_again(look.attempt)
 
-    def _end(self, verdict: Failure) -> None:
+    def _end(self, verdict: Failure | Exception) -> None:
         """End the present connection ourselves."""
+        if self._verdict is not None:
+            return
         self._verdict = verdict
+        if self._socket is not None:
+            self._socket.deliver(_ignore)
+            if isinstance(verdict, Failure) and verdict.kind is FailureKind.STALE:
+                self._socket.transport.abort()  # a peer that is silent will not close either
         assert self._task is not None
         self._task.cancel()
-        self.actor_ref.tell(Ended(self._attempt, verdict))
 
     def _look_again(self, attempt: object) -> None:
         limits = [limit for limit in (self._feed.spec.idle_timeout_s, self._feed.spec.stale_timeout_s) if limit]
@@ -453,3 +505,7 @@ class FeedConnection(LoopActor):
             self._end(Failure(error.kind, error.detail))
         else:
             self.later(interval_s, Beat(beat.attempt))
+
+
+def _ignore(message: bytes) -> None:
+    """What comes after the end."""

@@ -91,8 +91,6 @@ def _classify(error: BaseException, now: datetime, close_codes: Mapping[int, Fai
 def _closed(error: ConnectionClosed, close_codes: Mapping[int, FailureKind]) -> Failure:
     sent, received = error.sent, error.rcvd
     if sent is not None and not (received is not None and error.rcvd_then_sent):  # it was us who ended it, and why
-        if sent.reason == "keepalive ping timeout":
-            return Failure(FailureKind.STALE, "no answer to a ping")
         return Failure(close_codes.get(sent.code, FailureKind.CLOSED), f"closed by us with {_frame(sent)}")
     if received is None:
         return Failure(FailureKind.ABNORMAL, "ended without a close frame")

@@ -43,8 +43,12 @@ class Publisher(Protocol):
     def publish(self, batch: list[Publish]) -> None:
         """Pass on a batch, in order. It takes any batch that was begun while :meth:`writable`; never blocks."""
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether a batch may be begun now."""
+
     async def writable(self) -> None:
-        """Return when a batch may be published, without a suspension if that is now."""
+        """Return when that is so, without a suspension if it is now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,10 @@ class Witness:
                 if len(self.opened) == len(EXPECTED_S):
                     self.over.set()
 
+    @property
+    def is_writable(self) -> bool:
+        return True
+
     async def writable(self) -> None:
         """Always."""
 

@@ -82,6 +82,10 @@ class Recorder:
                     {"key": event.key, **json.loads(event.data)}
                 )
 
+    @property
+    def is_writable(self) -> bool:
+        return True
+
     async def writable(self) -> None:
         """Always."""
 

@@ -119,8 +119,13 @@ class Feeds:
                 del self._held[:excess]
                 self.meter.dropped["refused"] = self.meter.dropped.get("refused", 0) + excess
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether the hub is there and keeps up."""
+        return self._uplink.connected and self._uplink.window_open
+
     async def writable(self) -> None:
-        """Return when the hub is there and keeps up."""
+        """Return when it is."""
         await self._uplink.writable()
 
     # the link to the hub ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -60,6 +61,10 @@ class Hub:
 
     def publish(self, batch: list[Publish]) -> None:
         self.batches.append(batch)
+
+    @property
+    def is_writable(self) -> bool:
+        return self.open.is_set()
 
     async def writable(self) -> None:
         await self.open.wait()
@@ -257,12 +262,10 @@ def test_it_does_not_read_while_the_hub_cannot_take_more() -> None:
         async with Upstream(play).serving() as url, feeding(url, hub) as feed:
             await until(lambda: feed.published >= 100)
             hub.open.clear()
-            await until(lambda: feed.published == feed.messages)
+            await asyncio.sleep(0.05)  # it learns of it with its next batch
             held = feed.messages
-            for _ in range(50):
-                await asyncio.sleep(0)  # turns in which it could read on
-            assert feed.messages - held <= 1
-            assert held < total
+            await asyncio.sleep(0.05)
+            assert feed.messages == feed.published == held < total
             hub.open.set()
             await until(lambda: feed.published == total)
             assert hub.values == list(range(total))
@@ -477,6 +480,65 @@ def test_a_token_that_was_refused_is_not_tried_again(tmp_path: Path, monkeypatch
                 file.write_text("new\n")
                 await until(lambda: feed.state is FeedState.CONNECTED)
             assert seen == ["Bearer old", "Bearer new"]
+
+    run(main())
+
+
+async def deaf(connection: ServerConnection) -> None:
+    """Reads nothing more, so it answers no ping."""
+    connection.transport.pause_reading()
+    await connection.wait_closed()
+
+
+def test_an_upstream_that_answers_no_ping_is_stale() -> None:
+    async def main() -> None:
+        pings = {"ping_interval_s": 0.02, "ping_timeout_s": 0.04, "idle_timeout_s": None}
+        async with serve(deaf, "127.0.0.1", 0, ping_interval=None, close_timeout=0) as server:
+            url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
+            async with feeding(url, Hub(), **pings) as feed:
+                await until(lambda: feed.failure is not None)
+                assert feed.failure == Failure(FailureKind.STALE, "no answer to a ping")
+            for connection in server.connections:
+                connection.transport.abort()
+
+    run(main())
+
+
+def test_an_upstream_that_we_do_not_read_is_not_stale() -> None:
+    async def main() -> None:
+        async def play(connection: ServerConnection) -> None:
+            with suppress(ConnectionClosed):
+                for value in itertools.count():
+                    await connection.send(tick(value))
+                    await asyncio.sleep(0.001)
+
+        hub = Hub()
+        limits = {"ping_interval_s": 0.02, "ping_timeout_s": 0.04, "idle_timeout_s": 0.1, "stale_timeout_s": 0.1}
+        async with Upstream(play).serving() as url, feeding(url, hub, **limits) as feed:
+            await until(lambda: feed.published >= 10)
+            hub.open.clear()
+            await asyncio.sleep(0.5)
+            assert (feed.state, feed.attempts) == (FeedState.CONNECTED, 1)
+            hub.open.set()
+            held = feed.published
+            await until(lambda: feed.published > held + 10)
+            assert (hub.values, feed.attempts) == (list(range(len(hub.values))), 1)
+
+    run(main())
+
+
+def test_messages_in_fragments_and_those_that_come_with_the_handshake_are_whole() -> None:
+    async def main() -> None:
+        async def play(connection: ServerConnection) -> None:
+            for value in range(100):
+                await connection.send(tick(value))
+            await connection.send([tick(100)[:5], "", tick(100)[5:9], tick(100)[9:]])
+            await connection.send(tick(101).encode())
+
+        hub = Hub()
+        async with Upstream(play).serving() as url, feeding(url, hub, subscribe=({"n": 1},) * 5) as feed:
+            await until(lambda: feed.published == 102)
+            assert hub.values == list(range(102))
 
     run(main())
 

@@ -362,23 +362,6 @@ def test_an_end_without_a_close_frame(how: str) -> None:
     assert upstream(play).kind is K.ABNORMAL
 
 
-def test_a_ping_that_is_not_answered() -> None:
-    async def play(connection: ServerConnection) -> None:
-        connection.transport.pause_reading()
-        await connection.wait_closed()
-
-    async def main() -> Failure:
-        async with serve(play, "127.0.0.1", 0, ping_interval=None, close_timeout=0) as server:
-            port = next(iter(server.sockets)).getsockname()[1]
-            pings = {"ping_interval_s": 0.02, "ping_timeout_s": 0.02, "close_timeout_s": 0.02}
-            failure = await failure_of(f"ws://127.0.0.1:{port}/", **pings)
-            for connection in server.connections:
-                connection.transport.abort()
-            return failure
-
-    assert run(main()) == Failure(K.STALE, "no answer to a ping")
-
-
 # what is no socket's -------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,10 @@ class Publisher:
     def publish(self, batch: list[Publish]) -> None:
         self.events += batch
 
+    @property
+    def is_writable(self) -> bool:
+        return True
+
     async def writable(self) -> None:
         pass
 

@@ -52,6 +52,10 @@ class Hub:
                 raise RuntimeError("a bug")
             self.count[event.topic] = self.count.get(event.topic, 0) + 1
 
+    @property
+    def is_writable(self) -> bool:
+        return True
+
     async def writable(self) -> None:
         pass
 

@@ -81,6 +81,10 @@ class Told:
     def publish(self, batch: list[Publish]) -> None:
         self.events += batch
 
+    @property
+    def is_writable(self) -> bool:
+        return True
+
     async def writable(self) -> None:
         raise AssertionError("nobody connects")
 

@@ -122,6 +122,10 @@ class Hub:
         self.events += batch
         self.times += [asyncio.get_running_loop().time()] * len(batch)
 
+    @property
+    def is_writable(self) -> bool:
+        return True
+
     async def writable(self) -> None:
         pass
 
