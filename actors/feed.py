@@ -7,6 +7,7 @@ crash of its actor resets them. :meth:`Feed.snapshot` and :meth:`Feed.restore` c
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from transport.errors import ConfigError, RequestError
 from transport.messages import Publish
 from transport.topics import topic
 
+LONGEST_WAIT_S = 86_400.0
 PENDING = 1_000  # messages that wait to be sent to an upstream; a further one is refused
 SAMPLE_BYTES = 256  # of the last bad message, for the operator
 COUNT_MAX = 2**63 - 1  # of messages missing: an upstream may name any numbers, a figure has 64 bits
@@ -120,11 +122,22 @@ def check_url(url: str, field: str) -> str:
         (parts.hostname or "").encode("idna")  # a label that is empty or too long
         valid = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
         valid = valid and not parts.fragment and (parts.username is None or parts.password is not None)
+        valid = valid and url.isprintable() and " " not in url
     except ValueError:
         valid = False
     if not valid:
         raise ConfigError("must be ws://[USER:PASSWORD@]HOST[:PORT][/PATH][?QUERY] or wss://…", field)
     return url
+
+
+# RFC 9110 section 5; without the obsolete bytes above ASCII.
+_header_name = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+").fullmatch
+_header_value = re.compile(r"[\t -~]*").fullmatch
+
+
+def is_header(name: str, value: str) -> bool:
+    """Whether an HTTP header may be so."""
+    return bool(_header_name(name) and _header_value(value))
 
 
 def public_address(url: str) -> str:
@@ -204,8 +217,10 @@ class Feed:
 
     @property
     def due_in(self) -> float:
-        """Seconds until its next attempt is due; 0 where none is, or it is overdue."""
-        return 0.0 if self.next_attempt_at is None else max(0.0, self.next_attempt_at - time.time())
+        """Seconds until its next attempt is due; 0 where none is, or it is overdue. A clock set back is no reason to
+        wait longer than any failure can ask."""
+        left_s = 0.0 if self.next_attempt_at is None else self.next_attempt_at - time.time()
+        return min(max(0.0, left_s), LONGEST_WAIT_S)
 
     def enter(
         self, state: FeedState, failure: Failure | None = None, retry_in: float | None = None, reason: str | None = None

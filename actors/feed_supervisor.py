@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import pykka
+
 from actors.connection import Connect, Disconnect, FeedConnection, Reset
 from actors.failure import Failure, FailureKind
 from actors.feed import Feed, FeedSpec, Publisher
@@ -186,7 +188,12 @@ class FeedSupervisor(LoopActor):
             watched.feed.enter(FeedState.RECONNECTING)
             watched.start()
         assert watched.ref is not None
-        snapshot: dict[str, Any] = await watched.ref.ask_async(_ACTIONS[operate.action](), timeout=OPERATE_TIMEOUT_S)
+        try:
+            snapshot: dict[str, Any] = await watched.ref.ask_async(
+                _ACTIONS[operate.action](), timeout=OPERATE_TIMEOUT_S
+            )
+        except pykka.ActorDeadError:
+            raise RequestError(ErrorCode.UNAVAILABLE, f"{operate.name} is being restarted; repeat it") from None
         self._changed(watched.feed)
         return snapshot
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,16 +20,12 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from actors.failure import FailureKind, UpstreamRefused
-from actors.feed import FeedSpec, Tls
+from actors.feed import FeedSpec, Tls, is_header
 
 EARLY: Final = 16
 """Messages kept that come before anybody takes them; then the socket rests. What one read brought comes on top."""
 UNSENT_BYTES: Final = 16 << 20
 """What may wait to be sent: one message of ours, and answers to pings, which an upstream may send without reading."""
-
-# RFC 9110 section 5; without the obsolete bytes above ASCII.
-_header_name = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+").fullmatch
-_header_value = re.compile(r"[\t -~]*").fullmatch
 
 _DATA = frozenset({Opcode.CONT, Opcode.TEXT, Opcode.BINARY})
 
@@ -114,7 +109,7 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
     for name, value in headers.items():  # the library's own error would show the value
-        if not (_header_name(name) and _header_value(value)):
+        if not is_header(name, value):
             raise UpstreamRefused(FailureKind.REJECTED, f"header {name!r} or its value holds what no header may")
     tls: dict[str, Any] = {}
     if url.startswith("wss:"):

@@ -24,7 +24,7 @@ from engine import config_text, toml_text
 from engine.feed_config import Feed, FeedMap
 from engine.tables import Name, Positive, Reader, Text, about, join, put, read_text
 from transport.errors import ConfigError, RequestError
-from transport.topics import check_pattern
+from transport.topics import check_pattern, topic
 
 FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
@@ -218,6 +218,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.admin.port and (self.admin.host, self.admin.port) == (self.server.host, self.server.port):
             raise ConfigError("is server.port already", "admin.port")
+        for name in self.feeds:
+            _checked(lambda token: topic("system", "feeds", token), name, f"feeds.{name}")
 
 
 def load(

@@ -347,10 +347,13 @@ class Daemon:
         config = self._own(config)
         left = needs_restart(self._config, config)
         self._notifier.reloading()
-        self._config = reloaded(self._config, config)
+        before, self._config = self._config, reloaded(self._config, config)
         plain = msgspec.to_builtins(self._config)
         for child in self._children:
             child.argument["config"] = plain
+            if child.role == FEEDS and "state" in child.argument:  # of a process that is dead now, maybe
+                same = {name for name in config.feeds if before.feeds.get(name) == config.feeds[name]}
+                child.argument["state"] = {n: state for n, state in child.argument["state"].items() if n in same}
         assert self._supervisor is not None
         refused = await self._control.reload(self._config)
         if self._config.feeds:

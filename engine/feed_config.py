@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
 from actors import feed_map
-from actors.feed import check_url
+from actors.feed import check_url, is_header
 from actors.feed_protocol import MappedProtocol
 from actors.upstream_values import Scalar, TimeUnit, ValueType
 from engine.tables import Name, Positive, about
 from transport.errors import ConfigError
 
+SOCKS = ("socks5h", "socks5", "socks4a", "socks4")
 MAPPED = "mapped"
 """The protocol that the configuration describes; another one is a class."""
 Wanted = Scalar | tuple[Scalar, ...] | dict[str, bool]
@@ -106,7 +109,7 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls_verify: Annotated[bool, about("check the upstream's certificate; false trusts anybody")] = True
     connect_timeout: Annotated[Positive, about("for TCP, proxy and TLS", "s")] = 10.0
     handshake_timeout: Annotated[Positive, about("for the WebSocket handshake", "s")] = 10.0
-    close_timeout: Annotated[Positive, about("for the closing handshake", "s")] = 1.0
+    close_timeout: Annotated[float, about("for the closing handshake", "s", ge=0.001, le=3.0)] = 1.0
     idle_timeout: Annotated[
         Positive | None, about("without any message for so long, the connection is renewed", "s", none="never")
     ] = 30.0
@@ -143,6 +146,7 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(f"must not be less than backoff_initial ({self.backoff_initial:g} s)", "backoff_max")
         if self.breaker_open_max < self.breaker_open:
             raise ConfigError(f"must not be less than breaker_open ({self.breaker_open:g} s)", "breaker_open_max")
+        self._check_handshake()
         if sum(token is not None for token in (self.token, self.token_file, self.token_function)) > 1:
             raise ConfigError("give one of token, token_file, token_function", "token")
         if self.tls_key_file is not None and self.tls_cert_file is None:
@@ -159,6 +163,18 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if getattr(self, field) != getattr(_NOT_MAPPED, field):
                 raise ConfigError(f"is for protocol = {MAPPED!r} only", field)
 
+    def _check_handshake(self) -> None:
+        for name, value in self.headers.items():
+            if not is_header(name, value):
+                raise ConfigError("name or value holds what no HTTP header may", f"headers.{name}")
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+            raise ConfigError("must be printable ASCII", "token")
+        tokens = (self.token, self.token_file, self.token_function)
+        if any("@" in urlsplit(url).netloc for url in (self.url, *self.failover)) and any(tokens):
+            raise ConfigError("a user in the URL is an Authorization already; give one of them", "token")
+        if self.proxy:
+            _check_proxy(self.proxy)
+
     def mapped(self) -> dict[str, Any]:
         """Arguments of :class:`~actors.feed_protocol.MappedProtocol`."""
         return {
@@ -171,6 +187,18 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "ignore": self.ignore,
             "refusal": self.refusal,
         }
+
+
+def _check_proxy(proxy: str) -> None:
+    try:
+        parts = urlsplit(proxy)
+        valid = parts.scheme in ("http", "https", *SOCKS) and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:  # the text may hold a password
+        raise ConfigError(f"must be http://[USER:PASSWORD@]HOST:PORT, https:// or {SOCKS[0]}://", "proxy")
+    if parts.scheme in SOCKS and find_spec("python_socks") is None:
+        raise ConfigError("a SOCKS proxy needs the package python-socks: pip install python-socks", "proxy")
 
 
 _NOT_MAPPED = Feed(url="ws://localhost")

@@ -36,8 +36,6 @@ def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
     yield Written(capsys)
     root.handlers[:] = handlers
     root.setLevel(level)
-    for package in ("actors", "engine", "transport"):
-        logging.getLogger(package).setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
 
