@@ -34,9 +34,11 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _own_log_levels() -> Iterator[None]:
     """A test that sets up a daemon's logs changes nothing for those after it."""
+    loggers = [logging.getLogger(name) for name in (None, "actors", "engine", "transport")]
+    levels = [logger.level for logger in loggers]
     yield
-    for package in ("actors", "engine", "transport"):
-        logging.getLogger(package).setLevel(logging.NOTSET)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -164,6 +164,7 @@ def test_of_bad_messages_the_last_is_kept_in_part_and_the_first_of_a_reason_is_l
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     feed = Feed(spec(), Publisher())
+    caplog.set_level(logging.INFO, "actors.feed")
     for reason in (BadMessage.MISSING, BadMessage.MISSING, BadMessage.BAD_TIME):
         feed.note_bad(MappingError(reason, "data.p"), b"CONTENT\xff" * 1_000)
     assert feed.bad == {"missing": 2, "bad_time": 1}
