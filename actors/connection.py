@@ -156,6 +156,8 @@ class FeedConnection(LoopActor):
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
         if self._feed.state in (FeedState.CONNECTING, FeedState.CONNECTED):
             self._failed(Failure(FailureKind.CRASHED, exception_type.__name__))
+        elif self._feed.state is FeedState.DISCONNECTING:  # as the operator wanted, if not the way
+            self._feed.end(self._feed.reason)
 
     # what operators ask ----------------------------------------------------------------------------------------------
 
@@ -347,6 +349,7 @@ class FeedConnection(LoopActor):
             await socket.recv()  # raises why
         finally:
             self._socket, self._paused = None, False
+            socket.deliver(_ignore)  # and read on, for the peer's close frame
             for task in beside:
                 task.cancel()
 

@@ -279,6 +279,70 @@ def test_an_upstream_that_reads_nothing_holds_up_neither_the_next_attempt_nor_th
     run(main())
 
 
+class Fragile(FeedProtocol):
+    """With a bug; who is ``told`` of it is told in the same turn of the loop."""
+
+    def __init__(self, told: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self._told = told
+
+    def receive(self, raw: bytes) -> Sequence[Item]:
+        if raw == b"bug":
+            self._told()
+            raise ZeroDivisionError
+        return ()
+
+
+BUG = b"\x81\x03bug"
+
+
+def test_what_comes_while_a_connection_closes_is_nobodys_business() -> None:
+    async def main() -> None:
+        async def answers_a_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await accept(reader, writer)
+            while (await reader.readexactly(2))[0] != 0x88:
+                pass
+            writer.write(BUG)
+            await asyncio.sleep(100)
+
+        async with listening(answers_a_close) as port:
+            spec = FeedSpec(
+                "f", (f"ws://127.0.0.1:{port}/",), ProtocolSpec(Fragile), recovery=QUICK, close_timeout_s=0.1
+            )
+            feed = Feed(spec, Hub())
+            async with running(feed) as ref:
+                await until(lambda: feed.state is FeedState.CONNECTED)
+                await ref.ask_async(Disconnect())
+                assert (feed.state, feed.messages) == (FeedState.DISCONNECTED, 0)
+                assert ref.is_alive()
+
+    run(main())
+
+
+def test_a_bug_amid_an_operators_disconnect_does_not_keep_the_feed_from_being_connected_again() -> None:
+    async def main() -> None:
+        orders: list[Any] = []
+
+        async def says_it_once(connection: ServerConnection) -> None:
+            if not orders:
+                await connection.send("bug")
+            await connection.wait_closed()
+
+        async with serve(says_it_once, "127.0.0.1", 0) as server:
+            url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
+            fragile = ProtocolSpec(Fragile, {"told": lambda: orders.append(ref.ask(Disconnect(), block=False))})
+            feed = Feed(FeedSpec("f", (url,), fragile, recovery=QUICK), Hub())
+            async with running(feed) as ref:
+                await until(lambda: not ref.is_alive() and bool(orders))
+                await until(lambda: feed.state is FeedState.DISCONNECTED)
+                assert feed.held
+            async with running(feed) as ref:
+                await ref.ask_async(Connect())
+                await until(lambda: feed.state is FeedState.CONNECTED)
+
+    run(main())
+
+
 # operators and clocks ------------------------------------------------------------------------------------------------
 
 
