@@ -20,13 +20,20 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from actors.backoff import BackoffPolicy
+    from actors.breaker import BreakerPolicy
+    from actors.connection import Connect, Disconnect, FeedConnection, Reset, Send
     from actors.failure import FailureKind, UpstreamRefused
-    from actors.feed_protocol import FeedProtocol
+    from actors.feed import Feed, FeedSpec
+    from actors.feed_map import FeedMap
+    from actors.feed_protocol import FeedProtocol, MappedProtocol, ProtocolSpec
     from actors.loop_actor import LoopActor
     from actors.mapping import BadMessage, MappingError
+    from actors.recovery import RecoveryPolicy
     from actors.sequence import FeedGap, Repeated
     from actors.stage import Stage
     from actors.supervisor import ChildSpec, Supervisor
+    from actors.token import TokenSource
     from engine.client import Client
     from engine.embedded import Engine
     from engine.mock_exchange import MockExchange
@@ -46,38 +53,54 @@ if TYPE_CHECKING:
         WouldDeadlock,
     )
     from transport.event import Event
+    from transport.messages import Publish
     from transport.position import Position
     from transport.topics import topic
 
 _HOME = {
     "ActorError": "transport.errors",
+    "BackoffPolicy": "actors.backoff",
     "BadMessage": "actors.mapping",
+    "BreakerPolicy": "actors.breaker",
     "ChildSpec": "actors.supervisor",
     "Client": "engine.client",
     "CodecError": "transport.errors",
     "ConfigError": "transport.errors",
+    "Connect": "actors.connection",
     "ConnectionLost": "transport.errors",
+    "Disconnect": "actors.connection",
     "Engine": "engine.embedded",
     "ErrorCode": "transport.codes",
     "Event": "transport.event",
     "FailureKind": "actors.failure",
     "Fault": "engine.mock_faults",
+    "Feed": "actors.feed",
+    "FeedConnection": "actors.connection",
     "FeedGap": "actors.sequence",
+    "FeedMap": "actors.feed_map",
     "FeedProtocol": "actors.feed_protocol",
+    "FeedSpec": "actors.feed",
     "Gap": "transport.client_messages",
     "HeliographError": "transport.errors",
     "LoopActor": "actors.loop_actor",
     "MailboxFull": "transport.errors",
+    "MappedProtocol": "actors.feed_protocol",
     "MappingError": "actors.mapping",
     "MockExchange": "engine.mock_exchange",
     "Phase": "engine.mock_faults",
     "Pipeline": "engine.pipeline",
     "Position": "transport.position",
     "Priority": "transport.codes",
+    "ProtocolSpec": "actors.feed_protocol",
+    "Publish": "transport.messages",
+    "RecoveryPolicy": "actors.recovery",
     "Repeated": "actors.sequence",
     "RequestError": "transport.errors",
+    "Reset": "actors.connection",
+    "Send": "actors.connection",
     "Stage": "actors.stage",
     "Supervisor": "actors.supervisor",
+    "TokenSource": "actors.token",
     "Unsupported": "transport.errors",
     "UpstreamRefused": "actors.failure",
     "WouldDeadlock": "transport.errors",
@@ -87,33 +110,48 @@ _HOME = {
 
 __all__ = [
     "ActorError",
+    "BackoffPolicy",
     "BadMessage",
+    "BreakerPolicy",
     "ChildSpec",
     "Client",
     "CodecError",
     "ConfigError",
+    "Connect",
     "ConnectionLost",
+    "Disconnect",
     "Engine",
     "ErrorCode",
     "Event",
     "FailureKind",
     "Fault",
+    "Feed",
+    "FeedConnection",
     "FeedGap",
+    "FeedMap",
     "FeedProtocol",
+    "FeedSpec",
     "Gap",
     "HeliographError",
     "LoopActor",
     "MailboxFull",
+    "MappedProtocol",
     "MappingError",
     "MockExchange",
     "Phase",
     "Pipeline",
     "Position",
     "Priority",
+    "ProtocolSpec",
+    "Publish",
+    "RecoveryPolicy",
     "Repeated",
     "RequestError",
+    "Reset",
+    "Send",
     "Stage",
     "Supervisor",
+    "TokenSource",
     "Unsupported",
     "UpstreamRefused",
     "WouldDeadlock",

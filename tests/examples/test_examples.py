@@ -117,3 +117,11 @@ def test_fastapi_app(example: Callable[[str], ModuleType], missing: Callable[[st
             assert (event.topic, event.type, event.data) == ("order.17", "order_changed", {"status": "filled"})
 
     asyncio.run(test())
+
+
+def test_feed_client(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(asyncio.wait_for(example("feed_client").main(), 20))
+    out = capsys.readouterr().out.splitlines()
+    assert len([line for line in out if line.startswith('price.BTC-USD message {"price":')]) == 3
+    assert any('"state":"reconnecting","reason":"abnormal: ended without a close frame"' in line for line in out)
+    assert "2 reconnects, 3 events" in out
