@@ -134,7 +134,9 @@ class FeedConnection(LoopActor):
         self._paused = False
         self._full = asyncio.Event()  # the publisher takes no more
         self._opened_at: float | None = None
-        self._verdict: Failure | Exception | None = None  # why we ended the connection ourselves; an exception is a bug
+        self._verdict: Exception | None = (
+            None  # why we ended the connection ourselves; but for UpstreamRefused it is a bug
+        )
         self._idle = self._stale = _Watch(0, 0.0)
         self._to_send = asyncio.Event()
 
@@ -299,16 +301,20 @@ class FeedConnection(LoopActor):
                 tell(Opened(attempt))
                 await self._read(socket)
         except (OSError, EOFError, WebSocketException, UpstreamRefused) as error:  # a TimeoutError is an OSError
-            failure = classify(error, close_codes={**CLOSE_CODES, **feed.protocol.close_codes})
-            if failure.kind is FailureKind.UNAUTHORIZED:
-                feed.refused_token = token
-            tell(Ended(attempt, failure))
+            self._tell_end(attempt, error, token)
         except asyncio.CancelledError:
-            if isinstance(self._verdict, Exception):
-                raise self._verdict from None
-            if self._verdict is None or attempt is not self._attempt:
+            if self._verdict is None:
                 raise
-            tell(Ended(attempt, self._verdict))
+            if not isinstance(self._verdict, UpstreamRefused):
+                raise self._verdict from None
+            self._tell_end(attempt, self._verdict, token)
+
+    def _tell_end(self, attempt: object, error: Exception, token: str | None) -> None:
+        feed = self._feed
+        failure = classify(error, close_codes={**CLOSE_CODES, **feed.protocol.close_codes})
+        if failure.kind is FailureKind.UNAUTHORIZED:
+            feed.refused_token = token
+        self.actor_ref.tell(Ended(attempt, failure))
 
     async def _open(self, socket: UpstreamSocket) -> None:
         feed, protocol = self._feed, self._feed.protocol
@@ -369,7 +375,7 @@ class FeedConnection(LoopActor):
                 await asyncio.sleep(interval_s)
                 pong = asyncio.ensure_future(await socket.ping())
                 if timeout_s is not None and not await self._is_answered(pong, timeout_s):
-                    self._end(Failure(FailureKind.STALE, "no answer to a ping"))
+                    self._end(UpstreamRefused(FailureKind.STALE, "no answer to a ping"))
                     return
         except ConnectionClosed:
             pass  # the reader says why
@@ -390,8 +396,6 @@ class FeedConnection(LoopActor):
         """A message, from the socket's own callback: nobody there could handle what is wrong."""
         try:
             self._receive(raw)
-        except UpstreamRefused as error:
-            self._end(Failure(error.kind, error.detail))
         except Exception as error:
             self._end(error)
 
@@ -476,18 +480,18 @@ class FeedConnection(LoopActor):
             (self._stale, self._taken, spec.stale_timeout_s, "event"),
         ):
             if limit_s is not None and watch.still(count, now) >= limit_s:
-                self._end(Failure(FailureKind.STALE, f"no {what} for {limit_s:g} s"))
+                self._end(UpstreamRefused(FailureKind.STALE, f"no {what} for {limit_s:g} s"))
                 return
         self._look_again(look.attempt)
 
-    def _end(self, verdict: Failure | Exception) -> None:
-        """End the present connection ourselves."""
+    def _end(self, verdict: Exception) -> None:
+        """End the present connection ourselves; what is not UpstreamRefused is a bug."""
         if self._verdict is not None:
             return
         self._verdict = verdict
         if self._socket is not None:
             self._socket.deliver(_ignore)
-            if isinstance(verdict, Failure) and verdict.kind is FailureKind.STALE:
+            if isinstance(verdict, UpstreamRefused) and verdict.kind is FailureKind.STALE:
                 self._socket.transport.abort()  # a peer that is silent will not close either
         assert self._task is not None
         self._task.cancel()
@@ -505,7 +509,7 @@ class FeedConnection(LoopActor):
             self._feed.protocol.heartbeat()
             self._send_soon()
         except UpstreamRefused as error:
-            self._end(Failure(error.kind, error.detail))
+            self._end(error)
         else:
             self.later(interval_s, Beat(beat.attempt))
 

@@ -367,6 +367,37 @@ def test_who_says_connect_after_a_refused_token_means_it() -> None:
     run(main())
 
 
+class Unauthorized(Deaf):
+    """Hears of its token only in a message, as at an upstream whose login is one."""
+
+    def receive(self, raw: bytes) -> Sequence[Item]:
+        raise UpstreamRefused(FailureKind.UNAUTHORIZED, "see wss://user:PASSWORD@a.test/login?key=SECRET")
+
+
+def test_a_token_that_a_protocol_hears_is_refused_is_not_tried_again_and_its_words_hold_no_secrets() -> None:
+    async def main() -> None:
+        async def greet(connection: ServerConnection) -> None:
+            await connection.send("no")
+            await connection.wait_closed()
+
+        async def same() -> str:
+            return "t"
+
+        async with serve(greet, "127.0.0.1", 0) as server:
+            url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
+            fields: dict[str, Any] = {"protocol": ProtocolSpec(Unauthorized), "token": TokenSource(function=same)}
+            async with feeding(url, Hub(), **fields) as feed:
+                await until(lambda: feed.reason == "unauthorized: waits for a new token")
+                assert (feed.attempts, feed.refused_token) == (1, "t")
+        async with serve(greet, "127.0.0.1", 0) as server:
+            url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
+            async with feeding(url, Hub(), protocol=ProtocolSpec(Unauthorized)) as feed:
+                await until(lambda: feed.state is FeedState.FAILED)
+                assert str(feed.failure).startswith("unauthorized: see wss://a.test/login; there is no other token")
+
+    run(main())
+
+
 class Beating(Deaf):
     def heartbeat(self) -> None:
         raise UpstreamRefused(FailureKind.STALE, "answered no heartbeat")
