@@ -98,7 +98,7 @@ def test_environment_finds_a_name_in_any_case() -> None:
         (FEED + "backoff_initial = 2\nbackoff_max = 1", "feeds.fx.backoff_max", 4, "backoff_initial"),
         (FEED + "[feeds.fx.headers]\nA = 1", "feeds.fx.headers.A", 4, "Expected str"),
         (FEED + "[feeds.fx.headers]\n'X Key' = 'v'", "feeds.fx.headers.X Key", 4, "no HTTP header may"),
-        (FEED + "[feeds.fx.headers]\nA = \"b\\nc\"", "feeds.fx.headers.A", 4, "no HTTP header may"),
+        (FEED + '[feeds.fx.headers]\nA = "b\\nc"', "feeds.fx.headers.A", 4, "no HTTP header may"),
         (FEED + "token = 'schlüssel'", "feeds.fx.token", 3, "printable ASCII"),
         (FEED + "token = 'a'\ntoken_file = 'b'", "feeds.fx.token", 3, "give one of"),
         ("[feeds.fx]\nurl = 'wss://me:pw@x/'\ntoken = 'a'", "feeds.fx.token", 3, "Authorization already"),
