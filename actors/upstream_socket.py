@@ -45,6 +45,7 @@ class UpstreamSocket(ClientConnection):
         self._early: list[bytes] = []
         self._take: Callable[[bytes], None] = self._keep
         self._parts = bytearray()  # not a list of fragments: a million empty ones must not take memory
+        self._overdue: asyncio.TimerHandle | None = None
 
     def deliver(self, take: Callable[[bytes], None]) -> None:
         """Give ``take`` each message from here on, first those that have come already. It must not raise."""
@@ -70,6 +71,11 @@ class UpstreamSocket(ClientConnection):
         super().connection_made(transport)
         self._on_transport()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+        super().connection_lost(exc)
+
     def process_event(self, event: Any) -> None:
         if self.response is None or event.opcode not in _DATA:
             super().process_event(event)
@@ -87,6 +93,9 @@ class UpstreamSocket(ClientConnection):
         if self.transport.get_write_buffer_size() > UNSENT_BYTES:
             self.protocol.fail(CloseCode.POLICY_VIOLATION, f"{UNSENT_BYTES} bytes wait to be sent")
             self.transport.abort()
+        if self._overdue is None and self.close_deadline is not None:
+            # It is the peer who ends the TCP connection after both close frames; the library waits for that for ever.
+            self._overdue = self.loop.call_at(self.close_deadline, self.transport.abort)
 
 
 class _Connect(connect):

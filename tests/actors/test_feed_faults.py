@@ -343,6 +343,32 @@ def test_a_bug_amid_an_operators_disconnect_does_not_keep_the_feed_from_being_co
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("says", "failure"),
+    [
+        (b"\x88\x02\x03\xe9", "going_away: closed with 1001"),
+        (b"\x81\x7e\x10\x00" + b"x" * 4096, "too_big: closed by us with 1009"),
+        (b"\x83\x00", "protocol: closed by us with 1002"),
+    ],
+)
+def test_an_upstream_that_says_goodbye_and_stays_is_left(says: bytes, failure: str) -> None:
+    async def main() -> None:
+        async def stays(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await accept(reader, writer)
+            writer.write(says)
+            await asyncio.sleep(100)
+
+        limits: dict[str, Any] = {"close_timeout_s": 0.05, "idle_timeout_s": None, "ping_interval_s": None}
+        async with (
+            listening(stays) as port,
+            feeding(f"ws://127.0.0.1:{port}/", Hub(), message_bytes=1_000, **limits) as feed,
+        ):
+            await until(lambda: feed.reconnects > 0)
+            assert str(feed.last_error).startswith(failure)
+
+    run(main())
+
+
 # operators and clocks ------------------------------------------------------------------------------------------------
 
 
