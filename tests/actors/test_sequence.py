@@ -220,3 +220,10 @@ def test_old_numbers_that_are_no_newer_are_repetitions(times: list[float | None]
     sequences.see("A", 500, 100.0)
     assert all(sequences.see("A", 5 + i, at) == Repeated("A", 5 + i) for i, at in enumerate(times))
     assert sequences.see("A", 501, 102.0) is None
+
+
+def test_messages_that_an_upstream_sends_twice_are_no_new_count() -> None:
+    sequences = Sequences()
+    for number in range(3 * RUN):
+        assert sequences.see("A", number, number) is None
+        assert sequences.see("A", number, number + 0.5) == Repeated("A", number)
