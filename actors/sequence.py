@@ -89,14 +89,16 @@ class Sequences:
         """
         mark = self._young.get(counter) or self._recall(counter, number)
         if number > mark.last:
-            first, mark.last, mark.connection, mark.at = mark.last + 1, number, self._connection, at
             if mark.run:  # the count goes on: what came before were repetitions
                 mark.run = mark.newer = 0
-            if number == first:
+            if number == mark.last + 1:
+                mark.last, mark.connection, mark.at = number, self._connection, at
                 return None
+            gap = FeedGap("sequence", counter or None, mark.last + 1, number - 1)
             if self._late:
-                mark.holes = [*(mark.holes or ()), (first, number - 1)][-HOLES:]
-            return FeedGap("sequence", counter or None, first, number - 1)
+                mark.holes = [*(mark.holes or ()), (mark.last + 1, number - 1)][-HOLES:]
+            mark.last, mark.connection, mark.at = number, self._connection, at
+            return gap
         if mark.connection != self._connection and number <= 1:
             return self._restart(mark, counter, number, at)
         mark.connection = self._connection
