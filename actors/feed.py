@@ -334,9 +334,9 @@ class Feed:
             kind = FailureKind(snapshot["kind"])
             self.failure = Failure(kind, (snapshot["reason"] or "").removeprefix(f"{kind}").removeprefix(": "))
         self.reason = snapshot["reason"]
-        if snapshot["state"] == FeedState.FAILED:
+        if snapshot["state"] == FeedState.FAILED and self.next_attempt_at is None:  # else only paused, after crashes
             self.state = FeedState.FAILED
-        self._forgot = True
+        self._forgot = self.connected_before
         self._rated = (self._clock(), self.messages)
         self.recovery.restore(snapshot)
 

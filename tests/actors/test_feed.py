@@ -254,6 +254,14 @@ def test_an_operators_hold_and_a_failure_for_good_stay() -> None:
     assert successor(other, clock).reason == "unauthorized: HTTP 401"
 
 
+def test_a_feed_that_was_paused_after_crashes_is_tried_when_it_would_have_been() -> None:
+    feed = Feed(spec(), Publisher())
+    feed.enter(FeedState.FAILED, Failure(FailureKind.CRASHED, "too often"), 30)
+    other = successor(feed, Clock())
+    assert (other.state, other.reason) == (FeedState.DISCONNECTED, "crashed: too often")
+    assert 29 < other.due_in <= 30
+
+
 def test_a_reason_that_is_no_failure_stays_too() -> None:
     feed = Feed(spec(), Publisher())
     feed.end("by an operator")
@@ -272,7 +280,10 @@ class Numbered(FeedProtocol):
 def test_a_successor_knows_no_numbers_and_says_once_that_something_may_be_missing() -> None:
     clock = Clock()
     feed = Feed(spec(protocol=ProtocolSpec(Numbered)), Publisher(), clock=clock)
-    assert successor(feed, clock).missed() is None, "nobody was connected yet"
+    first = successor(feed, clock)
+    assert first.missed() is None, "nobody was connected yet"
+    first.connected_before = True
+    assert first.missed() is None, "its numbers are all there"
     feed.connected_before = True
     assert feed.missed() is None
     other = successor(feed, clock)
