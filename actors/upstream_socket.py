@@ -152,6 +152,8 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
         if str(error):
             raise  # the network's own, with its reason
         raise TimeoutError(f"no {waiting_for}") from None
+    except UnicodeError as error:  # of a proxy's host; the upstream's was looked at before
+        raise UpstreamRefused(FailureKind.DNS, f"a host is no name: {error}") from None
     try:
         yield socket
     finally:

@@ -140,6 +140,16 @@ def test_a_proxy_that_cannot_be_one_is_said_without_its_password_and_crashes_not
     assert "PASS" not in caplog.text
 
 
+def test_a_proxy_whose_host_is_no_name_crashes_nothing() -> None:
+    async def main() -> None:
+        async with feeding("ws://127.0.0.1:1/", Hub(), proxy=f"http://user:PASSWORD@{'a' * 64}.test:1") as feed:
+            await until(lambda: feed.failure is not None)
+            assert str(feed.failure).startswith("dns: a host is no name")
+            assert "PASSWORD" not in str(feed.failure)
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     "fields",
     [
