@@ -193,10 +193,11 @@ def _feeds_table(feeds: Mapping[str, Mapping[str, Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("feed", show_edge=False)
+    table = Table(show_edge=False)
+    table.add_column("feed", overflow="fold")  # a name that is cut cannot be typed
     table.add_column("state", no_wrap=True)
     table.add_column("breaker", no_wrap=True)
-    table.add_column("why")
+    table.add_column("why", overflow="fold")
     for column in ("next try", "rate", "lag"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, feed in feeds.items():

@@ -331,6 +331,20 @@ def test_stats_of_feeds_are_a_table_of_their_own_on_a_terminal(
     assert "\x1b[2J" not in out
 
 
+def test_a_narrow_terminal_cuts_neither_a_feeds_name_nor_why_it_is_away(
+    heliograph: Callable[..., Result], admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "exchange-with-a-name-1"
+    reason = "unauthorized: HTTP 401; there is no other token to try"
+    admin.answer = stats_of(**{name: snapshot(state="failed", reason=reason)})
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = heliograph("stats", "--admin-url", admin.url).out
+    cells = [line.split("│") for line in out.partition("next try")[2].splitlines() if "│" in line]
+    assert "".join(row[0].strip() for row in cells) == name
+    assert "".join(row[3].strip().replace(" ", "") for row in cells) == reason.replace(" ", "")
+
+
 def test_stats_as_a_table_on_a_terminal(
     heliograph: Callable[..., Result], admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
