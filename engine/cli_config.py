@@ -12,6 +12,8 @@ from engine import config, wiring
 from engine.cli import FAILED, note
 from engine.feed_config import MAPPED
 from engine.mapping_text import lines, samples, unstyled
+from engine.tables import read_text
+from engine.toml_text import line_of
 from transport.errors import ConfigError
 
 
@@ -28,9 +30,12 @@ def check(path: Path, sample: tuple[str, Path] | None) -> int:
         ConfigError: names the field and the line.
     """
     loaded = config.load(path, None, {})
-    for name, table in loaded.stages.items():
-        wiring.stage_class(name, table)
-    wiring.feed_specs(loaded)
+    try:
+        for name, table in loaded.stages.items():
+            wiring.stage_class(name, table)
+        wiring.feed_specs(loaded)
+    except ConfigError as error:
+        raise ConfigError(error.message, error.field, line_of(read_text(path), error.field or "")) from None
     note(f"{path} is fine")
     if sample is None:
         return 0

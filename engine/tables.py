@@ -5,6 +5,7 @@ The structs say all there is to know of a field in ``Annotated[type, about(...)]
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import NoneType
@@ -23,6 +24,10 @@ Positive = Annotated[float, Meta(gt=0, le=86_400)]
 """Seconds for the most part, up to a day."""
 
 SomeStruct = TypeVar("SomeStruct", bound=Struct)
+
+_TOML_TYPES = {"object": "table", "array": "list", "str": "text", " | ": " or ", "null": f'"{NONE}"'}
+"""What msgspec calls otherwise than who writes TOML."""
+_MSGSPEC_TYPE = re.compile(r"\b(?:object|array|str|null)\b| \| ")
 
 
 def about(
@@ -214,9 +219,9 @@ def read_text(path: Path, field: str | None = None) -> str:
 
 def _explain(error: msgspec.ValidationError, kind: Any) -> str:
     text = str(error).replace("`", "").split(" - at $")[0]
-    if not text.startswith("Invalid enum value"):
-        return text
-    return f"{text}, must be one of {', '.join(_choices(kind))}"
+    if text.startswith("Invalid enum value"):
+        return f"{text}, must be one of {', '.join(_choices(kind))}"
+    return _MSGSPEC_TYPE.sub(lambda found: _TOML_TYPES[found[0]], text) if text.startswith("Expected ") else text
 
 
 def _choices(kind: Any) -> Iterator[str]:

@@ -96,7 +96,7 @@ def stage_class(name: str, table: StageConfig) -> type[Stage]:
     return found
 
 
-def imported(path: str, field: str) -> Any:
+def imported(path: str, field: str, wanted: str = "package.module:name") -> Any:
     """What ``package.module:name`` names; :class:`ConfigError` where there is nothing."""
     module, _, qualified = path.partition(":")
     try:
@@ -104,7 +104,7 @@ def imported(path: str, field: str) -> Any:
         for part in qualified.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"cannot import {path!r}, which must be package.module:name: {error}", field) from error
+        raise ConfigError(f"cannot import {path!r}, which must be {wanted}: {error}", field) from error
     return found
 
 
@@ -278,7 +278,7 @@ def _protocol(name: str, feed: FeedConfig) -> ProtocolSpec:
     kind: Any = HeliographProtocol
     if feed.protocol != "heliograph":
         field = f"feeds.{name}.protocol"
-        kind = imported(feed.protocol, field)
+        kind = imported(feed.protocol, field, f"{MAPPED}, heliograph or package.module:Class")
         if not (isinstance(kind, type) and issubclass(kind, FeedProtocol)):
             raise ConfigError(f"{feed.protocol!r} is not a subclass of heliograph.FeedProtocol", field)
     spec = ProtocolSpec(kind, feed.options)

@@ -335,7 +335,7 @@ def test_a_narrow_terminal_cuts_neither_a_feeds_name_nor_why_it_is_away(
     heliograph: Callable[..., Result], admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "exchange-with-a-name-1"
-    reason = "unauthorized: HTTP 401; there is no other token to try"
+    reason = "tls: certificate is not for exchange-with-a-very-long-host-name.example"
     admin.answer = stats_of(**{name: snapshot(state="failed", reason=reason)})
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
@@ -440,11 +440,12 @@ def test_a_wrong_configuration_is_two_and_names_field_and_line(
 @pytest.mark.parametrize(
     ("feed", "said"),
     [
-        ('protocol = "heliograph"', "feeds.up.options: missing 1 required positional argument: 'topics'"),
-        ('protocol = "nowhere:Nothing"', "feeds.up.protocol: cannot import 'nowhere:Nothing'"),
-        ('protocol = "json:JSONDecoder"', "feeds.up.protocol: 'json:JSONDecoder' is not a subclass"),
-        ('token_function = "json:nothing"', "feeds.up.token_function: cannot import 'json:nothing'"),
-        ('token_function = "json:__name__"', "feeds.up.token_function: 'json:__name__' cannot be called"),
+        ('protocol = "heliograph"', "feeds.up.options (line 1): missing 1 required positional argument: 'topics'"),
+        ('protocol = "nowhere:Nothing"', "feeds.up.protocol (line 3): cannot import 'nowhere:Nothing'"),
+        ('protocol = "heliogarph"', "which must be mapped, heliograph or package.module:Class"),
+        ('protocol = "json:JSONDecoder"', "feeds.up.protocol (line 3): 'json:JSONDecoder' is not a subclass"),
+        ('token_function = "json:nothing"', "feeds.up.token_function (line 3): cannot import 'json:nothing'"),
+        ('token_function = "json:__name__"', "feeds.up.token_function (line 3): 'json:__name__' cannot be called"),
     ],
 )
 def test_what_only_an_import_can_tell_is_checked_too(
