@@ -24,6 +24,9 @@ from actors.feed import FeedSpec, Tls, is_header
 
 EARLY: Final = 16
 """Messages kept that come before anybody takes them; then the socket rests. What one read brought comes on top."""
+TURN_BYTES: Final = 1 << 16
+"""A read that brought so much was one of many: the socket rests until the next turn of the loop. uvloop would read up
+to 32 times 256 KB in one, which is seconds of work for us, and no other feed would have its turn."""
 UNSENT_BYTES: Final = 16 << 20
 """What may wait to be sent: one message of ours, and answers to pings, which an upstream may send without reading."""
 
@@ -46,6 +49,7 @@ class UpstreamSocket(ClientConnection):
         self._take: Callable[[bytes], None] = self._keep
         self._parts = bytearray()  # not a list of fragments: a million empty ones must not take memory
         self._overdue: asyncio.TimerHandle | None = None
+        self._resting = False
 
     def deliver(self, take: Callable[[bytes], None]) -> None:
         """Give ``take`` each message from here on, first those that have come already. It must not raise."""
@@ -56,11 +60,15 @@ class UpstreamSocket(ClientConnection):
 
     def rest(self, resting: bool) -> None:
         """Read no more, or again."""
+        self._resting = resting
+        self._read_on(not resting)
+
+    def _read_on(self, wanted: bool = True) -> None:
         if not self.transport.is_closing():
-            if resting:
-                self.transport.pause_reading()
-            else:
+            if wanted and not self._resting:
                 self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
 
     def _keep(self, message: bytes) -> None:
         self._early.append(message)
@@ -93,6 +101,9 @@ class UpstreamSocket(ClientConnection):
         if self.transport.get_write_buffer_size() > UNSENT_BYTES:
             self.protocol.fail(CloseCode.POLICY_VIOLATION, f"{UNSENT_BYTES} bytes wait to be sent")
             self.transport.abort()
+        elif len(data) >= TURN_BYTES:
+            self._read_on(False)
+            self.loop.call_soon(self._read_on)
         if self._overdue is None and self.close_deadline is not None:
             # It is the peer who ends the TCP connection after both close frames; the library waits for that for ever.
             self._overdue = self.loop.call_at(self.close_deadline, self.transport.abort)

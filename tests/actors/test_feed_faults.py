@@ -537,6 +537,44 @@ def test_an_upstream_that_pings_but_does_not_read_is_left_before_our_answers_fil
 # tokens --------------------------------------------------------------------------------------------------------------
 
 
+class Counting(Deaf):
+    """Its memory of how many messages came in each turn of the loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[int] = []
+        self._came = 0
+
+    def receive(self, raw: bytes) -> Sequence[Item]:
+        if self._came == 0:
+            asyncio.get_running_loop().call_soon(self._over)
+        self._came += 1
+        return ()
+
+    def _over(self) -> None:
+        self.turns.append(self._came)
+        self._came = 0
+
+
+def test_an_upstream_that_floods_leaves_the_other_feeds_their_turns() -> None:
+    kilobyte = b"\x82\x7e\x03\xfc" + bytes(1020)
+
+    async def main() -> None:
+        async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await accept(reader, writer)
+            writer.write(kilobyte * 8_000)
+            await asyncio.sleep(100)
+
+        async with listening(flood) as port:
+            feed = Feed(FeedSpec("f", (f"ws://127.0.0.1:{port}/",), ProtocolSpec(Counting), recovery=QUICK), Hub())
+            async with running(feed):
+                await until(lambda: feed.messages == 8_000)
+                assert isinstance(feed.protocol, Counting)
+                assert max(feed.protocol.turns) <= 600, "two reads of 256 KB"
+
+    run(main())
+
+
 def test_a_token_function_that_never_returns_costs_one_thread_and_holds_up_no_other_feed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
