@@ -73,6 +73,7 @@ class MockConnection(asyncio.Protocol):
         self._queue = bytearray()
         self._pump_timer: asyncio.TimerHandle | None = None
         self._ending = False
+        self._stream_ended = False  # nothing can be written any more, also no answer to what the client still says
         self._end_timer: asyncio.TimerHandle | None = None
         self._own_timer: asyncio.TimerHandle | None = None
         self._sizes = random.Random(number)  # the same pieces in each run
@@ -222,7 +223,7 @@ class MockConnection(asyncio.Protocol):
             self._end_if_written()
 
     def _write_now(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing() and not self._stream_ended:
             self._transport.write(data)
 
     def _end_if_written(self) -> None:
@@ -255,7 +256,7 @@ class MockConnection(asyncio.Protocol):
         if self._transport is None or self._ending:
             return
         self._queue.clear()
-        self._ending = True
+        self._ending = self._stream_ended = True
         if self._transport.can_write_eof():
             self._transport.write_eof()  # not close(): with bytes of the client unread that would be a reset
         self._end_within(CLOSE_TIMEOUT_S)

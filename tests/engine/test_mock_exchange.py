@@ -422,6 +422,21 @@ def test_abort_ends_without_a_close_frame() -> None:
     run(main())
 
 
+def test_a_client_that_says_something_more_after_the_end_of_the_stream_is_no_error() -> None:
+    async def main() -> None:
+        errors: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        async with still() as exchange:
+            client = await subscribed(exchange)
+            exchange.abort()
+            await client.ping()  # before it can know
+            assert await closed(client) == (None, 1006)
+            await exchange.wait_until(lambda exchange: exchange.connections == 0)
+        assert not errors
+
+    run(main())
+
+
 def test_once_disconnected_reset_or_aborted_the_next_connection_is_served() -> None:
     async def main() -> None:
         async with still() as exchange:
