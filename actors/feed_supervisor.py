@@ -163,7 +163,9 @@ class FeedSupervisor(LoopActor):
     async def on_failure(  # type: ignore[override]
         self, exception_type: Any, exception_value: Any, traceback: Any
     ) -> None:
+        known = self.on_get_feeds(GetFeeds())
         await self._stop_feeds(self._feeds.values())
+        self._known |= known  # as they were: the successor waits as they did, and leaves what has failed
 
     def kill(self) -> Left:
         """Its feeds first, so that none is left without an owner."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import json
 import time
@@ -17,10 +18,11 @@ from actors.backoff import BackoffPolicy
 from actors.breaker import BreakerPolicy
 from actors.feed import FeedSpec
 from actors.feed_protocol import MappedProtocol, ProtocolSpec
-from actors.feed_supervisor import ApplyFeeds, FeedsApplied, FeedSupervisor, GetFeeds, OperateFeed
+from actors.feed_supervisor import ApplyFeeds, FeedGaveUp, FeedsApplied, FeedSupervisor, GetFeeds, OperateFeed
 from actors.mapping import FeedMap
 from actors.recovery import RecoveryPolicy
 from actors.ref import Ref
+from actors.supervisor import ChildSpec, Supervisor
 from transport.errors import ConfigError, RequestError
 from transport.messages import Publish
 
@@ -254,6 +256,36 @@ def test_a_successor_in_another_process_knows_what_its_predecessor_knew() -> Non
                 assert (feeds["held"]["state"], feeds["held"]["held"]) == ("disconnected", True)
                 await ref.ask_async(OperateFeed("held", "connect"))
                 await until_states(ref, dead="reconnecting", held="connected")
+
+    run(main())
+
+
+def test_a_feed_supervisors_successor_leaves_what_waits_waiting_and_what_has_failed() -> None:
+    async def main() -> None:
+        known: dict[str, Any] = {}
+        feed = spec("x", "ws://127.0.0.1:1/")
+        gives_up = RecoveryPolicy(BackoffPolicy(0.001, 0.001), BreakerPolicy(failures=1), give_up=True)
+        waits = RecoveryPolicy(BackoffPolicy(50, 50, jitter=False))
+        specs = [
+            dataclasses.replace(feed, name="failed", recovery=gives_up),
+            dataclasses.replace(feed, name="waits", recovery=waits),
+        ]
+        made: list[FeedSupervisor] = []
+
+        def make() -> FeedSupervisor:
+            made.append(FeedSupervisor(Hub(), specs, known))
+            return made[-1]
+
+        child = ChildSpec("feeds", make)
+        supervisor = Supervisor.start(children=[child])
+        expected = {"failed": "failed", "waits": "reconnecting"}
+        await until_states(child.ref, **expected)
+        child.ref.tell(FeedGaveUp(None, None, "a bug"))  # type: ignore[arg-type]
+        await until_states(child.ref, **expected)
+        assert len(made) == 2
+        assert {name: feed["attempts"] for name, feed in known.items()} == {"failed": 1, "waits": 1}
+        assert 40 < known["waits"]["retry_in"] <= 50
+        await supervisor.stop_async()
 
     run(main())
 
