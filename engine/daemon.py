@@ -8,6 +8,7 @@ who listen on it, are restarted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -39,6 +40,7 @@ FEEDS = "feeds"
 WORKER = "worker"
 DEMO = "demo"
 LINK_TIMEOUT = 10.0  # s for a hub that is ready to answer the daemon
+RELOAD_TIMEOUT = 10.0  # s that a reload waits for processes that are just starting
 STOP_TIMEOUT = 10.0  # s that a process has to stop its actors; a worker has drain_timeout before
 
 
@@ -355,6 +357,9 @@ class Daemon:
                 same = {name for name in config.feeds if before.feeds.get(name) == config.feeds[name]}
                 child.argument["state"] = {n: state for n, state in child.argument["state"].items() if n in same}
         assert self._supervisor is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELOAD_TIMEOUT):
+                await self._supervisor.wait_started()  # they were forked with the old one and cannot be asked before
         refused = await self._control.reload(self._config)
         if self._config.feeds:
             self._supervisor.want(FEEDS)

@@ -145,6 +145,10 @@ class ProcessSupervisor:
             process.wanted = True
             self._begin(process)
 
+    async def wait_started(self) -> None:
+        """Return when all children that are starting now, or their later lives, are ready."""
+        await _all_ready([process for process in self._processes.values() if process.state is ProcessState.STARTING])
+
     async def stop(self) -> None:
         """Stop all in reverse order: SIGTERM, and after the child's ``shutdown`` SIGKILL. Nothing restarts any more."""
         self._stopping = True

@@ -414,3 +414,34 @@ def test_embedded_daemon_leaves_nothing(tmp_path: Path) -> None:
     for _ in range(3):
         asyncio.run(once())
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (descriptors, threads)
+
+
+def test_a_process_that_is_just_starting_takes_a_reload_too(tmp_path: Path) -> None:
+    from engine.config import Config, loads
+    from engine.daemon import Daemon
+    from engine.process_supervisor import ProcessState
+
+    base = {"server.port": 0, "admin.port": 0, "server.workers": 1, "server.runtime_dir": str(tmp_path / "run")}
+
+    def config(path: str) -> Config:
+        return loads(f'[feeds.f]\nurl = "ws://127.0.0.1:9/{path}"\n', base)
+
+    async def main() -> None:
+        daemon = Daemon(config("old"))
+        try:
+            await daemon.start()
+            assert daemon._supervisor is not None
+            feeds = daemon._supervisor.processes["feeds"]
+            assert feeds.pid is not None
+            os.kill(feeds.pid, signal.SIGKILL)
+            async with asyncio.timeout(DEADLINE):
+                while feeds.state is not ProcessState.STARTING:
+                    await asyncio.sleep(0)
+                await daemon.reload(config("new"))
+                while daemon.feeds()["f"]["state"] == "disconnected":
+                    await asyncio.sleep(0.01)
+            assert daemon.feeds()["f"]["address"] == "ws://127.0.0.1:9/new"
+        finally:
+            await daemon.stop()
+
+    asyncio.run(main())
