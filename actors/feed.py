@@ -195,6 +195,7 @@ class Feed:
         self.rate = 0.0
         self.lag: float | None = None
         self._rated = (clock(), 0)
+        self.recovery = self._new_recovery(spec)
         self.change(spec)
 
     def change(self, spec: FeedSpec) -> None:
@@ -205,10 +206,14 @@ class Feed:
         """
         self.protocol: FeedProtocol = spec.protocol.create()
         self.spec = spec
-        more = {} if self._random is None else {"random": self._random}
-        self.recovery = Recovery(spec.recovery, clock=self._clock, on_change=self._breaker_changed, **more)
+        counted, self.recovery = self.recovery.breaker, self._new_recovery(spec)
+        self.recovery.breaker.count_on(counted)
         self.refused_token = None
         self._forgot = self.connected_before  # the numbers and positions of the protocol before
+
+    def _new_recovery(self, spec: FeedSpec) -> Recovery:
+        more = {} if self._random is None else {"random": self._random}
+        return Recovery(spec.recovery, clock=self._clock, on_change=self._breaker_changed, **more)
 
     @property
     def url(self) -> str:

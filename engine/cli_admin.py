@@ -206,13 +206,19 @@ def _feeds_table(feeds: Mapping[str, Mapping[str, Any]]) -> Table:
             _shown(name),
             feed["state"],
             feed["breaker"]["state"],
-            _shown(feed["reason"]),
+            _shown(feed["reason"] or _complaint(feed)),
             ABSENT if wait is None else f"in {_duration(wait)}",
             f"{rate:,.0f}/s",
             ABSENT if lag is None else _duration(lag),
         )
         table.add_row(*map(Text, row))  # not markup: the reason may be an upstream's
     return table
+
+
+def _complaint(feed: Mapping[str, Any]) -> str | None:
+    """What is wrong with a feed that is connected."""
+    bad = sum(feed["bad"].values())
+    return f"{bad:,} of {feed['messages']:,} messages bad" if bad else None
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -147,6 +149,9 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.breaker_open_max < self.breaker_open:
             raise ConfigError(f"must not be less than breaker_open ({self.breaker_open:g} s)", "breaker_open_max")
         self._check_handshake()
+        given = [name for name in ("token", "token_file", "token_function") if getattr(self, name) is not None]
+        if given and any(name.lower() == "authorization" for name in self.headers):
+            raise ConfigError(f"{given[0]} makes it; give one of them", "headers.Authorization")
         if sum(token is not None for token in (self.token, self.token_file, self.token_function)) > 1:
             raise ConfigError("give one of token, token_file, token_function", "token")
         if self.tls_key_file is not None and self.tls_cert_file is None:
@@ -158,6 +163,7 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 missing = "heartbeat" if self.heartbeat is None else "heartbeat_interval"
                 raise ConfigError("heartbeat and heartbeat_interval need each other", missing)
             MappedProtocol(**self.mapped())  # raises ConfigError where it cannot work
+            self._check_templates()
             return
         for field in ("map", "subscribe", "resume", "resync", "sequence", "heartbeat", "ignore", "refusal"):
             if getattr(self, field) != getattr(_NOT_MAPPED, field):
@@ -175,6 +181,19 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.proxy:
             _check_proxy(self.proxy)
 
+    def _check_templates(self) -> None:
+        known = {"resume": {"{counter}", "{number}"}, "resync": {"{counter}", "{number}", "{first}", "{last}"}}
+        for field, names in known.items():
+            messages = getattr(self, field)
+            if messages and not any(feed_map.sequence for feed_map in self.map):
+                raise ConfigError("needs a map with a sequence, whose numbers it names", field)
+            for i, message in enumerate(messages):
+                for text in _texts(message):
+                    if _PLACE.fullmatch(text) and text not in names:
+                        raise ConfigError(
+                            f"{text} stands for nothing; there are {', '.join(sorted(names))}", f"{field}[{i}]"
+                        )
+
     def mapped(self) -> dict[str, Any]:
         """Arguments of :class:`~actors.feed_protocol.MappedProtocol`."""
         return {
@@ -187,6 +206,20 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "ignore": self.ignore,
             "refusal": self.refusal,
         }
+
+
+_PLACE = re.compile(r"\{\w+\}")
+
+
+def _texts(message: Any) -> Iterator[str]:
+    if isinstance(message, str):
+        yield message
+    elif isinstance(message, dict):
+        for value in message.values():
+            yield from _texts(value)
+    elif isinstance(message, (list, tuple)):
+        for item in message:
+            yield from _texts(item)
 
 
 def _check_proxy(proxy: str) -> None:

@@ -306,10 +306,13 @@ def test_another_spec_begins_anew_but_counters_and_what_waits_go_on() -> None:
     feed = lived(Clock())
     feed.send("a")
     feed.refused_token = "t"
+    counted = feed.snapshot()["breaker"]
     feed.change(spec(urls=("ws://other.test/",)))
     snapshot = feed.snapshot()
     assert (snapshot["address"], snapshot["messages"], list(feed.pending)) == ("ws://other.test/", 9, ["a"])
     assert (snapshot["breaker"]["state"], snapshot["failures"], snapshot["url"]) == ("closed", 0, 0)
+    assert snapshot["breaker"]["failures"] == counted["failures"] > 0
+    assert snapshot["breaker"]["seconds"] == counted["seconds"]
     assert (feed.refused_token, feed.connected_before) == (None, True)
     assert (feed.missed(), feed.missed()) == (FeedGap("reconnected"), feed.protocol.missed())  # numbers are forgotten
 

@@ -324,7 +324,7 @@ def test_stats_of_feeds_are_a_table_of_their_own_on_a_terminal(
     figures, _, feeds = out.partition("next try")
     assert "connections" in figures and "feeds." not in out
     rows = {line.split()[0]: [cell.strip() for cell in line.split("│")] for line in feeds.splitlines() if "│" in line}
-    assert rows["fx"] == ["fx", "connected", "open", "–", "–", "1,234/s", "42 ms"]
+    assert rows["fx"] == ["fx", "connected", "open", "5 of 100 messages bad", "–", "1,234/s", "42 ms"]
     assert rows["eq"] == ["eq", "failed", "open", r"[bold]HTTP 401[/]\x1b[2J", "–", "0/s", "–"]
     assert rows["cd"][3:5] == ["dns", "in 12.3 s"]
     assert (rows["cd"][6], rows["old"][6]) == ("90.0 min", "5,069 d")
