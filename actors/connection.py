@@ -305,12 +305,14 @@ class FeedConnection(LoopActor):
         except asyncio.CancelledError:
             if self._verdict is None:
                 raise
-            if not isinstance(self._verdict, UpstreamRefused):
-                raise self._verdict from None
             self._tell_end(attempt, self._verdict, token)
 
     def _tell_end(self, attempt: object, error: Exception, token: str | None) -> None:
-        feed = self._feed
+        feed, verdict = self._feed, self._verdict
+        if verdict is not None:  # also where the upstream closed before our cancellation came
+            if not isinstance(verdict, UpstreamRefused):
+                raise verdict from None
+            error = verdict
         failure = classify(error, close_codes={**CLOSE_CODES, **feed.protocol.close_codes})
         if failure.kind is FailureKind.UNAUTHORIZED:
             feed.refused_token = token
@@ -320,9 +322,12 @@ class FeedConnection(LoopActor):
         feed, protocol = self._feed, self._feed.protocol
         protocol.outgoing.clear()
         protocol.opened()
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            while protocol.outgoing:
-                await socket.send(protocol.outgoing.pop(0))
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                while protocol.outgoing:
+                    await socket.send(protocol.outgoing.pop(0))
+        except ConnectionClosed:
+            pass  # the reader says why, after what came before: it may be the upstream's own word for it
         if (gap := feed.missed()) is not None:
             self._add(feed.gap(gap))
         self._to_send.set()

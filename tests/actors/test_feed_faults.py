@@ -224,6 +224,11 @@ class Refusing(Deaf):
         raise UpstreamRefused(FailureKind.REJECTED, "of no use")
 
 
+class Subscribing(Refusing):
+    def opened(self) -> None:
+        self.outgoing += ["to this", "and to that"]
+
+
 async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """A WebSocket handshake, after which frames are what a test makes of them."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -375,6 +380,24 @@ def test_an_upstream_that_says_goodbye_and_stays_is_left(says: bytes, failure: s
         ):
             await until(lambda: feed.reconnects > 0)
             assert str(feed.last_error).startswith(failure)
+
+    run(main())
+
+
+def test_what_an_upstream_said_before_it_closed_on_our_first_word_is_heard() -> None:
+    async def main() -> None:
+        async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await accept(reader, writer)
+            writer.write(HELLO + b"\x88\x02\x03\xe8")
+            await reader.read()
+
+        async with listening(refuses) as port:
+            url = f"ws://127.0.0.1:{port}/"
+            spec = FeedSpec("f", (url,), ProtocolSpec(Subscribing), recovery=QUICK, close_timeout_s=0.05)
+            feed = Feed(spec, Hub())
+            async with running(feed):
+                await until(lambda: feed.failure is not None)
+                assert str(feed.failure) == "rejected: of no use"
 
     run(main())
 
