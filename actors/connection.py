@@ -9,7 +9,7 @@ Not promised: that the batch in hand survives a crash.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
@@ -334,12 +334,11 @@ class FeedConnection(LoopActor):
 
     async def _send(self, socket: UpstreamSocket) -> None:
         """First what the protocol has to say, then what waits; a message leaves its line when it is sent."""
-        pending, outgoing = self._feed.pending, self._feed.protocol.outgoing
+        pending, protocol = self._feed.pending, self._feed.protocol
         try:
             while await self._to_send.wait():
                 self._to_send.clear()
-                while outgoing or pending:
-                    line: Any = outgoing or pending
+                while line := cast(list[str | bytes], protocol.outgoing or pending):
                     await socket.send(line[0])
                     del line[0]
         except ConnectionClosed:
@@ -378,14 +377,20 @@ class FeedConnection(LoopActor):
         try:
             while interval_s is not None:
                 await asyncio.sleep(interval_s)
-                pong = asyncio.ensure_future(await socket.ping())
-                if timeout_s is not None and not await self._is_answered(pong, timeout_s):
-                    self._end(UpstreamRefused(FailureKind.STALE, "no answer to a ping"))
-                    return
+                if timeout_s is None:
+                    await socket.ping()
+                    continue
+                pong = asyncio.ensure_future(_ping(socket))
+                try:
+                    if not await self._is_answered(pong, timeout_s):
+                        self._end(UpstreamRefused(FailureKind.STALE, "no answer to a ping"))
+                        return
+                finally:
+                    pong.cancel()
         except ConnectionClosed:
             pass  # the reader says why
 
-    async def _is_answered(self, pong: asyncio.Future[float], timeout_s: float) -> bool:
+    async def _is_answered(self, pong: asyncio.Future[None], timeout_s: float) -> bool:
         step_s = timeout_s / LOOKS_PER_TIMEOUT
         left_s = timeout_s
         while left_s > 0 and not pong.done():
@@ -517,6 +522,11 @@ class FeedConnection(LoopActor):
             self._end(error)
         else:
             self.later(interval_s, Beat(beat.attempt))
+
+
+async def _ping(socket: UpstreamSocket) -> None:
+    """Until its pong is here; an upstream that reads nothing does not even let the ping out."""
+    await (await socket.ping())
 
 
 def _ignore(message: bytes) -> None:

@@ -99,6 +99,8 @@ class ProtocolSpec:
             protocol = self.kind(**self.options)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error).removeprefix(f"{self.kind.__name__}.__init__() ")) from None
+        except (LookupError, AttributeError) as error:
+            raise ConfigError(f"{self.kind.__name__} cannot be made: {type(error).__name__}: {error}") from None
         if not hasattr(protocol, "outgoing"):
             raise ConfigError(f"{self.kind.__name__}.__init__ must call super().__init__()")
         return protocol

@@ -275,6 +275,8 @@ class Own(FeedProtocol):
             raise ValueError(f"depth must be at least 1, not {depth}")
         if channel == "none":
             raise ConfigError("no such channel", "channel")
+        if channel == "unknown":
+            raise KeyError(channel)
         self.depth = depth
 
 
@@ -298,6 +300,7 @@ def test_a_users_protocol_gets_its_options_and_need_not_do_more_than_receive() -
         (Own, {"channel": "a", "size": 3}, "size"),
         (Own, {"channel": "a", "depth": 0}, "depth"),
         (Own, {"channel": "none"}, "channel"),
+        (Own, {"channel": "unknown"}, "KeyError: 'unknown'"),
         (MappedProtocol, {"maps": []}, "map"),
         (MappedProtocol, {"maps": [FeedMap(topic="a..b")]}, "map.topic"),
         (MappedProtocol, {"maps": [PLAIN], "sequence": "a..b"}, "sequence"),

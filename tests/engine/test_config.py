@@ -114,10 +114,10 @@ def test_environment_finds_a_name_in_any_case() -> None:
         (FEED + "protocol = 'heliograph'\nsequence = 'n'", "feeds.fx.sequence", 4, "'mapped' only"),
         (FEED + "resume = [{ since = '{number}' }]", "feeds.fx.resume", 3, "a map with a sequence"),
         (
-            FEED + "resume = [{ a = ['{nunber}'] }]\n[feeds.fx.map]\nsequence = 'n'",
+            FEED + "resume = [{ a = ['{seq}'] }]\n[feeds.fx.map]\nsequence = 'n'",
             "feeds.fx.resume[0]",
             3,
-            "{nunber} stands for nothing",
+            "{seq} stands for nothing",
         ),
         (
             FEED + "token = 'a'\n[feeds.fx.headers]\nauthorization = 'b'",
