@@ -34,7 +34,7 @@ from transport.frames import text_frame
 GOAL_US = 20.0  # at 10,000 a second
 TURN = 0.005  # s between writes of the upstream
 SETTLE = 5.0  # s for the last messages to arrive
-WRITE_LIMIT = 8 << 20  # bytes that wait; an upstream that is behind by more stops the run
+WRITE_LIMIT = 1 << 20  # bytes that wait; an engine that is behind by more is not sent more meanwhile
 CONFIG = """
 [feeds.bench]
 url = "{url}"
@@ -66,6 +66,7 @@ class Upstream:
         self._rate, self._seconds = rate, seconds
         self._every = round(1 / bad) if bad else 0
         self.sent = self.valid = 0
+        self.took = 1.0  # s
         self.go, self.done = asyncio.Event(), asyncio.Event()
 
     async def serve(self, connection: ServerConnection) -> None:
@@ -73,11 +74,11 @@ class Upstream:
         await self.go.wait()
         transport, began, kinds = connection.transport, time.perf_counter(), cycle(BAD)
         while (elapsed := time.perf_counter() - began) < self._seconds:
-            due = int(elapsed * self._rate)
-            transport.write(b"".join([text_frame(self._next(kinds)) for _ in range(due - self.sent)]))
-            if transport.get_write_buffer_size() > WRITE_LIMIT:
-                raise RuntimeError("the engine does not keep up")
+            if transport.get_write_buffer_size() < WRITE_LIMIT:
+                due = int(elapsed * self._rate)
+                transport.write(b"".join([text_frame(self._next(kinds)) for _ in range(due - self.sent)]))
             await asyncio.sleep(TURN)
+        self.took = time.perf_counter() - began
         self.done.set()
         await connection.wait_closed()
 
@@ -148,6 +149,7 @@ async def _measure(server: Server, upstream: Upstream, check: Check, ready: asyn
     us = 1e6 * (after.user + after.system - before.user - before.system) / upstream.sent
     return {
         "messages/s": rate,
+        "sent/s": round(upstream.sent / upstream.took),
         "us a message": us,
         "goal": f"{GOAL_US:g}" if rate == 10_000 else "",
         "hub, us": 1e6 * (hub_after.user + hub_after.system - hub_before.user - hub_before.system) / upstream.sent,
