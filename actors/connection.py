@@ -134,9 +134,8 @@ class FeedConnection(LoopActor):
         self._paused = False
         self._full = asyncio.Event()  # the publisher takes no more
         self._opened_at: float | None = None
-        self._verdict: Exception | None = (
-            None  # why we ended the connection ourselves; but for UpstreamRefused it is a bug
-        )
+        # Why we ended the connection ourselves; what is not UpstreamRefused is a bug.
+        self._verdict: Exception | None = None
         self._idle = self._stale = _Watch(0, 0.0)
         self._to_send = asyncio.Event()
 

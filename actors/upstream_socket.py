@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidProxy
@@ -21,6 +19,7 @@ from websockets.uri import parse_uri
 
 from actors.failure import FailureKind, UpstreamRefused
 from actors.feed import FeedSpec, Tls, is_header
+from transport.addresses import leads_here
 
 EARLY: Final = 16
 """Messages kept that come before anybody takes them; then the socket rests. What one read brought comes on top."""
@@ -194,7 +193,7 @@ def _ssl_context(tls: Tls) -> ssl.SSLContext:
 
 def _proxy_of(proxy: str | None, url: str) -> str | None:
     """The configured one, else the environment's, which is none for addresses of this machine."""
-    if proxy is None and not _is_local(urlsplit(url).hostname or ""):
+    if proxy is None and not leads_here(url):
         proxy = get_proxy(parse_uri(url))
     if not proxy:
         return None
@@ -204,10 +203,3 @@ def _proxy_of(proxy: str | None, url: str) -> str | None:
         wanted = "a URL of scheme http, https or socks5h with a host, and with a password if it has a user"
         raise UpstreamRefused(FailureKind.REFUSED, f"what is given isn't a valid proxy: {wanted}") from None
     return proxy
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,15 +6,14 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection as WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
+from transport.addresses import leads_here
 from transport.client_messages import Bye, Message, Ok, Refusal, Welcome, decode
 from transport.codes import CloseCode, ErrorCode
 from transport.errors import CodecError, ConnectionLost, RequestError
@@ -215,7 +214,7 @@ async def _connect(url: str, token: str | None) -> WebSocket:
             ping_interval=None,  # a consumer that takes its time is no dead engine; see Client._watch
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=MESSAGE_BYTES,
-            proxy=None if _is_loopback(url) else True,
+            proxy=None if leads_here(url) else True,
         )
     except InvalidURI as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"not a WebSocket URL: {error}", "url") from None
@@ -229,11 +228,3 @@ async def _connect(url: str, token: str | None) -> WebSocket:
     except OSError as error:
         why = "connection refused" if isinstance(error, ConnectionRefusedError) else error.strerror or str(error)
         raise ConnectionLost(f"{url}: {why}") from error
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -7,7 +7,6 @@ import logging
 import time
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from actors.feed_state import FeedState
 from actors.mapping import BadMessage, FeedMap, MappingError
 from actors.recovery import RecoveryPolicy
 from actors.token import TokenSource
+from tests.actors.recording import Recorder
 from transport.errors import ConfigError, RequestError
 from transport.messages import Publish
 
@@ -38,31 +38,13 @@ class Clock:
         return self.now
 
 
-class Publisher:
-    def __init__(self) -> None:
-        self.events: list[Publish] = []
-
-    def publish(self, batch: list[Publish]) -> None:
-        self.events += batch
-
-    @property
-    def is_writable(self) -> bool:
-        return True
-
-    async def writable(self) -> None:
-        pass
-
-    def told(self, kind: str) -> list[Any]:
-        return [msgspec.json.decode(event.data) for event in self.events if event.type == kind]
-
-
 def spec(**fields: Any) -> FeedSpec:
     return FeedSpec("f", **{"urls": ("ws://one.test/",), "protocol": MAPPED, "recovery": RECOVERY, **fields})
 
 
-def lived(clock: Clock, publisher: Publisher | None = None, **fields: Any) -> Feed:
+def lived(clock: Clock, publisher: Recorder | None = None, **fields: Any) -> Feed:
     """A feed that has seen something of everything."""
-    feed = Feed(spec(**fields), publisher or Publisher(), clock=clock)
+    feed = Feed(spec(**fields), publisher or Recorder(), clock=clock)
     feed.enter(FeedState.CONNECTING)
     feed.attempts, feed.reconnects, feed.connected_before = 5, 2, True
     feed.enter(FeedState.CONNECTED)
@@ -122,7 +104,7 @@ def test_a_snapshot_has_all_figures_as_plain_values() -> None:
 
 
 def test_a_new_feed_has_the_same_keys_and_nothing_in_them() -> None:
-    snapshot = Feed(spec(), Publisher()).snapshot()
+    snapshot = Feed(spec(), Recorder()).snapshot()
     assert snapshot.keys() == lived(Clock()).snapshot().keys()
     assert (snapshot["state"], snapshot["kind"], snapshot["retry_in"], snapshot["lag"]) == ("disconnected", *[None] * 3)
     assert not any(snapshot[key] for key in ("attempts", "messages", "bad", "missing", "last_bad", "last_error"))
@@ -130,7 +112,7 @@ def test_a_new_feed_has_the_same_keys_and_nothing_in_them() -> None:
 
 def test_a_rate_is_of_the_time_since_it_was_asked_for_last() -> None:
     clock = Clock()
-    feed = Feed(spec(), Publisher(), clock=clock)
+    feed = Feed(spec(), Recorder(), clock=clock)
     feed.messages = 30
     clock.now += 0.5
     assert feed.snapshot()["rate"] == 0, "too short a time"
@@ -141,7 +123,7 @@ def test_a_rate_is_of_the_time_since_it_was_asked_for_last() -> None:
 
 
 def test_lag_is_the_age_of_the_newest_event_that_says_when_it_was() -> None:
-    feed = Feed(spec(), Publisher())
+    feed = Feed(spec(), Recorder())
     feed.note_lag([Publish(0, "t", "e", b"1")])
     assert feed.lag is None
     feed.note_lag([Publish(0, "t", "e", b"1"), Publish(0, "t", "e", b"1", source_ts=time.time() - 100)])
@@ -149,7 +131,7 @@ def test_lag_is_the_age_of_the_newest_event_that_says_when_it_was() -> None:
 
 
 def test_a_gap_is_counted_and_told() -> None:
-    publisher = Publisher()
+    publisher = Recorder()
     feed = Feed(spec(), publisher)
     publisher.publish([feed.gap(FeedGap("sequence", "A", 2**70, 2**70 + 2)), feed.gap(FeedGap("reconnected"))])
     assert publisher.told("feed_gap") == [
@@ -163,7 +145,7 @@ def test_a_gap_is_counted_and_told() -> None:
 def test_of_bad_messages_the_last_is_kept_in_part_and_the_first_of_a_reason_is_logged_without_its_content(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    feed = Feed(spec(), Publisher())
+    feed = Feed(spec(), Recorder())
     caplog.set_level(logging.INFO, "actors.feed")
     for reason in (BadMessage.MISSING, BadMessage.MISSING, BadMessage.BAD_TIME):
         feed.note_bad(MappingError(reason, "data.p"), b"CONTENT\xff" * 1_000)
@@ -178,7 +160,7 @@ def test_of_bad_messages_the_last_is_kept_in_part_and_the_first_of_a_reason_is_l
 
 
 def test_the_breakers_changes_are_told_with_its_wait() -> None:
-    publisher, clock, changes = Publisher(), Clock(), []
+    publisher, clock, changes = Recorder(), Clock(), []
     feed = Feed(spec(), publisher, clock=clock, on_change=lambda: changes.append(feed.recovery.breaker.state))
     for _ in range(5):
         feed.recovery.failed(REFUSED)
@@ -200,7 +182,7 @@ def test_who_is_told_of_a_change_may_take_a_snapshot() -> None:
         seen.append((snapshot["state"], snapshot["breaker"]["state"]))
 
     clock = Clock()
-    feed = Feed(spec(), Publisher(), clock=clock, on_change=look)
+    feed = Feed(spec(), Recorder(), clock=clock, on_change=look)
     feed.enter(FeedState.CONNECTING)
     for _ in range(5):
         feed.recovery.failed(REFUSED)
@@ -213,7 +195,7 @@ def test_who_is_told_of_a_change_may_take_a_snapshot() -> None:
 
 
 def successor(feed: Feed, clock: Clock) -> Feed:
-    other = Feed(feed.spec, Publisher(), clock=clock)
+    other = Feed(feed.spec, Recorder(), clock=clock)
     other.restore(json.loads(json.dumps(feed.snapshot())))
     return other
 
@@ -238,14 +220,14 @@ def test_a_successor_waits_until_the_attempt_that_was_due_and_as_long_as_its_pre
 
 @pytest.mark.parametrize("retry_in", [None, -5])
 def test_what_is_not_due_or_overdue_is_due_at_once(retry_in: float | None) -> None:
-    feed = Feed(spec(), Publisher())
+    feed = Feed(spec(), Recorder())
     feed.enter(FeedState.RECONNECTING, None, retry_in)
     assert feed.due_in == 0
 
 
 def test_an_operators_hold_and_a_failure_for_good_stay() -> None:
     clock = Clock()
-    feed = Feed(spec(), Publisher(), clock=clock)
+    feed = Feed(spec(), Recorder(), clock=clock)
     feed.held = True
     assert successor(feed, clock).held
     feed.enter(FeedState.FAILED, Failure(FailureKind.UNAUTHORIZED, "HTTP 401"))
@@ -255,7 +237,7 @@ def test_an_operators_hold_and_a_failure_for_good_stay() -> None:
 
 
 def test_a_feed_that_was_paused_after_crashes_is_tried_when_it_would_have_been() -> None:
-    feed = Feed(spec(), Publisher())
+    feed = Feed(spec(), Recorder())
     feed.enter(FeedState.FAILED, Failure(FailureKind.CRASHED, "too often"), 30)
     other = successor(feed, Clock())
     assert (other.state, other.reason) == (FeedState.DISCONNECTED, "crashed: too often")
@@ -263,7 +245,7 @@ def test_a_feed_that_was_paused_after_crashes_is_tried_when_it_would_have_been()
 
 
 def test_a_reason_that_is_no_failure_stays_too() -> None:
-    feed = Feed(spec(), Publisher())
+    feed = Feed(spec(), Recorder())
     feed.end("by an operator")
     feed.enter(FeedState.FAILED, reason="why not")
     other = successor(feed, Clock())
@@ -279,7 +261,7 @@ class Numbered(FeedProtocol):
 
 def test_a_successor_knows_no_numbers_and_says_once_that_something_may_be_missing() -> None:
     clock = Clock()
-    feed = Feed(spec(protocol=ProtocolSpec(Numbered)), Publisher(), clock=clock)
+    feed = Feed(spec(protocol=ProtocolSpec(Numbered)), Recorder(), clock=clock)
     first = successor(feed, clock)
     assert first.missed() is None, "nobody was connected yet"
     first.connected_before = True
@@ -292,7 +274,7 @@ def test_a_successor_knows_no_numbers_and_says_once_that_something_may_be_missin
 
 @given(st.sampled_from(FailureKind), st.text())
 def test_any_failure_is_restored_as_it_was_shown(kind: FailureKind, detail: str) -> None:
-    feed = Feed(spec(), Publisher())
+    feed = Feed(spec(), Recorder())
     detail = detail.encode("utf-8", "replace").decode()[:100]
     feed.enter(FeedState.FAILED, Failure(kind, detail))
     other = successor(feed, Clock())
@@ -326,7 +308,7 @@ def test_a_spec_that_cannot_work_changes_nothing() -> None:
 
 
 def test_urls_take_turns() -> None:
-    feed = Feed(spec(urls=("ws://a.test/", "ws://b.test/")), Publisher())
+    feed = Feed(spec(urls=("ws://a.test/", "ws://b.test/")), Recorder())
     turns = []
     for _ in range(3):
         turns.append(feed.url)
@@ -338,7 +320,7 @@ def test_urls_take_turns() -> None:
 
 
 def test_messages_wait_in_order_up_to_a_limit() -> None:
-    feed = Feed(spec(), Publisher())
+    feed = Feed(spec(), Recorder())
     for i in range(PENDING):
         feed.send(str(i))
     with pytest.raises(RequestError, match=f"limit_exceeded: {PENDING} messages wait"):
@@ -382,7 +364,7 @@ def test_a_url_that_cannot_be_connected_to_names_its_field_and_is_not_repeated(u
 
 def test_secrets_are_in_no_snapshot_event_or_log_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    publisher, clock = Publisher(), Clock()
+    publisher, clock = Recorder(), Clock()
     secret = spec(
         urls=URLS,
         headers={"X-Api-Key": "SECRET"},
@@ -406,7 +388,7 @@ def test_secrets_are_in_no_snapshot_event_or_log_line(caplog: pytest.LogCaptureF
 
 
 def test_a_reason_is_no_longer_than_a_line() -> None:
-    publisher = Publisher()
+    publisher = Recorder()
     feed = Feed(spec(), publisher)
     feed.enter(FeedState.FAILED, Failure(FailureKind.REJECTED, "x" * 10_000))
     assert len(publisher.told("feed_state")[0]["reason"]) == len(feed.snapshot()["last_error"]) == 200

@@ -11,7 +11,7 @@ from actors.failure import Failure, FailureKind
 from actors.feed import Feed, FeedSpec
 from actors.feed_protocol import FeedProtocol, ProtocolSpec
 from actors.feed_state import TRANSITIONS, FeedState, IllegalTransition, check_transition
-from transport.messages import Publish
+from tests.actors.recording import Recorder
 
 D, C, UP = FeedState.DISCONNECTED, FeedState.CONNECTING, FeedState.CONNECTED
 R, ENDING, F = FeedState.RECONNECTING, FeedState.DISCONNECTING, FeedState.FAILED
@@ -25,23 +25,8 @@ LEGAL = {
 }
 
 
-class Publisher:
-    def __init__(self) -> None:
-        self.events: list[Publish] = []
-
-    def publish(self, batch: list[Publish]) -> None:
-        self.events += batch
-
-    @property
-    def is_writable(self) -> bool:
-        return True
-
-    async def writable(self) -> None:
-        pass
-
-
-def make() -> tuple[Feed, Publisher]:
-    publisher = Publisher()
+def make() -> tuple[Feed, Recorder]:
+    publisher = Recorder()
     return Feed(FeedSpec("a.b", ("ws://h/",), ProtocolSpec(FeedProtocol)), publisher), publisher
 
 
