@@ -188,7 +188,7 @@ class Index(LoopActor):
 
     def on_subscribe_for(self, message: SubscribeFor) -> None:
         """Tell the hub of what is new; the subscription begins at the answer."""
-        session, request = message
+        session, request, _ = message
         topics = list(dict.fromkeys(request.topics))
         for pattern in topics:
             self._waiting[pattern] = self._waiting.get(pattern, 0) + 1
@@ -303,7 +303,7 @@ class Index(LoopActor):
 
     def on_unsubscribe_for(self, message: UnsubscribeFor) -> None:
         """Leave at once, or behind the requests of this session that wait for the hub."""
-        session, request = message
+        session, request, _ = message
         if session in self._asking:
             self._ask(session, request, [], [], [])
             return

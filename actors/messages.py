@@ -64,17 +64,19 @@ class Downlink(NamedTuple):
 
 
 class SubscribeFor(NamedTuple):
-    """Clients → index: a session asks to subscribe."""
+    """Clients → index: a session asks to subscribe; ``by_server``: it did not ask, and is told ``subscribed``."""
 
     session: Session
     request: Subscribe
+    by_server: bool = False
 
 
 class UnsubscribeFor(NamedTuple):
-    """Clients → index: a session gives up patterns."""
+    """Clients → index: a session gives up patterns; ``by_server``: it did not ask, and is told ``unsubscribed``."""
 
     session: Session
     request: Unsubscribe
+    by_server: bool = False
 
 
 class SnapshotFor(NamedTuple):

@@ -37,9 +37,9 @@ class SubscriptionOptions(msgspec.Struct, frozen=True):
             id=0,
             topics=topics,
             snapshot=self.snapshot,
-            where=msgspec.UNSET if self.where is None else self.where,
-            conflate=self.conflate or msgspec.UNSET,
-            max_rate=msgspec.UNSET if self.max_rate is None else self.max_rate,
+            where=self.where,
+            conflate=self.conflate,
+            max_rate=self.max_rate,
         )
 
     @property

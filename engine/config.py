@@ -28,7 +28,7 @@ from transport.topics import check_pattern, topic
 
 FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
-NOT_BUILT = frozenset({"auth", "redis", "backplane", "store", "topics", "alerts", "admin.keys"})
+NOT_BUILT = frozenset({"auth", "backplane", "store", "alerts", "admin.keys"})
 RELOADABLE = frozenset({"log", "limits", "delivery", "feeds"})
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -147,6 +147,11 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     handshake_timeout: Annotated[Positive, about("from connect to a complete WebSocket handshake", "s")] = 10.0
     request_timeout: Annotated[Positive, about("longest wait for an answer from the hub", "s")] = 10.0
     topics: Annotated[int, about("topics that the hub knows at once", ge=1)] = 100_000
+    routes: Annotated[int, about("topics whose receivers are remembered; the least recently used go", ge=1)] = 65_536
+    route_ttl: Annotated[Positive, about("after it a topic's receivers are looked up anew", "s")] = 300.0
+    group_events: Annotated[
+        int, about("events per consumer group that wait for a member or an acknowledgement; the oldest go", ge=1)
+    ] = 10_000
 
 
 class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,6 +169,13 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     slow_policy: Annotated[
         Literal["gap", "disconnect"], about("a full outbox: drop and say so with `gap`, or close with 4008")
     ] = "gap"
+    user_rate: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        about(
+            "events per user_window that a user gets over all its sessions; more is a gap", "events", none="no limit"
+        ),
+    ] = None
+    user_window: Annotated[Positive, about("sliding window of user_rate", "s")] = 1.0
     ping_interval: Annotated[Positive, about("between pings to a client", "s")] = 25.0
     ping_timeout: Annotated[Positive, about("longest wait for the pong", "s")] = 20.0
     bus_window: Annotated[
@@ -175,6 +187,31 @@ class History(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[history]``: what the hub keeps."""
 
     topic_idle: Annotated[Positive, about("a topic without event for so long is forgotten", "s")] = 3_600.0
+
+
+class Topic(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[topics."PATTERN"]``: how events of these topics are routed. The most specific pattern wins."""
+
+    strategy: Annotated[
+        Literal["broadcast_all", "content_based", "priority_first", "load_balanced"],
+        about(
+            "broadcast_all ignores filters; content_based honours them; priority_first also sends what waits by "
+            "priority; load_balanced gives each event to one member of each consumer group"
+        ),
+    ] = "content_based"
+    window: Annotated[
+        Annotated[float, Meta(ge=0, le=1)], about("events are collected for so long and sent together", "s")
+    ] = 0.0
+    acks: Annotated[bool, about("members of consumer groups acknowledge; what they do not goes to others")] = False
+    ack_timeout: Annotated[Positive, about("after it an event not acknowledged goes to another member", "s")] = 30.0
+    presence: Annotated[bool, about("the hub knows which users are subscribed to the exact topic")] = False
+    announce: Annotated[bool, about("a user's coming and going is an event, `join` or `leave`, on the topic")] = False
+
+    def __post_init__(self) -> None:
+        if self.announce and not self.presence:
+            raise ConfigError("needs presence = true", "announce")
+        if self.acks and self.strategy != "load_balanced":
+            raise ConfigError('needs strategy = "load_balanced"', "acks")
 
 
 class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -198,6 +235,7 @@ EXAMPLES: dict[str, Struct] = {
         subscribe=({"op": "subscribe", "channels": ["ticks"]},),
         map=(FeedMap(key="data.s", time="data.T", time_unit="ms", data={"bid": "data.b", "ask": "data.a"}),),
     ),
+    'topics."price.>"': Topic(window=0.1),
     "stages.spread": Stage(actor="my_package.stages:Spread", topics=("price.>",)),
 }
 """What the commented default configuration shows of the tables that have names."""
@@ -212,12 +250,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     delivery: Delivery = Delivery()
     history: History = History()
+    topics: dict[str, Topic] = {}
     feeds: dict[str, Feed] = {}
     stages: dict[str, Stage] = {}
 
     def __post_init__(self) -> None:
         if self.admin.port and (self.admin.host, self.admin.port) == (self.server.host, self.server.port):
             raise ConfigError("is server.port already", "admin.port")
+        for pattern in self.topics:
+            _checked(check_pattern, pattern, f"topics.{pattern}")
         for name in self.feeds:
             _checked(lambda token: topic("system", "feeds", token), name, f"feeds.{name}")
 

@@ -90,6 +90,91 @@ class Fence(NamedTuple):
     events: list[Publication]
 
 
+class Enlist(NamedTuple):
+    """Worker → hub: session ``member`` joins consumer group ``group`` for what matches ``patterns``.
+
+    Answered like an :class:`Interest` by a :class:`Fence`; ``ref`` 0: a known member, told to a new hub.
+    """
+
+    ref: int
+    member: str
+    group: str
+    patterns: list[str]
+
+
+class Delist(NamedTuple):
+    """Worker → hub: session ``member`` is out of the consumer groups of these ``patterns``.
+
+    What was assigned to it for them and not acknowledged goes to other members.
+    """
+
+    member: str
+    patterns: list[str]
+
+
+class Assigned(NamedTuple):
+    """Hub → worker: this event is for one session, a member of a consumer group that the hub has chosen."""
+
+    member: str
+    publication: Publication
+
+
+class Ack(NamedTuple):
+    """Worker → hub: ``member`` has handled the event that was assigned to it."""
+
+    member: str
+    topic: str
+    epoch: str
+    offset: int
+
+
+class Present(NamedTuple):
+    """Worker → hub: a user's first session here subscribes to a topic with presence, or the last one leaves it.
+
+    ``joined`` and ``left`` are ``[topic, user]``. ``again``: told to a new hub, nobody has just joined.
+    """
+
+    joined: list[tuple[str, str]]
+    left: list[tuple[str, str]]
+    again: bool = False
+
+
+class WhoIsPresent(NamedTuple):
+    """Worker or daemon → hub: which users are present on a topic? Answered by :class:`Users` or :class:`Refused`."""
+
+    ref: int
+    topic: str
+
+
+class Users(NamedTuple):
+    """Hub → asker: the users that are present, sorted."""
+
+    ref: int
+    users: list[str]
+
+
+class Seated(NamedTuple):
+    """Worker → hub, where users have a rate: it has sessions of the users ``came``, no longer of the users ``went``."""
+
+    came: list[str]
+    went: list[str]
+
+
+class Share(NamedTuple):
+    """Hub → worker: how many of a user's events per window this worker may deliver; answered by :class:`ShareTaken`."""
+
+    user: str
+    events: int
+    version: int
+
+
+class ShareTaken(NamedTuple):
+    """Worker → hub: share ``version`` of a user is in force."""
+
+    user: str
+    version: int
+
+
 class Hello(NamedTuple):
     """First message of each bus connection, and again for each new incarnation of the server."""
 

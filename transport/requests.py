@@ -6,10 +6,10 @@ A field of the contract that this version has not built is decoded and refused b
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from transport.codes import ErrorCode, Priority
 from transport.errors import RequestError, Unsupported
@@ -17,18 +17,20 @@ from transport.errors import RequestError, Unsupported
 RequestId = int | str
 
 
-class _Request(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, kw_only=True, gc=False):
+class _Request(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
     id: RequestId
 
 
 class Subscribe(_Request, tag="subscribe"):
     topics: list[str]
     snapshot: bool = False
-    where: Any | UnsetType = UNSET
+    where: Any = None  # see transport.filters
+    conflate: bool = False
+    max_rate: Annotated[float, Meta(gt=0)] | None = None  # events per second and key
+    window: Annotated[float, Meta(ge=0, le=1)] = 0.0  # s
+    batch: bool = False  # a window's events in one frame
+    group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     since: Any | UnsetType = UNSET
-    conflate: Any | UnsetType = UNSET
-    max_rate: Any | UnsetType = UNSET
-    group: Any | UnsetType = UNSET
 
 
 class Unsubscribe(_Request, tag="unsubscribe"):
@@ -52,6 +54,16 @@ class Subscriptions(_Request, tag="subscriptions"):
     pass
 
 
+class Presence(_Request, tag="presence"):
+    topic: str
+
+
+class Ack(_Request, tag="ack"):
+    topic: str
+    epoch: str
+    offset: int
+
+
 class Stats(_Request, tag="stats"):
     pass
 
@@ -60,10 +72,10 @@ class Ping(_Request, tag="ping"):
     pass
 
 
-Request = Subscribe | Unsubscribe | Publish | Snapshot | Subscriptions | Stats | Ping
-LATER_OPS = frozenset({"history", "presence", "ack", "auth", "call"})
+Request = Subscribe | Unsubscribe | Publish | Snapshot | Subscriptions | Presence | Ack | Stats | Ping
+LATER_OPS = frozenset({"history", "auth", "call"})
 LATER_FIELDS = {
-    Subscribe: ("where", "since", "conflate", "max_rate", "group"),
+    Subscribe: ("since",),
     Publish: ("idempotency_key",),
 }
 
