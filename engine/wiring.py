@@ -29,6 +29,7 @@ from actors.supervision import Restart
 from actors.supervisor import ChildSpec
 from actors.token import TokenSource
 from actors.topic_log import TopicLog
+from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
 from engine.config import Config, usable_cores
 from engine.config import Stage as StageConfig
 from engine.feed_config import MAPPED
@@ -106,6 +107,23 @@ def imported(path: str, field: str, wanted: str = "package.module:name") -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"cannot import {path!r}, which must be {wanted}: {error}", field) from error
     return found
+
+
+def topic_policies(config: Config) -> TopicPolicies:
+    """``[topics."PATTERN"]`` as hub and workers want them."""
+    return TopicPolicies(
+        {
+            pattern: TopicPolicy(
+                strategy=Strategy(topic.strategy),
+                window_s=topic.window,
+                acks=topic.acks,
+                ack_timeout_s=topic.ack_timeout,
+                presence=topic.presence,
+                announce=topic.announce,
+            )
+            for pattern, topic in config.topics.items()
+        }
+    )
 
 
 class WorkerActors(NamedTuple):
