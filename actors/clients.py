@@ -26,7 +26,7 @@ from transport.meter import Meter
 from transport.outbox import Outbox
 from transport.requests import Ping, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
 from transport.requests import Publish as PublishRequest
-from transport.topics import check_pattern, check_topic, is_system
+from transport.topics import check_pattern, check_readable, check_topic, is_system, user_topic
 from transport.wire_forms import JsonForm, MsgpackForm, WireForm
 
 PROTOCOL = 1
@@ -93,6 +93,7 @@ class Clients(LoopActor):
         self._json, self._msgpack = JsonForm(), MsgpackForm()
         self.subprotocols = [self._json.subprotocol, self._msgpack.subprotocol]
         self.sessions: dict[str, Session] = {}
+        self.users: dict[str, set[Session]] = {}
         self._in_flight: dict[int, tuple[Session, int | str]] = {}
         self._next_ref = 0
         self._held: set[Session] = set()  # not read until the uplink or their acknowledgements have room
@@ -113,6 +114,7 @@ class Clients(LoopActor):
         """A handshake is done: the connection's session. Called by the listener on this loop."""
         form: WireForm = self._msgpack if connection.subprotocol == self._msgpack.subprotocol else self._json
         session = Session(secrets.token_urlsafe(9), connection, form, self)
+        session.connected_at = self._now()
         self.sessions[session.id] = session
         self._meter.connections += 1
         session.message(
@@ -133,7 +135,21 @@ class Clients(LoopActor):
             self.dismiss(session, CloseCode.RESTART, ByeReason.DRAIN)
         elif len(self.sessions) > self._limits.connections:
             self.dismiss(session, CloseCode.TRY_LATER, ByeReason.LIMIT)
+        elif session.user is not None:
+            self._seat(session, session.user)
         return session
+
+    def _seat(self, session: Session, user: str) -> None:
+        """The session is one of the user's: it gets what is published to the user."""
+        self.users.setdefault(user, set()).add(session)
+        self._index.tell(SubscribeFor(session, Subscribe(id=0, topics=[user_topic(user)]), by_server=True))
+
+    def _unseat(self, session: Session, user: str) -> None:
+        sessions = self.users.get(user)
+        if sessions is not None:
+            sessions.discard(session)
+            if not sessions:
+                del self.users[user]
 
     def forget(self, session: Session, code: int) -> None:
         """A connection is gone: nothing of its session stays."""
@@ -142,6 +158,8 @@ class Clients(LoopActor):
         self._meter.connections -= 1
         self._meter.disconnects[code] = self._meter.disconnects.get(code, 0) + 1
         self._held.discard(session)
+        if session.user is not None:
+            self._unseat(session, session.user)
         self._index.tell(SessionClosed(session))
 
     def dismiss(self, session: Session, code: CloseCode, reason: ByeReason, reconnect_in: float | None = None) -> None:
@@ -198,7 +216,7 @@ class Clients(LoopActor):
             self._held.add(session)
             session.connection.pause_reading()
 
-    def _patterns(self, topics: list[str], field: str = "topics") -> None:
+    def _patterns(self, session: Session, topics: list[str], field: str = "topics") -> None:
         if not topics:
             raise RequestError(ErrorCode.BAD_REQUEST, "name at least one topic", field)
         if len(topics) > self._limits.topics_per_request:
@@ -206,10 +224,10 @@ class Clients(LoopActor):
                 ErrorCode.LIMIT_EXCEEDED, f"at most {self._limits.topics_per_request} topics in one request", field
             )
         for i, pattern in enumerate(topics):
-            check_pattern(pattern, f"{field}[{i}]")
+            check_readable(check_pattern(pattern, f"{field}[{i}]"), session.user, f"{field}[{i}]")
 
     def _subscribe(self, session: Session, request: Subscribe) -> None:
-        self._patterns(request.topics)
+        self._patterns(session, request.topics)
         held = session.subscriptions or {}
         if len(held) + len(request.topics) > self._limits.subscriptions:
             in_all = len(held.keys() | set(request.topics))
@@ -224,11 +242,11 @@ class Clients(LoopActor):
             if request.topics != "*":
                 raise RequestError(ErrorCode.BAD_REQUEST, 'a list of topics, or "*" for all', "topics")
         else:
-            self._patterns(request.topics)
+            self._patterns(session, request.topics)
         self._index.tell(UnsubscribeFor(session, request))
 
     def _snapshot(self, session: Session, request: Snapshot) -> None:
-        self._patterns(request.topics)
+        self._patterns(session, request.topics)
         self._index.tell(SnapshotFor(session, request))
 
     # answers of the hub ---------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ class Connection(Protocol):
     @property
     def subprotocol(self) -> str | None: ...
     @property
+    def user(self) -> str | None: ...
+    @property
     def address(self) -> str: ...
     @property
     def buffered(self) -> int: ...
@@ -44,6 +46,7 @@ class Session:
     __slots__ = (
         "clients",
         "closed",
+        "connected_at",
         "connection",
         "form",
         "id",
@@ -53,11 +56,14 @@ class Session:
         "routes",
         "subscriptions",
         "unacknowledged",
+        "user",
         "write",
     )
 
     def __init__(self, session_id: str, connection: Connection, form: WireForm, clients: Clients) -> None:
         self.id, self.connection, self.form, self.clients = session_id, connection, form, clients
+        self.user = connection.user  # who the client says it is
+        self.connected_at = 0.0  # Unix seconds
         self.write = connection.write
         self.outbox: Outbox | None = None
         self.routes: set[Route] = set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from transport.topics import SYSTEM
+from transport.topics import RESERVED
 
 
 class _Node:
@@ -76,7 +76,7 @@ class PatternIndex:
         tokens = topic.split(".")
         found: list[str] = []
         frontier = [self._root]
-        wild = tokens[0] != SYSTEM  # a leading wildcard does not match system.>
+        wild = tokens[0] not in RESERVED
         for token in tokens:
             following: list[_Node] = []
             for node in frontier:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.messages import Publication, Publish
-from transport.topics import SYSTEM, is_pattern
+from transport.topics import RESERVED, is_pattern
 
 
 class _Topic:
@@ -102,5 +102,5 @@ class TopicLog:
 def _expression(pattern: str) -> str:
     one = r"[^.]+"
     parts = [one if token == "*" else ".+" if token == ">" else re.escape(token) for token in pattern.split(".")]
-    guard = rf"(?!{SYSTEM}(?:\.|$))" if pattern[0] in "*>" else ""
+    guard = rf"(?!(?:{'|'.join(RESERVED)})(?:\.|$))" if pattern[0] in "*>" else ""
     return guard + r"\.".join(parts)

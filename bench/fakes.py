@@ -12,6 +12,7 @@ class Connection:
     """A client's socket; counts writes and keeps the last one."""
 
     subprotocol: str | None = None
+    user: str | None = None
     address = "bench"
     buffered = 0
 

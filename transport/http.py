@@ -14,9 +14,11 @@ import re
 from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
 from transport.codes import ErrorCode
-from transport.errors import HeliographError
+from transport.errors import HeliographError, RequestError
+from transport.topics import USER, check_user
 
 MAX_HEAD_BYTES: Final = 16_384  # cookies of a shared domain included
 MAX_HEADERS: Final = 100
@@ -148,6 +150,23 @@ def accept(request: Request, subprotocols: Collection[str]) -> tuple[bytes, str 
             if (name := name.strip()) in subprotocols:
                 return answer + b"\r\nSec-WebSocket-Protocol: " + name.encode("ascii") + b"\r\n\r\n", name
     return answer + b"\r\n\r\n", None
+
+
+def user(query: str) -> str | None:
+    """Who the query of a handshake says the client is: ``?user=ID``; ``None``: nobody. Other parameters are not read.
+
+    Raises:
+        HttpError: 400, given twice, or not what :func:`transport.topics.check_user` takes.
+    """
+    if not query:
+        return None
+    try:
+        named = [value for name, value in parse_qsl(query, keep_blank_values=True, errors="strict") if name == USER]
+        if len(named) > 1:
+            raise HttpError(HTTPStatus.BAD_REQUEST, "one connection has one user")
+        return check_user(named[0]) if named else None
+    except (RequestError, ValueError) as error:  # ValueError: not UTF-8, or too many parameters
+        raise HttpError(HTTPStatus.BAD_REQUEST, getattr(error, "message", str(error))) from None
 
 
 def same_site(origin: str, host: str) -> bool:

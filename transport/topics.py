@@ -1,7 +1,8 @@
 """Topics and topic patterns: dot-separated tokens; ``*`` stands for one token, a final ``>`` for one or more.
 
 A topic has at most 255 bytes. A token is printable ASCII without space, ``.``, ``*``, ``>``, quotes and backslash.
-``system.>`` belongs to the engine: a leading wildcard does not match it.
+A leading wildcard does not match what is reserved: ``system.>``, which belongs to the engine, and ``user.ID`` with what
+is below it, which belongs to the sessions of that user.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from transport.errors import RequestError
 
 MAX_BYTES = 255
 SYSTEM = "system"
+USER = "user"
+RESERVED = (SYSTEM, USER)
+"""First tokens that a leading wildcard does not match."""
 _TOKEN = r"[!#-&(-)+-\-/-=?-\[\]-~]+"
 _TOPIC = re.compile(rf"{_TOKEN}(?:\.{_TOKEN})*")
 _PATTERN = re.compile(rf"(?:{_TOKEN}|\*)(?:\.(?:{_TOKEN}|\*))*(?:\.>)?|>")
@@ -67,6 +71,36 @@ def is_system(name: str) -> bool:
     return name == SYSTEM or name.startswith(SYSTEM + ".")
 
 
+def is_user(name: str) -> bool:
+    """Whether a topic or pattern lies in ``user.>``."""
+    return name == USER or name.startswith(USER + ".")
+
+
+def user_topic(user: str) -> str:
+    """What reaches all sessions of a user."""
+    return f"{USER}.{user}"
+
+
+def check_user(user: str, field: str = "user") -> str:
+    """Return ``user`` if it can name one, which is to be one token of a topic; else raise :class:`RequestError`."""
+    if "." not in user and len(user) < MAX_BYTES - len(USER) and _TOPIC.fullmatch(user):
+        return user
+    text = (
+        f"{user!r} is not a user: one token of a topic, at most {MAX_BYTES - len(USER) - 1} characters, "
+        "of printable ASCII without space, dot, quotes, backslash, '*' and '>'"
+    )
+    raise RequestError(ErrorCode.BAD_REQUEST, text, field)
+
+
+def check_readable(pattern: str, user: str | None, field: str = "topics") -> None:
+    """Raise :class:`RequestError` where ``pattern`` is another user's; ``user`` is who wants to read it."""
+    if is_user(pattern):
+        own = None if user is None else user_topic(user)
+        if own is None or (pattern != own and not pattern.startswith(own + ".")):
+            text = f"{pattern} is for the sessions of that user only" + ("" if own is None else f"; yours is {own}")
+            raise RequestError(ErrorCode.FORBIDDEN, text, field)
+
+
 def matches(pattern: str, name: str) -> bool:
     """Whether ``pattern`` matches topic ``name``: the specification, O(tokens); the index is the fast form.
 
@@ -76,7 +110,7 @@ def matches(pattern: str, name: str) -> bool:
     if pattern == name:
         return True
     want, have = pattern.split("."), name.split(".")
-    if want[0] in ("*", ">") and have[0] == SYSTEM:
+    if want[0] in ("*", ">") and have[0] in RESERVED:
         return False
     for i, token in enumerate(want):
         if token == ">":

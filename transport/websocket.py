@@ -131,6 +131,7 @@ class WebSocketConnection(asyncio.Protocol):
         write: the transport's own bound ``write(data: bytes)``, for whole frames; while open it never blocks nor
             refuses. A copy of it kept beyond ``Handler.on_closed`` may raise RuntimeError.
         subprotocol: the one agreed on, if any.
+        user: who the client says it is, if it does.
         address: the peer's ``host:port``.
     """
 
@@ -153,6 +154,7 @@ class WebSocketConnection(asyncio.Protocol):
         "address",
         "bucket",
         "subprotocol",
+        "user",
         "write",
     )
 
@@ -170,6 +172,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._heard = self.bucket = 0
         self._why: tuple[int, str] | None = None
         self.subprotocol: str | None = None
+        self.user: str | None = None
         self.address = ""
 
     @property
@@ -321,6 +324,7 @@ class WebSocketConnection(asyncio.Protocol):
         if request.upgrade:
             if request.path != door.path:
                 raise http.HttpError(HTTPStatus.NOT_FOUND, f"WebSocket clients connect to {door.path}")
+            self.user = http.user(request.query)
             answer, self.subprotocol = http.accept(request, door.subprotocols)
             self._core = ServerProtocol(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
             return answer

@@ -24,6 +24,7 @@ class FakeSocket:
     """A client's connection that keeps what is written; `full` makes it refuse to drain."""
 
     subprotocol: str | None = None
+    user: str | None = None
     address = "test"
     buffered = 0
 

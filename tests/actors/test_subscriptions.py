@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from actors.subscriptions import PatternIndex
 from transport.topics import matches
 
-TOKEN = st.sampled_from(["a", "b", "c", "system"])
+TOKEN = st.sampled_from(["a", "b", "c", "system", "user"])
 TOPIC = st.lists(TOKEN, min_size=1, max_size=4).map(".".join)
 
 

@@ -60,11 +60,11 @@ def test_a_position_in_an_unknown_topic_is_the_one_before_its_first_event() -> N
     assert (first.epoch, first.offset) == (epoch, offset + 1)
 
 
-TOKEN = st.sampled_from(["a", "b", "system"])
+TOKEN = st.sampled_from(["a", "b", "system", "user"])
 NAMES = st.lists(TOKEN, min_size=1, max_size=3).map(".".join)
 
 
-@given(st.sets(NAMES, max_size=12), st.sampled_from([">", "*", "a.*", "a.>", "*.b", "a", "system.>", "*.>"]))
+@given(st.sets(NAMES, max_size=12), st.sampled_from([">", "*", "a.*", "a.>", "*.b", "a", "system.>", "user.*", "*.>"]))
 def test_last_events_are_those_that_the_pattern_matches(names: set[str], pattern: str) -> None:
     log = _log()
     for name in names:

@@ -7,7 +7,7 @@ from websockets.client import ClientProtocol
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from transport.http import MAX_HEAD_BYTES, HttpError, Request, accept, parse, response, same_site
+from transport.http import MAX_HEAD_BYTES, HttpError, Request, accept, parse, response, same_site, user
 
 # RFC 6455 section 1.2.
 HANDSHAKE = (
@@ -180,3 +180,26 @@ def test_an_error_is_json_with_the_contract_s_code(status: int, code: str) -> No
 )
 def test_pages_of_other_sites_are_refused(origin: str, host: str, allowed: bool) -> None:
     assert same_site(origin, host) is allowed
+
+
+@pytest.mark.parametrize(
+    ("query", "who"),
+    [
+        ("", None),
+        ("token=a", None),
+        ("superuser=a", None),
+        ("user=alice", "alice"),
+        ("token=user&user=alice", "alice"),
+        ("user=a%40b", "a@b"),
+        ("user=a%2540b%252Ec", "a%40b%2Ec"),
+    ],
+)
+def test_who_a_query_says_the_client_is(query: str, who: str | None) -> None:
+    assert user(query) == who
+
+
+@pytest.mark.parametrize("query", ["user=", "user", "user=a&user=b", "user=a.b", "user=a+b", "user=%C3%A4", "user=%FF"])
+def test_a_query_that_names_no_user_is_refused(query: str) -> None:
+    with pytest.raises(HttpError) as caught:
+        user(query)
+    assert caught.value.status == 400

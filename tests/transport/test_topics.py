@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from transport.codes import ErrorCode
 from transport.errors import RequestError
-from transport.topics import check_pattern, check_topic, matches, topic
+from transport.topics import check_pattern, check_readable, check_topic, check_user, matches, topic, user_topic
 
 
 @pytest.mark.parametrize("name", ["a", "price.EUR_USD", "price.BTC/USD", "a-b.c:d", "x" * 255])
@@ -47,3 +47,35 @@ def test_matching() -> None:
     assert not matches(">", "system.metrics")
     assert not matches("*.metrics", "system.metrics")
     assert matches("system.*", "system.metrics")
+
+
+@pytest.mark.parametrize("pattern", [">", "*", "*.alice", "*.*", "*.>"])
+def test_a_leading_wildcard_does_not_match_users(pattern: str) -> None:
+    assert not matches(pattern, "user.alice")
+    assert not matches(pattern, "user")
+    assert matches("user.*", "user.alice")
+
+
+@pytest.mark.parametrize("user", ["alice", "a@b", "42", "x" * 250])
+def test_users_are_taken_and_have_a_topic(user: str) -> None:
+    assert check_topic(user_topic(check_user(user))) == f"user.{user}"
+
+
+@pytest.mark.parametrize("user", ["", "a.b", "*", ">", "a b", "ä", "x" * 251, "a'"])
+def test_what_is_no_user_is_refused(user: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_user(user)
+    assert (caught.value.code, caught.value.field) == (ErrorCode.BAD_REQUEST, "user")
+
+
+@pytest.mark.parametrize("pattern", ["user.alice", "user.alice.orders", "user.alice.>", "user.alice.*", "users.b", ">"])
+def test_what_a_user_may_read(pattern: str) -> None:
+    check_readable(pattern, "alice")
+
+
+@pytest.mark.parametrize("user", ["alice", None])
+@pytest.mark.parametrize("pattern", ["user", "user.bob", "user.*", "user.>", "user.alicea", "user.*.b", "user.bob.>"])
+def test_what_is_another_user_s_is_refused(pattern: str, user: str | None) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_readable(pattern, user, "topics[1]")
+    assert (caught.value.code, caught.value.field) == (ErrorCode.FORBIDDEN, "topics[1]")

@@ -195,6 +195,7 @@ def test_a_client_comes_in_and_talks(run: Run, eventually: Eventually) -> None:
             client, session = await here.enter()
             assert session.connection.open
             assert session.connection.subprotocol is None
+            assert session.connection.user is None
             assert session.connection.address == "{}:{}".format(*client.writer.get_extra_info("sockname"))
             client.send(masked(TEXT, b"one"), masked(BINARY, b"\xff"))
             await eventually(lambda: session.heard == [("text", b"one"), ("binary", b"\xff")])
@@ -223,7 +224,7 @@ def test_the_library_s_client_and_its_subprotocol(run: Run) -> None:
     async def test() -> None:
         async with place() as here:
             here.lobby.opened = echo
-            url = f"ws://127.0.0.1:{here.listener.port}/ws?token=a"
+            url = f"ws://127.0.0.1:{here.listener.port}/ws?token=a&user=alice"
             async with connect(url, subprotocols=["other", "v1.msgpack"]) as client:  # type: ignore[list-item]
                 assert client.subprotocol == "v1.msgpack"
                 await client.send("ä" * 40_000)
@@ -236,6 +237,7 @@ def test_the_library_s_client_and_its_subprotocol(run: Run) -> None:
                 assert client.subprotocol is None
 
     def echo(connection: WebSocketConnection) -> Session:
+        assert connection.user == "alice"
         session = Session(connection)
         session.on = lambda data: connection.write(text_frame(data))
         return session
@@ -254,6 +256,7 @@ def test_the_library_s_client_and_its_subprotocol(run: Run) -> None:
         ("POST /health", "Content-Length: 2\r\n", 405, "bad_request"),
         ("GET /elsewhere", "Upgrade: websocket\r\nConnection: Upgrade\r\n", 404, "not_found"),
         ("GET /ws", "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", 400, "bad_request"),
+        ("GET /ws?user=a.b", "Upgrade: websocket\r\nConnection: Upgrade\r\n", 400, "bad_request"),
         ("GET no/path", "", 400, "bad_request"),
         ("GET /bug", "", 500, "internal"),
     ],
