@@ -11,17 +11,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, NamedTuple, cast
 
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import WebSocketException
 
 from actors.diagnosis import CLOSE_CODES, classify
 from actors.failure import Failure, FailureKind, UpstreamRefused
 from actors.feed import Feed
 from actors.feed_protocol import FeedGap, Repeated, checked_publish
+from actors.feed_socket import CLOSED, FeedSocket, open_socket
 from actors.feed_state import FeedState
 from actors.loop_actor import LoopActor, Timer
 from actors.mailbox_actor import ActorState
 from actors.mapping import BadMessage, MappingError
-from actors.upstream_socket import UpstreamSocket, upstream_socket
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.event import Event
@@ -130,7 +130,7 @@ class FeedConnection(LoopActor):
         self._taken = 0  # events of this connection
         self._invalid = (0, 0)  # messages in a row that could not be read, and `taken` then
         self._proven = False
-        self._socket: UpstreamSocket | None = None  # while it is read
+        self._socket: FeedSocket | None = None  # while it is read
         self._paused = False
         self._full = asyncio.Event()  # the publisher takes no more
         self._opened_at: float | None = None
@@ -293,7 +293,7 @@ class FeedConnection(LoopActor):
                 tell(Ended(attempt, Failure(FailureKind.UNAUTHORIZED, "waits for a new token"), tried=False))
                 return
             feed.attempts += 1
-            async with upstream_socket(feed.spec, feed.url, token) as socket:
+            async with open_socket(feed.spec, feed.url, token) as socket:
                 self._opened_at = self.loop.time()
                 await self._open(socket)
                 feed.refused_token = None
@@ -317,7 +317,7 @@ class FeedConnection(LoopActor):
             feed.refused_token = token
         self.actor_ref.tell(Ended(attempt, failure))
 
-    async def _open(self, socket: UpstreamSocket) -> None:
+    async def _open(self, socket: FeedSocket) -> None:
         feed, protocol = self._feed, self._feed.protocol
         protocol.outgoing.clear()
         protocol.opened()
@@ -325,13 +325,13 @@ class FeedConnection(LoopActor):
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 while protocol.outgoing:
                     await socket.send(protocol.outgoing.pop(0))
-        except ConnectionClosed:
+        except CLOSED:
             pass  # the reader says why, after what came before: it may be the upstream's own word for it
         if (gap := feed.missed()) is not None:
             self._add(feed.gap(gap))
         self._to_send.set()
 
-    async def _send(self, socket: UpstreamSocket) -> None:
+    async def _send(self, socket: FeedSocket) -> None:
         """First what the protocol has to say, then what waits; a message leaves its line when it is sent."""
         pending, protocol = self._feed.pending, self._feed.protocol
         try:
@@ -340,10 +340,10 @@ class FeedConnection(LoopActor):
                 while line := cast(list[str | bytes], protocol.outgoing or pending):
                     await socket.send(line[0])
                     del line[0]
-        except ConnectionClosed:
+        except CLOSED:
             pass  # the reader says why
 
-    async def _read(self, socket: UpstreamSocket) -> None:
+    async def _read(self, socket: FeedSocket) -> None:
         """Until the connection ends, which raises. What one read of the socket brought becomes one batch."""
         name = f"feed {self._feed.spec.name}"
         beside = [
@@ -354,15 +354,14 @@ class FeedConnection(LoopActor):
         try:
             self._socket = socket
             socket.deliver(self._take)
-            await socket.wait_closed()
-            await socket.recv()  # raises why
+            await socket.ended()
         finally:
             self._socket, self._paused = None, False
             socket.deliver(_ignore)  # and read on, for the peer's close frame
             for task in beside:
                 task.cancel()
 
-    async def _hold(self, socket: UpstreamSocket) -> None:
+    async def _hold(self, socket: FeedSocket) -> None:
         """Whenever the publisher takes no more, the socket rests until it does."""
         while await self._full.wait():
             await self._feed.publisher.writable()
@@ -370,7 +369,7 @@ class FeedConnection(LoopActor):
             self._paused = False
             socket.rest(False)
 
-    async def _keep_alive(self, socket: UpstreamSocket) -> None:
+    async def _keep_alive(self, socket: FeedSocket) -> None:
         """Pings; time in which we do not read, and would not see the pong, does not count."""
         interval_s, timeout_s = self._feed.spec.ping_interval_s, self._feed.spec.ping_timeout_s
         try:
@@ -386,7 +385,7 @@ class FeedConnection(LoopActor):
                         return
                 finally:
                     pong.cancel()
-        except ConnectionClosed:
+        except CLOSED:
             pass  # the reader says why
 
     async def _is_answered(self, pong: asyncio.Future[None], timeout_s: float) -> bool:
@@ -396,7 +395,7 @@ class FeedConnection(LoopActor):
             await asyncio.wait([pong], timeout=step_s)
             left_s -= 0.0 if self._paused else step_s
         if pong.done():
-            await pong  # raises ConnectionClosed if it will never come
+            await pong  # raises one of CLOSED if it will never come
         return pong.done()
 
     # messages --------------------------------------------------------------------------------------------------------
@@ -501,7 +500,7 @@ class FeedConnection(LoopActor):
         if self._socket is not None:
             self._socket.deliver(_ignore)
             if isinstance(verdict, UpstreamRefused) and verdict.kind is FailureKind.STALE:
-                self._socket.transport.abort()  # a peer that is silent will not close either
+                self._socket.abort()  # a peer that is silent will not close either
         assert self._task is not None
         self._task.cancel()
 
@@ -523,7 +522,7 @@ class FeedConnection(LoopActor):
             self.later(interval_s, Beat(beat.attempt))
 
 
-async def _ping(socket: UpstreamSocket) -> None:
+async def _ping(socket: FeedSocket) -> None:
     """Until its pong is here; an upstream that reads nothing does not even let the ping out."""
     await (await socket.ping())
 

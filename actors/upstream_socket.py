@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidProxy
@@ -61,6 +61,16 @@ class UpstreamSocket(ClientConnection):
         """Read no more, or again."""
         self._resting = resting
         self._read_on(not resting)
+
+    async def ended(self) -> NoReturn:
+        """Wait for the end; raises why."""
+        await self.wait_closed()
+        await self.recv()
+        raise AssertionError("a connection that is closed has no message")
+
+    def abort(self) -> None:
+        """End it without closing handshake."""
+        self.transport.abort()
 
     def _read_on(self, wanted: bool = True) -> None:
         if not self.transport.is_closing():
@@ -132,7 +142,7 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
             raise UpstreamRefused(FailureKind.REJECTED, f"header {name!r} or its value holds what no header may")
     tls: dict[str, Any] = {}
     if url.startswith("wss:"):
-        tls["ssl"] = _ssl_context(spec.tls)
+        tls["ssl"] = ssl_context(spec.tls)
         if spec.tls.server_name is not None:  # a name of None would be none: through a proxy, any certificate would do
             tls["server_hostname"] = spec.tls.server_name
     waiting_for = f"connection within {spec.connect_timeout_s:g} s"
@@ -176,8 +186,12 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
             socket.transport.abort()  # no socket is left behind, also by who is cancelled while it closes
 
 
-def _ssl_context(tls: Tls) -> ssl.SSLContext:
-    """Made anew for each attempt, so that renewed files are used."""
+def ssl_context(tls: Tls) -> ssl.SSLContext:
+    """Made anew for each attempt, so that renewed files are used.
+
+    Raises:
+        UpstreamRefused: one of them cannot be used.
+    """
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
         if tls.cert_file is not None:

@@ -40,6 +40,7 @@ class BadMessage(StrEnum):
     NOT_FINITE = "not_finite"  # NaN, Infinity or beyond what a float64 holds
     BAD_TIME = "bad_time"
     BAD_TOPIC = "bad_topic"
+    TOO_BIG = "too_big"  # where a message that is too big does not end the connection
     BAD_EVENT = "bad_event"  # a protocol of somebody's own made one that cannot be published
 
 
