@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 
 from engine import config_text, toml_text
 from engine.feed_config import Feed, FeedMap
+from engine.redis_config import REDIS, Redis
 from engine.tables import Name, Positive, Reader, Text, about, join, put, read_text
 from transport.errors import ConfigError, RequestError
 from transport.topics import check_pattern, topic
@@ -29,7 +30,7 @@ from transport.topics import check_pattern, topic
 FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
 NOT_BUILT = frozenset({"auth", "backplane", "store", "alerts", "admin.keys"})
-RELOADABLE = frozenset({"log", "limits", "delivery", "feeds"})
+RELOADABLE = frozenset({"log", "limits", "delivery", "feeds", "redis"})
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
@@ -214,17 +215,37 @@ class Topic(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError('needs strategy = "load_balanced"', "acks")
 
 
-class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[stages.NAME]``: an actor of one's own on the events' way."""
+def _importable(path: str) -> bool:
+    module, colon, name = path.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
 
-    actor: Annotated[str, about('class of the stage, "package.module:Class"')]
+
+class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[stages.NAME]``: code of one's own on the events' way, in a thread of its own."""
+
+    actor: Annotated[Name | None, about('class of the stage, "package.module:Class"', none="it is a function")] = None
+    function: Annotated[
+        Name | None,
+        about(
+            'or a function, "package.module:function": gets an event, returns one, none or a list', none="it is a class"
+        ),
+    ] = None
     topics: Annotated[tuple[str, ...], Meta(min_length=1), about("patterns of the events that it gets")] = (">",)
-    options: Annotated[dict[str, Any], about("keyword arguments of the class")] = {}
+    options: Annotated[dict[str, Any], about("`self.options` of the class")] = {}
+    timeout: Annotated[Positive, about("longest wait for a batch of at most 256 events", "s")] = 1.0
+    on_error: Annotated[
+        Literal["pass", "drop"],
+        about("an event for which it does nothing, because it fails or is late, goes on as it came or is dropped"),
+    ] = "pass"
 
     def __post_init__(self) -> None:
-        module, colon, name = self.actor.partition(":")
-        if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
-            raise ConfigError(f'{self.actor!r} must be "package.module:Class"', "actor")
+        if (self.actor is None) == (self.function is None):
+            raise ConfigError("exactly one of actor and function", "actor" if self.actor is None else "function")
+        for field, path, wanted in (("actor", self.actor, "Class"), ("function", self.function, "function")):
+            if path is not None and not _importable(path):
+                raise ConfigError(f'{path!r} must be "package.module:{wanted}"', field)
+        if self.function is not None and self.options:
+            raise ConfigError("a function has none", "options")
         for i, pattern in enumerate(self.topics):
             _checked(check_pattern, pattern, f"topics[{i}]")
 
@@ -252,6 +273,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     history: History = History()
     topics: dict[str, Topic] = {}
     feeds: dict[str, Feed] = {}
+    redis: Redis = Redis()
     stages: dict[str, Stage] = {}
 
     def __post_init__(self) -> None:
@@ -261,6 +283,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             _checked(check_pattern, pattern, f"topics.{pattern}")
         for name in self.feeds:
             _checked(lambda token: topic("system", "feeds", token), name, f"feeds.{name}")
+        if self.redis.url is not None and REDIS in self.feeds:
+            raise ConfigError("is the name of the feed that [redis] is", f"feeds.{REDIS}")
+
+    @property
+    def upstreams(self) -> dict[str, Feed | Redis]:
+        """What the feeds' process reads, by its name: ``[feeds.*]`` and ``[redis]``."""
+        redis = {} if self.redis.url is None else {REDIS: self.redis}
+        return {**self.feeds, **redis}
 
 
 def load(

@@ -210,7 +210,7 @@ class Daemon:
 
         exchange = [] if self._demo_port is None else [child(DEMO, port=self._demo_port)]
         workers = [child(WORKER, index) for index in range(server.worker_count())]
-        return [*exchange, child(HUB), child(FEEDS, wanted=bool(self._config.feeds)), *workers]
+        return [*exchange, child(HUB), child(FEEDS, wanted=bool(self._config.upstreams)), *workers]
 
     def _own(self, config: Config) -> Config:
         if self._demo_port is None:
@@ -324,7 +324,7 @@ class Daemon:
     async def operate_feed(self, name: str, action: str) -> dict[str, Any]:
         """Have the feeds process do it."""
         assert self._supervisor is not None
-        if name not in self._config.feeds:
+        if name not in self._config.upstreams:
             raise no_feed(name)
         process = self._supervisor.processes[FEEDS]
         if process.state is not ProcessState.READY:
@@ -354,14 +354,14 @@ class Daemon:
         for child in self._children:
             child.argument["config"] = plain
             if child.role == FEEDS and "state" in child.argument:  # of a process that is dead now, maybe
-                same = {name for name in config.feeds if before.feeds.get(name) == config.feeds[name]}
+                same = {name for name, table in config.upstreams.items() if before.upstreams.get(name) == table}
                 child.argument["state"] = {n: state for n, state in child.argument["state"].items() if n in same}
         assert self._supervisor is not None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RELOAD_TIMEOUT):
                 await self._supervisor.wait_started()  # they were forked with the old one and cannot be asked before
         refused = await self._control.reload(self._config)
-        if self._config.feeds:
+        if self._config.upstreams:
             self._supervisor.want(FEEDS)
         self._notifier.ready("reloaded")
         get_logger().info("engine_reloaded", needs_restart=left, refused={name: str(e) for name, e in refused.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
@@ -144,10 +144,7 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         check_url(self.url, "url")
         for i, url in enumerate(self.failover):
             check_url(url, f"failover[{i}]")
-        if self.backoff_max < self.backoff_initial:
-            raise ConfigError(f"must not be less than backoff_initial ({self.backoff_initial:g} s)", "backoff_max")
-        if self.breaker_open_max < self.breaker_open:
-            raise ConfigError(f"must not be less than breaker_open ({self.breaker_open:g} s)", "breaker_open_max")
+        check_waits(self)
         self._check_handshake()
         given = [name for name in ("token", "token_file", "token_function") if getattr(self, name) is not None]
         if given and any(name.lower() == "authorization" for name in self.headers):
@@ -206,6 +203,27 @@ class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "ignore": self.ignore,
             "refusal": self.refusal,
         }
+
+
+class _Waits(Protocol):
+    """What all upstreams have."""
+
+    @property
+    def backoff_initial(self) -> float: ...
+    @property
+    def backoff_max(self) -> float: ...
+    @property
+    def breaker_open(self) -> float: ...
+    @property
+    def breaker_open_max(self) -> float: ...
+
+
+def check_waits(table: _Waits) -> None:
+    """Raise ConfigError where a longest wait is less than the first."""
+    if table.backoff_max < table.backoff_initial:
+        raise ConfigError(f"must not be less than backoff_initial ({table.backoff_initial:g} s)", "backoff_max")
+    if table.breaker_open_max < table.breaker_open:
+        raise ConfigError(f"must not be less than breaker_open ({table.breaker_open:g} s)", "breaker_open_max")
 
 
 _PLACE = re.compile(r"\{\w+\}")

@@ -59,7 +59,7 @@ class Feeds:
     ) -> None:
         wiring.feed_specs(config)  # what cannot work is an error now, not a child that will not start
         self.meter = Meter()
-        self.status = {name: snapshot for name, snapshot in (known or {}).items() if name in config.feeds}
+        self.status = {name: snapshot for name, snapshot in (known or {}).items() if name in config.upstreams}
         self._config = config
         # One batch per feed, for nothing is read meanwhile; and what feeds say of themselves.
         self._held: list[bytes] = []

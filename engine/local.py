@@ -192,7 +192,7 @@ class LocalEngine:
 
     async def operate_feed(self, name: str, action: str) -> dict[str, Any]:
         """Do it at once."""
-        if name not in self._config.feeds:
+        if name not in self._config.upstreams:
             raise no_feed(name)
         if self._draining:
             raise RequestError(ErrorCode.UNAVAILABLE, "the engine is draining")

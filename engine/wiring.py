@@ -22,6 +22,7 @@ from actors.feed_supervisor import FeedSupervisor
 from actors.heliograph_protocol import HeliographProtocol
 from actors.index import Index
 from actors.recovery import RecoveryPolicy
+from actors.redis_protocol import RedisProtocol
 from actors.ref import Ref
 from actors.router import Router
 from actors.stage import Stage
@@ -34,6 +35,7 @@ from engine.config import Config, usable_cores
 from engine.config import Stage as StageConfig
 from engine.feed_config import MAPPED
 from engine.feed_config import Feed as FeedConfig
+from engine.redis_config import REDIS, Redis
 from engine.tables import join
 from transport.bus_client import BusClient
 from transport.errors import ConfigError
@@ -248,12 +250,15 @@ def feeds_actor(
 
 
 def feed_specs(config: Config) -> tuple[FeedSpec, ...]:
-    """``[feeds.*]`` as the actors want them.
+    """``[feeds.*]`` and ``[redis]`` as the actors want them.
 
     Raises:
         ConfigError: a protocol or a token function cannot be imported.
     """
-    return tuple(_feed_spec(name, feed) for name, feed in config.feeds.items())
+    return tuple(
+        _redis_spec(upstream) if isinstance(upstream, Redis) else _feed_spec(name, upstream)
+        for name, upstream in config.upstreams.items()
+    )
 
 
 def _feed_spec(name: str, feed: FeedConfig) -> FeedSpec:
@@ -287,6 +292,27 @@ def _feed_spec(name: str, feed: FeedConfig) -> FeedSpec:
         message_bytes=feed.message_bytes,
         max_invalid=feed.max_invalid,
         any_message_proves=feed.proof == "message",
+    )
+
+
+def _redis_spec(redis: Redis) -> FeedSpec:
+    options = {"channels": redis.channels, "type": redis.type, "message_bytes": redis.message_bytes}
+    return FeedSpec(
+        name=REDIS,
+        urls=(redis.address(),),
+        protocol=ProtocolSpec(RedisProtocol, options),
+        token=TokenSource(redis.password, redis.password_file),
+        tls=Tls(redis.tls_ca_file, redis.tls_cert_file, redis.tls_key_file, redis.tls_verify, redis.tls_server_name),
+        recovery=RecoveryPolicy(
+            BackoffPolicy(redis.backoff_initial, redis.backoff_max),
+            # A channel may be quiet for long: what proves a connection is the answer to its first subscription.
+            BreakerPolicy(redis.max_retries, 1, redis.breaker_open, redis.breaker_open_max),
+        ),
+        connect_timeout_s=redis.connect_timeout,
+        idle_timeout_s=redis.idle_timeout,
+        ping_interval_s=redis.ping_interval,
+        ping_timeout_s=redis.ping_timeout,
+        any_message_proves=True,
     )
 
 
