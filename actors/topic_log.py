@@ -6,6 +6,7 @@ The log's ``position`` counts all accepted events of this log.
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Callable
 
@@ -88,6 +89,11 @@ class TopicLog:
             return [topic.last] if topic is not None and topic.last is not None else []
         match = re.compile(_expression(pattern)).fullmatch
         return [topic.last for name, topic in self._topics.items() if topic.last is not None and match(name)]
+
+    def page(self, after: str, limit: int) -> list[Publication]:
+        """The last events of topics with a name above ``after``, by name, at most ``limit``. Cost: O(topics)."""
+        named = ((name, topic.last) for name, topic in self._topics.items() if name > after)
+        return [last for _, last in heapq.nsmallest(limit, ((n, last) for n, last in named if last is not None))]
 
     def forget_idle(self, before: float) -> int:
         """Forget topics whose last event is older than ``before`` (Unix seconds); how many."""

@@ -26,12 +26,14 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from engine import admin_sessions
 from engine.admin_gate import Gate
+from engine.admin_http import answer, read_body
 from engine.config import Config
 from engine.http_server import HttpServer
 from engine.log import get_logger
@@ -42,8 +44,6 @@ from transport.position import Position
 from transport.requests import field_at_fault
 from transport.topics import check_topic, is_system
 
-BODY_BYTES = 1 << 20
-BODY_TIMEOUT = 10.0  # s for a request's body to arrive
 ANSWER_TIMEOUT = 60.0  # s for the backend to answer; a drain takes longest
 PUBLISHES = 1_000  # events in one request
 
@@ -64,12 +64,7 @@ STATUS = {
 
 LATER = (
     ("GET", "/"),
-    ("GET", "/api/topics"),
     ("GET", "/api/history"),
-    ("GET", "/api/presence"),
-    ("GET", "/api/sessions"),
-    ("DELETE", "/api/sessions/{id}"),
-    ("DELETE", "/api/users/{id}/sessions"),
 )
 """What the contract has and this version has not built."""
 
@@ -78,7 +73,7 @@ FEED_ACTIONS = ("reset", "disconnect", "connect")
 """What an operator may do to a feed; see :class:`actors.feed_supervisor.OperateFeed`."""
 
 
-class Backend(Protocol):
+class Backend(admin_sessions.Backend, Protocol):
     """What the API speaks for; called on the loop that serves it."""
 
     def health(self) -> dict[str, Any]:
@@ -172,6 +167,7 @@ def application(backend: Backend, gate: Gate, load: Callable[[], Config] | None 
             Route("/api/publish", api.publish, methods=["POST"]),
             Route("/api/reload", api.reload, methods=["POST"]),
             Route("/api/drain", api.drain, methods=["POST"]),
+            *admin_sessions.routes(backend),
             *(Route(path, _later, methods=[method]) for method, path in LATER),
         ],
         redirect_slashes=False,
@@ -205,22 +201,22 @@ class _Api:
         self._backend, self._load = backend, load
 
     async def health(self, request: Request) -> Response:
-        return _json(self._backend.health())
+        return answer(self._backend.health())
 
     async def ready(self, request: Request) -> Response:
         reason = self._backend.ready()
         if reason is not None:
             raise RequestError(ErrorCode.UNAVAILABLE, reason)
-        return _json({"status": "ready"})
+        return answer({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
         return Response(await self._backend.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def stats(self, request: Request) -> Response:
-        return _json(await self._backend.stats())
+        return answer(await self._backend.stats())
 
     async def feeds(self, request: Request) -> Response:
-        return _json({"feeds": self._backend.feeds()})
+        return answer({"feeds": self._backend.feeds()})
 
     async def operate_feed(self, action: str, request: Request) -> Response:
         name = request.path_params["name"]
@@ -230,21 +226,21 @@ class _Api:
             get_logger().warning("feed_operation_refused", feed=name, action=action, code=error.code)
             raise
         get_logger().info("feed_operated", feed=name, action=action, state=snapshot["state"])
-        return _json({"feed": name, **snapshot})
+        return answer({"feed": name, **snapshot})
 
     async def publish(self, request: Request) -> Response:
-        batch, single = publishes(await _body(request))
+        batch, single = publishes(await read_body(request))
         results = [msgspec.structs.asdict(position) for position in await self._backend.publish(batch)]
-        return _json(results[0] if single else {"results": results})
+        return answer(results[0] if single else {"results": results})
 
     async def reload(self, request: Request) -> Response:
         if self._load is None:
             raise RequestError(ErrorCode.CONFLICT, "this engine has no configuration file to read again")
-        return _json({"status": "reloaded", "needs_restart": await self._backend.reload(self._load())})
+        return answer({"status": "reloaded", "needs_restart": await self._backend.reload(self._load())})
 
     async def drain(self, request: Request) -> Response:
         await self._backend.drain()
-        return _json({"status": "draining"})
+        return answer({"status": "draining"})
 
 
 def no_feed(name: str) -> RequestError:
@@ -306,34 +302,12 @@ def _checked(request: _Publish, where: str) -> Publish:
     )
 
 
-async def _body(request: Request) -> bytes:
-    """The body, held to ``BODY_BYTES`` and ``BODY_TIMEOUT``."""
-    chunks, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > BODY_BYTES:
-                    raise RequestError(ErrorCode.LIMIT_EXCEEDED, f"a body has at most {BODY_BYTES} bytes")
-                chunks.append(chunk)
-    except TimeoutError:
-        raise RequestError(ErrorCode.BAD_REQUEST, f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
-    except ClientDisconnect:
-        raise RequestError(ErrorCode.BAD_REQUEST, "the body was cut short") from None
-    return b"".join(chunks)
-
-
 # answers --------------------------------------------------------------------------------------------------------------
-
-
-def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    headers = {"cache-control": "no-store"} | (headers or {})
-    return Response(msgspec.json.encode(body), status, headers, "application/json")
 
 
 def _error(error: RequestError, headers: dict[str, str] | None = None) -> Response:
     body = {"error": {"code": error.code, "message": error.message, "field": error.field}}
-    return _json(body, STATUS[error.code], headers)
+    return answer(body, STATUS[error.code], headers)
 
 
 async def _later(request: Request) -> Response:

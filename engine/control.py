@@ -15,6 +15,8 @@ child's work. All of it are tells and asks (:mod:`actors.remote`) to an actor ca
 | tell ``drain`` | none: finish, then end; SIGTERM says the same |
 | ask ``reload`` | the new configuration as plain values; answered when it is in force |
 | ask ``feed`` | feeds only: ``{name, action}``; answered with the feed's snapshot |
+| ask ``sessions`` | workers only: an order of :class:`actors.session_directory.SessionDirectory` |
+| ask ``topics`` | the hub only: ``{after, limit}``; answered with a page of topics |
 | tell ``stop`` | none: end now |
 
 What a ``reload`` or another ask has changed is reported before it is answered.

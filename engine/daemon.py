@@ -285,7 +285,7 @@ class Daemon:
         """The contract's shape: a component per process and per feed."""
         processes = self._supervisor.processes if self._supervisor is not None else {}
         components = {name: _component(process) for name, process in processes.items() if process.wanted}
-        components |= self._figures.feeds.components()
+        components |= self._figures.feeds.components() | self._figures.stage_components()
         return {
             "status": self._status(components),
             "version": VERSION,
@@ -331,6 +331,25 @@ class Daemon:
             raise RequestError(ErrorCode.UNAVAILABLE, f"the feeds process is {process.state}")
         snapshot: dict[str, Any] = await self._control.ask(FEEDS, "feed", {"name": name, "action": action})
         return snapshot
+
+    async def ask_workers(self, order: dict[str, Any]) -> list[Any]:
+        """Ask all workers that are there at once."""
+        assert self._supervisor is not None
+        workers = [
+            process.spec.name
+            for process in self._supervisor.processes.values()
+            if process.spec.role == WORKER and process.state is ProcessState.READY
+        ]
+        return await asyncio.gather(*(self._control.ask(name, "sessions", order) for name in workers))
+
+    async def topics(self, after: str, limit: int) -> list[dict[str, Any]]:
+        """Have the hub look."""
+        found: list[dict[str, Any]] = await self._control.ask(HUB, "topics", {"after": after, "limit": limit})
+        return found
+
+    async def users(self, topic: str) -> list[str]:
+        """Have the hub look."""
+        return await self._link.users(topic)
 
     async def publish(self, batch: list[Publish]) -> list[Position]:
         """Publish in order; see :meth:`engine.hub_link.HubLink.publish`."""

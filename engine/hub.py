@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import zmq
@@ -68,6 +68,13 @@ class Hub:
         """Bring the gauges up to date."""
         self.meter.bus_queue = {name: len(peer.out) for name, peer in self._bus.peers.items()}
 
+    async def topics(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """``{after, limit}``: the topics that have an event, by name, at most ``limit`` above ``after``."""
+        return [
+            {"topic": last.topic, "epoch": last.epoch, "offset": last.offset, "ts": last.ts, "type": last.type}
+            for last in self._actors.log.page(body["after"], body["limit"])
+        ]
+
     def _drop_peers(self) -> None:
         """Every peer comes again at once and tells the new router everything."""
         for peer in tuple(self._bus.peers.values()):
@@ -102,7 +109,9 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
         hub = Hub(child.config, child.context, child.endpoint("hub"), child.fail)
         await hub.start()
         try:
-            await child.serve(meter=hub.meter, drain=hub.drain, reload=hub.reload, refresh=hub.refresh)
+            await child.serve(
+                meter=hub.meter, drain=hub.drain, reload=hub.reload, refresh=hub.refresh, asks={"topics": hub.topics}
+            )
         finally:
             await hub.stop()
 

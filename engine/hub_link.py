@@ -1,8 +1,9 @@
-"""Publishing into the engine from its own process: the daemon's admin API and the embedded engine."""
+"""Talking to the hub from the engine's own process: the daemon's admin API and the embedded engine."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
@@ -12,7 +13,7 @@ from engine.links import bus_client
 from transport.codec import pack
 from transport.codes import ErrorCode
 from transport.errors import RequestError
-from transport.messages import Publish, Published, Refused
+from transport.messages import Publish, Published, Refused, Users, WhoIsPresent
 from transport.position import Position
 
 PUBLISH_TIMEOUT = 5.0  # s for the hub to answer
@@ -20,11 +21,11 @@ IN_FLIGHT = 10_000  # publishes; one more is refused as unavailable
 
 
 class HubLink:
-    """A peer of the hub that publishes and waits for the answers. On one loop."""
+    """A peer of the hub that publishes, asks, and waits for the answers. On one loop."""
 
     def __init__(self, config: Config, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, name: str) -> None:
         self._link = bus_client(config, context, endpoint, self, name)
-        self._waiting: dict[int, asyncio.Future[Position]] = {}
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._next_ref = 0
 
     def start(self) -> None:
@@ -50,14 +51,26 @@ class HubLink:
         Raises:
             RequestError: ``unavailable`` without a hub or answer (some may have been accepted), or the hub's refusal.
         """
-        if not self._link.connected or len(self._waiting) + len(batch) > IN_FLIGHT:
+        return await self._ask(batch)
+
+    async def users(self, topic: str) -> list[str]:
+        """Who is present on ``topic``, sorted.
+
+        Raises:
+            RequestError: ``unavailable`` without a hub or answer, or the hub's refusal.
+        """
+        [users] = await self._ask([WhoIsPresent(0, topic)])
+        return list(users)
+
+    async def _ask(self, questions: Sequence[Publish | WhoIsPresent]) -> list[Any]:
+        if not self._link.connected or len(self._waiting) + len(questions) > IN_FLIGHT:
             raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away or busy; repeat in a moment")
         loop = asyncio.get_running_loop()
-        answers: dict[int, asyncio.Future[Position]] = {}
-        for publish in batch:
+        answers: dict[int, asyncio.Future[Any]] = {}
+        for question in questions:
             self._next_ref += 1
             answers[self._next_ref] = loop.create_future()
-            self._link.out.append(pack(publish._replace(ref=self._next_ref)))
+            self._link.out.append(pack(question._replace(ref=self._next_ref)))
         self._waiting |= answers
         self._link.wake()
         try:
@@ -78,13 +91,13 @@ class HubLink:
         """A hub answers; there is nothing to tell it."""
 
     def on_batch(self, items: list[Any]) -> None:
-        """Answers to publishes."""
+        """Answers to publishes and questions."""
         for item in items:
             if type(item) is Published:
                 for ref, epoch, offset in item.results:
-                    answer = self._waiting.pop(ref, None)
-                    if answer is not None and not answer.done():
-                        answer.set_result(Position(epoch, offset))
+                    self._answer(ref, Position(epoch, offset))
+            elif type(item) is Users:
+                self._answer(item.ref, item.users)
             elif type(item) is Refused:
                 self._fail(item.ref, RequestError(item.code, item.message, item.field))
 
@@ -97,6 +110,11 @@ class HubLink:
             self._fail(
                 ref, RequestError(ErrorCode.UNAVAILABLE, f"the hub went away ({reason}); the outcome is unknown")
             )
+
+    def _answer(self, ref: int, result: Any) -> None:
+        answer = self._waiting.pop(ref, None)
+        if answer is not None and not answer.done():
+            answer.set_result(result)
 
     def _fail(self, ref: int, error: RequestError) -> None:
         answer = self._waiting.pop(ref, None)

@@ -154,7 +154,7 @@ class LocalEngine:
             name: {"status": "down" if failed else "ok", "reason": None, "retry_in": None}
             for name in ("hub", "worker-0", "feeds")
         }
-        components |= self._figures.feeds.components()
+        components |= self._figures.feeds.components() | self._figures.stage_components()
         worst = {component["status"] for component in components.values()}
         status = "down" if "down" in worst else "degraded" if "degraded" in worst else "ok"
         return {
@@ -199,6 +199,18 @@ class LocalEngine:
         snapshot = await self._feeds.operate({"name": name, "action": action})
         await self._refresh_feeds()
         return snapshot
+
+    async def ask_workers(self, order: dict[str, Any]) -> list[Any]:
+        """Ask the one."""
+        return [await self._worker.order(order)]
+
+    async def topics(self, after: str, limit: int) -> list[dict[str, Any]]:
+        """Look at the hub's log."""
+        return await self._hub.topics({"after": after, "limit": limit})
+
+    async def users(self, topic: str) -> list[str]:
+        """Have the hub look."""
+        return await self._link.users(topic)
 
     async def publish(self, batch: list[Publish]) -> list[Position]:
         """Publish in order; see :meth:`engine.hub_link.HubLink.publish`."""

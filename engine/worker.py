@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import zmq
 
 from actors.messages import Downlink, HubFound, HubLost
 from actors.session import Session
+from actors.session_directory import SessionDirectory
 from actors.supervisor import Supervisor
 from engine import wiring
 from engine.child import Child, run_child
@@ -52,6 +54,7 @@ class Worker:
         self._actors = wiring.worker_actors(config, self._uplink, self.meter, version=VERSION, stats=self._stats)
         self._clients = self._actors.door
         self._index = self._actors.index_ref
+        self._directory = SessionDirectory(self._clients, name, time.time)
         self._listener: Listener | None = None
         self._supervisor: Any = None
         self._hub = asyncio.Event()
@@ -92,6 +95,14 @@ class Worker:
     async def refresh(self) -> None:
         """Bring the gauges up to date."""
         self.meter.outbox_bytes = self._clients.outbox_size()
+
+    async def order(self, order: Mapping[str, Any]) -> Any:
+        """An operator's question about sessions, or order to them; see :class:`SessionDirectory`.
+
+        Raises:
+            RequestError: why a session refused it.
+        """
+        return self._directory.execute(order)
 
     def _stats(self) -> dict[str, Any]:
         meter = self.meter
@@ -157,7 +168,13 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
         worker = Worker(child.config, child.context, child.endpoint("hub"), sock, child.fail, argument["name"])
         await worker.start()
         try:
-            await child.serve(meter=worker.meter, drain=worker.drain, reload=worker.reload, refresh=worker.refresh)
+            await child.serve(
+                meter=worker.meter,
+                drain=worker.drain,
+                reload=worker.reload,
+                refresh=worker.refresh,
+                asks={"sessions": worker.order},
+            )
         finally:
             await worker.stop()
 

@@ -70,3 +70,11 @@ def test_last_events_are_those_that_the_pattern_matches(names: set[str], pattern
     for name in names:
         log.accept(_publish(name), 1.0)
     assert {event.topic for event in log.last(pattern)} == {name for name in names if matches(pattern, name)}
+
+
+@given(st.sets(st.text("abc", min_size=1, max_size=3)), st.text("abc", max_size=3), st.integers(1, 5))
+def test_a_page_is_the_next_topics_by_name(names: set[str], after: str, limit: int) -> None:
+    log = _log()
+    for name in names:
+        log.accept(_publish(name), 1.0)
+    assert [last.topic for last in log.page(after, limit)] == sorted(name for name in names if name > after)[:limit]

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
-from engine import admin, http_server
+from engine import admin, admin_http, http_server
 from engine.admin import LATER, AdminServer, publishes
 from engine.config import Config
 from transport.codes import ErrorCode
@@ -60,6 +60,15 @@ class FakeBackend:
             raise self.failure
         self.operated.append((name, action))
         return FEED
+
+    async def ask_workers(self, order: dict[str, Any]) -> list[Any]:
+        raise AssertionError(order)
+
+    async def topics(self, after: str, limit: int) -> list[dict[str, Any]]:
+        raise AssertionError(after)
+
+    async def users(self, topic: str) -> list[str]:
+        raise AssertionError(topic)
 
     async def publish(self, batch: list[Publish]) -> list[Position]:
         if self.failure is not None:
@@ -264,7 +273,7 @@ def test_a_body_has_a_limit() -> None:
 
 
 def test_a_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "BODY_TIMEOUT", 0.05)
+    monkeypatch.setattr(admin_http, "BODY_TIMEOUT", 0.05)
 
     async def test(backend: FakeBackend, client: httpx.AsyncClient) -> None:
         port = client.base_url.port
