@@ -1,29 +1,48 @@
 """The broadcaster: encodes once per wire form, joins once per route, gives each client one write per flush.
 
-Nothing here is done per client per event but for sessions in the slow lane.
+Nothing here is done per client per event but for sessions in the slow lane and for those whose filters decide, whose
+events are not the others'.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from actors.loop_actor import LoopActor
-from actors.messages import Disband, Finish, Join, Leave, Notice, Operations, Seal, Send
-from actors.route import Route
+from actors.messages import (
+    Disband,
+    Finish,
+    Hold,
+    Join,
+    Leave,
+    Notice,
+    Operations,
+    Seal,
+    Select,
+    Send,
+    Urgent,
+)
+from actors.route import Route, Timing
+from actors.session import Session
+from transport.codes import PRIORITY_RANK
+from transport.messages import Publication
 from transport.meter import Meter
 from transport.pacing import Pacer
-from transport.wire_forms import WireForm, gap
+from transport.wire_forms import WireForm, gap, skipped
 
 WRITES_PER_TURN = 1024  # about 5 ms of kernel time; then reads, pings and heartbeats get their turn
+SKIPPED_INTERVAL = 1.0  # s between two `skipped` of a route
+
+Write = Callable[[bytes], None]
 
 
 class _Job(NamedTuple):
     """The rest of one flush of one lane."""
 
-    writes: Iterator[Callable[[bytes], None]]
+    writes: Iterator[Write]
     buffer: bytes
 
 
@@ -34,18 +53,24 @@ class Broadcaster(LoopActor):
         pacer: when the next flush may start.
         meter: figures of this process.
         processed: told which of the bus's batches have been written; the bus acknowledges then, so that what waits here
-            is bounded by the hub's window.
+            is bounded by the hub's window. What a held route holds does not count: it is bounded by itself.
     """
 
     def __init__(self, *, pacer: Pacer, meter: Meter, processed: Callable[[int], None]) -> None:
         super().__init__()
         self._pacer, self._meter, self._processed = pacer, meter, processed
         self._dirty: list[Route] = []
+        self._selected: list[Select] = []
+        self._held: set[Route] = set()  # that wait for their time
         self._jobs: deque[_Job] = deque()
-        self._scheduled = False
+        self._rush: deque[_Job] = deque()  # critical events: written before all else
+        self._scheduled = self._rushing = False
         self._began = 0.0
         self._taken = self._flushing = 0  # numbers of the bus's batches
         self._execute: dict[type, Callable[[Any], None]] = {
+            Hold: self._hold,
+            Select: self._selected.append,
+            Urgent: self._urgent,
             Notice: self._notice,
             Seal: self._seal_routes,
             Join: self._join,
@@ -68,7 +93,7 @@ class Broadcaster(LoopActor):
                 self._execute[type(op)](op)
         if message.sequence:
             self._taken = message.sequence
-        if dirty:
+        if self._dirty or self._selected:
             self._schedule()
         elif not self._scheduled and message.sequence:
             self._processed(message.sequence)
@@ -92,22 +117,29 @@ class Broadcaster(LoopActor):
     def _flush(self) -> None:
         self._began = self.loop.time()
         self._flushing = self._taken
-        dirty, self._dirty = self._dirty, []
         now = time.time()
+        dirty = self._dirty[:]
+        self._dirty.clear()
         for route in dirty:
             self._prepare(route, now)
+        self._prepare_selected(now)
         self._work()
 
     def _prepare(self, route: Route, now: float) -> None:
         """Turn what is pending on a route into jobs; the slow lane takes its frames at once."""
+        if route.timing is not None:
+            self._prepare_held(route, route.timing, now)
+            return
         pending, route.pending = route.pending, []
         if not pending:
             return  # sealed since
         meter = self._meter
-        count, members = len(pending), len(route.members)
+        count, members = len(pending), route.size
         observe = meter.delivery.observe_many
         for publication in pending:
             observe(now - publication.ts, members)
+        if route.delivery.by_priority and count > 1:
+            pending.sort(key=_rank)
         for form, lane in list(route.lanes.items()):
             encode = form.event
             frames = [encode(publication) for publication in pending]
@@ -120,9 +152,46 @@ class Broadcaster(LoopActor):
             for session in list(lane.slow):
                 session.queue(frames, pending)
 
+    def _prepare_selected(self, now: float) -> None:
+        """What filters decide: sessions that were selected for the same of these events share one buffer."""
+        selected = self._selected[:]
+        self._selected.clear()
+        if not selected:
+            return
+        if any(op.selection.by_priority for op in selected):
+            selected.sort(key=lambda op: _rank(op.publication))
+        frames: dict[tuple[WireForm, int], bytes] = {}
+        chosen: dict[WireForm, dict[Session, list[int]]] = {}
+        for place, (selection, publication) in enumerate(selected):
+            self._meter.delivery.observe_many(now - publication.ts, selection.size)
+            for form, sessions in selection.lanes:
+                frame = frames[form, place] = form.event(publication)
+                places = chosen.setdefault(form, {})
+                for session in sessions:
+                    if session.outbox is not None:
+                        session.queue([frame], [publication])
+                    elif session in places:
+                        places[session].append(place)
+                    else:
+                        places[session] = [place]
+        for form, places in chosen.items():
+            cohorts: dict[tuple[int, ...], list[Write]] = {}
+            for session, wanted in places.items():
+                cohorts.setdefault(tuple(wanted), []).append(session.write)
+            for which, writes in cohorts.items():
+                self._meter.deliveries += len(which) * len(writes)
+                self._jobs.append(_Job(iter(writes), b"".join([frames[form, place] for place in which])))
+
     def _work(self, budget: int = WRITES_PER_TURN) -> None:
         """Write until the budget is used, then go on in the loop's next turn."""
-        jobs = self._jobs
+        if self._write(self._jobs, budget):
+            # The loop writes to the sockets after this callback: look at the clock in its next turn.
+            self.loop.call_later(0, self._rest)
+        else:
+            self.loop.call_soon(self._work)
+
+    def _write(self, jobs: deque[_Job], budget: int) -> bool:
+        """Whether all is written."""
         while jobs:
             writes, buffer = jobs[0]
             while True:
@@ -131,69 +200,213 @@ class Broadcaster(LoopActor):
                         write(buffer)
                         budget -= 1
                         if budget <= 0:
-                            self.loop.call_soon(self._work)
-                            return
+                            return False
                     break
                 except Exception:
                     self._meter.dropped["closed"] = self._meter.dropped.get("closed", 0) + 1
             jobs.popleft()
-        # The loop writes to the sockets after this callback: look at the clock in its next turn.
-        self.loop.call_later(0, self._rest)
+        return True
 
     def _rest(self) -> None:
         self._pacer.flushed(self._began, self.loop.time())
         self._scheduled = False
         self._processed(self._flushing)
-        if self._dirty:
+        if self._dirty or self._selected:
             self._schedule()
 
-    def _seal(self, route: Route) -> None:
-        """Send what is pending on a route before its membership changes."""
-        if route.pending:
-            self._prepare(route, time.time())
-        while self._jobs:
-            writes, buffer = self._jobs.popleft()
-            for write in writes:
-                try:
-                    write(buffer)
-                except Exception:
-                    self._meter.dropped["closed"] = self._meter.dropped.get("closed", 0) + 1
+    # held routes ----------------------------------------------------------------------------------------------------
+
+    def _hold(self, op: Hold) -> None:
+        """An event waits: for its window, and for the interval since the last sending."""
+        route, timing = op.route, op.route.timing
+        assert timing is not None, "the index holds events on held routes"
+        timing.holding.put(op.publication)
+        if not timing.due:
+            timing.due = True
+            self._held.add(route)
+            interval, window, *_ = route.delivery
+            now = self.loop.time()
+            self._ripen(route, max(now + window, timing.sent + interval) - now)
+        elif timing.holding.full:
+            self._ripe(route)
+
+    def _ripen(self, route: Route, delay: float) -> None:
+        if delay > 0:
+            self.loop.call_later(delay, self._ripe, route)
+        else:
+            self._ripe(route)
+
+    def _ripe(self, route: Route) -> None:
+        if route in self._held:
+            self._held.discard(route)
+            self._dirty.append(route)
+            self._schedule()
+
+    def _prepare_held(self, route: Route, timing: Timing, now: float) -> None:
+        self._held.discard(route)
+        timing.due = False
+        events = timing.holding.take()
+        clock = self.loop.time()
+        if events:
+            timing.sent = clock
+        pending = [publication for _, publication in events]
+        notices = {}
+        if clock - timing.told >= SKIPPED_INTERVAL:
+            timing.told = clock
+            notices = timing.holding.take_skipped()
+        for publication in pending:
+            self._meter.delivery.observe_many(now - publication.ts, route.size)
+        if route.delivery.by_priority:
+            pending.sort(key=_rank)
+        for form, lane in list(route.lanes.items()):
+            frames = [form.event(publication) for publication in pending]
+            told = b"".join([form.message(skipped(topic, count)) for topic, count in notices.items()])
+            if lane.fast:
+                self._meter.deliveries += len(pending) * len(lane.fast)
+                buffer = form.batch(pending) if route.delivery.batch and pending else b"".join(frames)
+                self._jobs.append(_Job(iter(list(lane.fast.values())), buffer + told))
+            for session in list(lane.slow):
+                session.queue(frames, pending, conflate=route.delivery.conflate)
+                if told:
+                    session.send(told)
+        joining, timing.joining = timing.joining, {}
+        for session, after in joining.items():
+            if not session.closed:
+                self._hand_over(session, [publication for number, publication in events if number > after])
+                route.enter(session)
+        if timing.holding.skipped and not timing.due:  # told in time, also if nothing more comes
+            timing.due = True
+            self._held.add(route)
+            self._ripen(route, timing.told + SKIPPED_INTERVAL - clock)
+
+    def _hand_over(self, session: Session, publications: list[Publication]) -> None:
+        """Events for one session alone, at once."""
+        if publications and not session.closed:
+            frames = [session.form.event(publication) for publication in publications]
+            if session.outbox is not None:
+                session.queue(frames, publications)
+            else:
+                self._meter.deliveries += len(frames)
+                session.send(b"".join(frames))
+
+    # sealing --------------------------------------------------------------------------------------------------------
+
+    def _seal(self, routes: Iterable[Route]) -> None:
+        """Send what is pending on these routes, and what filters have selected, before anything changes."""
+        now = time.time()
+        for route in routes:
+            if route.pending or route.timing is not None:
+                self._prepare(route, now)
+        self._write_out(now)
+
+    def _write_out(self, now: float) -> None:
+        self._prepare_selected(now)
+        self._write(self._rush, 1 << 62)
+        self._write(self._jobs, 1 << 62)
+
+    def _seal_routes(self, op: Seal) -> None:
+        if op.routes is None:
+            self._seal([*self._dirty, *self._held])
+            return
+        for route in op.routes:
+            if route.timing is not None and op.session is not None:
+                self._take_over(route, route.timing, op.session)
+        self._seal([route for route in op.routes if route.timing is None or op.session is None])
+
+    def _take_over(self, route: Route, timing: Timing, session: Session) -> None:
+        """A member gets what waits on a held route now; then it waits to join again. Strangers get nothing."""
+        if session in timing.joining:
+            after = timing.joining[session]
+        elif route in session.routes:
+            after = 0
+            route.exit(session)
+        else:
+            return
+        self._hand_over(session, timing.holding.peek(after))
+        timing.joining[session] = timing.holding.arrived
 
     # operations -----------------------------------------------------------------------------------------------------
 
-    def _seal_routes(self, op: Seal) -> None:
-        for route in list(self._dirty) if op.routes is None else op.routes:
-            self._seal(route)
+    def _urgent(self, op: Urgent) -> None:
+        """A critical event: to all of them before what is pending."""
+        routes, selection, publication = op
+        frames: dict[WireForm, bytes] = {}
+        lanes: dict[WireForm, list[Session]] = {}
+        for route in (*routes, *(selection.routes if selection is not None else ())):
+            for form, lane in route.lanes.items():
+                lanes.setdefault(form, []).extend((*lane.fast, *lane.slow))
+            if route.timing is not None:
+                route.timing.holding.overtaken(publication)
+                for session in route.timing.joining:
+                    lanes.setdefault(session.form, []).append(session)
+        for form, sessions in selection.lanes if selection is not None else ():
+            lanes.setdefault(form, []).extend(sessions)
+        late = time.time() - publication.ts
+        for form, members in lanes.items():
+            frame = frames[form] = form.event(publication)
+            writes = [session.write for session in members if session.outbox is None]
+            self._meter.delivery.observe_many(late, len(members))
+            self._meter.deliveries += len(writes)
+            self._rush.append(_Job(iter(writes), frame))
+            for session in members:
+                if session.outbox is not None:
+                    session.queue([frame], [publication])
+        if not self._rushing:
+            self._hurry()
+
+    def _hurry(self) -> None:
+        self._rushing = not self._write(self._rush, WRITES_PER_TURN)
+        if self._rushing:
+            self.loop.call_soon(self._hurry)
 
     def _notice(self, op: Notice) -> None:
-        self._seal(op.route)
+        self._seal(op.routes)
         frames: dict[WireForm, bytes] = {}
-        for form, lane in list(op.route.lanes.items()):
-            frame = frames.setdefault(form, form.message(gap(op.missed)))
-            for session in [*lane.fast, *lane.slow]:
-                session.send(frame)
+        members = {session: None for route in op.routes for session in route.members()}
+        for session in (*members, *op.sessions):
+            frame = frames.get(session.form)
+            if frame is None:
+                frame = frames[session.form] = session.form.message(gap(op.missed))
+            session.barrier(frame, (op.missed.topic,))
 
     def _join(self, op: Join) -> None:
-        self._seal(op.route)
+        timing = op.route.timing
+        if timing is None:
+            self._seal([op.route])
         for session in op.sessions:
-            if not session.closed:
+            if session.closed:
+                continue
+            if timing is not None and len(timing.holding):
+                timing.joining[session] = timing.holding.arrived
+            else:
                 op.route.enter(session)
 
     def _depart(self, op: Leave) -> None:
-        self._seal(op.route)
+        timing = op.route.timing
+        if timing is None:
+            self._seal([op.route])
+        else:
+            self._take_over(op.route, timing, op.session)
+            timing.joining.pop(op.session, None)
         op.route.exit(op.session)
 
     def _disband(self, op: Disband) -> None:
-        self._seal(op.route)
+        self._seal([op.route])
         op.route.disband()
+        self._held.discard(op.route)
 
     def _send(self, op: Send) -> None:
-        op.session.send(op.frame)
+        if self._selected:
+            self._write_out(time.time())
+        op.session.barrier(op.frames, op.topics)
 
     def _finish(self, op: Finish) -> None:
         op.session.connection.close(op.code, op.reason)
 
     def on_stop(self) -> None:
         """Send what is pending; the sessions are closed by their owner."""
-        for route in self._dirty:
-            self._seal(route)
+        self._seal([*self._dirty, *self._held])
+
+
+def _rank(publication: Publication) -> int:
+    return PRIORITY_RANK[publication.priority]

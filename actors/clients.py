@@ -21,10 +21,12 @@ from actors.session import Connection, Session
 from transport.codec import pack
 from transport.codes import ByeReason, CloseCode, ErrorCode
 from transport.errors import RequestError
-from transport.messages import Publish, Published, Refused
+from transport.filters import Filter
+from transport.messages import Ack, Publish, Published, Refused, Users, WhoIsPresent
 from transport.meter import Meter
 from transport.outbox import Outbox
-from transport.requests import Ping, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
+from transport.requests import Ping, Presence, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
+from transport.requests import Ack as AckRequest
 from transport.requests import Publish as PublishRequest
 from transport.topics import check_pattern, check_readable, check_topic, is_system, user_topic
 from transport.wire_forms import JsonForm, MsgpackForm, WireForm
@@ -188,29 +190,51 @@ class Clients(LoopActor):
         if kind is PublishRequest:
             self._publish(session, request)  # type: ignore[arg-type]
         elif kind is Subscribe:
-            self._subscribe(session, request)  # type: ignore[arg-type]
+            self.subscribe(session, request)  # type: ignore[arg-type]
         elif kind is Unsubscribe:
-            self._unsubscribe(session, request)  # type: ignore[arg-type]
+            self.unsubscribe(session, request)  # type: ignore[arg-type]
         elif kind is Snapshot:
             self._snapshot(session, request)  # type: ignore[arg-type]
+        elif kind is Presence:
+            self._presence(session, request)  # type: ignore[arg-type]
+        elif kind is AckRequest:
+            self._ack(session, request)  # type: ignore[arg-type]
         elif kind is Subscriptions:
-            session.message(op="ok", id=request.id, subscriptions=list(session.subscriptions or ()))
+            self._tell_subscriptions(session, request.id)
         elif kind is Stats:
             session.message(op="ok", id=request.id, stats=dict(self._stats()))
         elif kind is Ping:
             session.message(op="ok", id=request.id, ts=self._now())
+
+    def _tell_subscriptions(self, session: Session, request_id: int | str) -> None:
+        held = session.subscriptions or {}
+        options = {pattern: options for pattern, subscription in held.items() if (options := subscription.options)}
+        session.message(op="ok", id=request_id, subscriptions=list(held), options=options)
 
     def _publish(self, session: Session, request: PublishRequest) -> None:
         topic = check_topic(request.topic)
         if is_system(topic):
             raise RequestError(ErrorCode.FORBIDDEN, "system.> belongs to the engine", "topic")
         data = session.form.payload(request.data)
+        ref = self._new_ref()
+        priority = None if request.priority is None else request.priority.value
+        self._ask_hub(session, request.id, ref, pack(Publish(ref, topic, request.type, data, request.key, priority)))
+
+    def _presence(self, session: Session, request: Presence) -> None:
+        check_readable(check_topic(request.topic), session.user, "topic")
+        ref = self._new_ref()
+        self._ask_hub(session, request.id, ref, pack(WhoIsPresent(ref, request.topic)))
+
+    def _new_ref(self) -> int:
         if not self._uplink.connected:
             raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away; repeat in a moment")
-        self._next_ref = ref = self._next_ref + 1
-        priority = None if request.priority is None else request.priority.value
-        self._uplink.send(pack(Publish(ref, topic, request.type, data, request.key, priority)))
-        self._in_flight[ref] = (session, request.id)
+        self._next_ref += 1
+        return self._next_ref
+
+    def _ask_hub(self, session: Session, request_id: int | str, ref: int, packed: bytes) -> None:
+        """What the hub answers under ``ref`` is the session's; too many without an answer, and it is not read."""
+        self._uplink.send(packed)
+        self._in_flight[ref] = (session, request_id)
         session.unacknowledged += 1
         if session.unacknowledged >= self._limits.unacknowledged_publishes or not self._uplink.window_open:
             self._held.add(session)
@@ -226,7 +250,12 @@ class Clients(LoopActor):
         for i, pattern in enumerate(topics):
             check_readable(check_pattern(pattern, f"{field}[{i}]"), session.user, f"{field}[{i}]")
 
-    def _subscribe(self, session: Session, request: Subscribe) -> None:
+    def subscribe(self, session: Session, request: Subscribe, *, by_server: bool = False) -> None:
+        """For the session, or for an operator (``by_server``): the session is told ``subscribed`` then.
+
+        Raises:
+            RequestError: this session cannot have it.
+        """
         self._patterns(session, request.topics)
         held = session.subscriptions or {}
         if len(held) + len(request.topics) > self._limits.subscriptions:
@@ -235,15 +264,33 @@ class Clients(LoopActor):
                 raise RequestError(
                     ErrorCode.LIMIT_EXCEEDED, f"at most {self._limits.subscriptions} subscriptions a session", "topics"
                 )
-        self._index.tell(SubscribeFor(session, request))
+        if request.group is not None:
+            self._check_group(request)
+        if request.where is not None:
+            request.where = Filter.parse(request.where)
+        self._index.tell(SubscribeFor(session, request, by_server))
 
-    def _unsubscribe(self, session: Session, request: Unsubscribe) -> None:
+    def _check_group(self, request: Subscribe) -> None:
+        for field in ("where", "conflate", "max_rate", "window", "batch", "snapshot"):
+            if getattr(request, field):
+                message = "a member of a consumer group gets every event that is assigned to it, as it comes"
+                raise RequestError(ErrorCode.BAD_REQUEST, message, field)
+
+    def _ack(self, session: Session, request: AckRequest) -> None:
+        check_topic(request.topic)
+        if not self._uplink.connected:
+            raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away; the event may be assigned again")
+        self._uplink.send(pack(Ack(session.id, request.topic, request.epoch, request.offset)))
+        session.message(op="ok", id=request.id)
+
+    def unsubscribe(self, session: Session, request: Unsubscribe, *, by_server: bool = False) -> None:
+        """The opposite of :meth:`subscribe`; what the session does not have is no error."""
         if isinstance(request.topics, str):
             if request.topics != "*":
                 raise RequestError(ErrorCode.BAD_REQUEST, 'a list of topics, or "*" for all', "topics")
         else:
             self._patterns(session, request.topics)
-        self._index.tell(UnsubscribeFor(session, request))
+        self._index.tell(UnsubscribeFor(session, request, by_server))
 
     def _snapshot(self, session: Session, request: Snapshot) -> None:
         self._patterns(session, request.topics)
@@ -252,7 +299,7 @@ class Clients(LoopActor):
     # answers of the hub ---------------------------------------------------------------------------------------------
 
     def on_answered(self, message: Answered) -> None:
-        """Publishes were accepted or refused."""
+        """Publishes were accepted or refused, users were looked up."""
         take = self._in_flight.pop
         for item in message.items:
             if type(item) is Published:
@@ -268,6 +315,12 @@ class Clients(LoopActor):
                     session, request_id = entry
                     session.unacknowledged -= 1
                     session.error(request_id, RequestError(item.code, item.message, item.field))
+            elif type(item) is Users:
+                entry = take(item.ref, None)
+                if entry is not None:
+                    session, request_id = entry
+                    session.unacknowledged -= 1
+                    session.message(op="ok", id=request_id, users=item.users)
         self.release()
 
     def on_hub_lost(self, message: HubLost) -> None:
@@ -303,11 +356,12 @@ class Clients(LoopActor):
         self._outboxes.discard(outbox)
         self._meter.slow_sessions -= 1
 
-    def count_queued(self, events: int, dropped: int) -> None:
-        """One flush into an outbox: ``events`` were queued, and ``dropped`` that waited will not be got."""
+    def count_queued(self, events: int, dropped: int, limited: int = 0) -> None:
+        """One flush into an outbox: ``events`` were queued, ``dropped`` that waited will not be got, nor ``limited``."""
         self._meter.deliveries += events - dropped
-        if dropped:
-            self._meter.dropped["slow"] = self._meter.dropped.get("slow", 0) + dropped
+        for reason, count in (("slow", dropped), ("rate_limited", limited)):
+            if count:
+                self._meter.dropped[reason] = self._meter.dropped.get(reason, 0) + count
 
     def outbox_size(self) -> int:
         """Bytes that wait in all outboxes."""

@@ -1,4 +1,4 @@
-"""The subscription index: topic → route, and the order in which sessions join and leave routes.
+"""The subscription index: topic → audience, and the order in which sessions join and leave.
 
 It reads the hub's pipe in its order and turns it into operations for the broadcaster. A subscription takes effect where
 its answer, the fence, stands in that pipe: events before it were for others, every event after it is for the session.
@@ -11,34 +11,47 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, NamedTuple
 
+from actors.attendance import Attendance
+from actors.audience import Audience, Selection
+from actors.audiences import Audiences
 from actors.clients import Ref, Uplink
 from actors.loop_actor import LoopActor
 from actors.messages import (
     Answered,
-    Disband,
     Downlink,
     Farewell,
     Finish,
     HubFound,
     Join,
-    Leave,
     Notice,
     Operations,
     Seal,
+    Select,
     Send,
     SessionClosed,
     SnapshotFor,
     SubscribeFor,
     Sweep,
     UnsubscribeFor,
+    Urgent,
 )
-from actors.route import Route
 from actors.session import Session
-from actors.subscriptions import PatternIndex
+from actors.subscription import EVERYTHING, PLAIN, Subscription, delivery
+from actors.topic_policy import TopicPolicies
 from transport.codec import pack
-from transport.codes import ErrorCode, GapReason
+from transport.codes import ErrorCode, GapReason, Priority
 from transport.errors import RequestError
-from transport.messages import Fence, Interest, Missed, Publication, Published, Refused
+from transport.fields import lookup
+from transport.messages import (
+    Assigned,
+    Delist,
+    Enlist,
+    Fence,
+    Interest,
+    Missed,
+    Publication,
+    Refused,
+)
 from transport.meter import Meter
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 from transport.topics import is_pattern
@@ -49,12 +62,12 @@ SWEEP_INTERVAL = 1.0  # s
 
 
 class _Seen:
-    """The route of a topic and the last position that came for it."""
+    """The audience of a topic and the last position that came for it."""
 
-    __slots__ = ("epoch", "offset", "route")
+    __slots__ = ("audience", "epoch", "offset")
 
-    def __init__(self, route: Route, epoch: str, offset: int) -> None:
-        self.route, self.epoch, self.offset = route, epoch, offset
+    def __init__(self, audience: Audience, epoch: str, offset: int) -> None:
+        self.audience, self.epoch, self.offset = audience, epoch, offset
 
 
 class _Pending(NamedTuple):
@@ -62,8 +75,21 @@ class _Pending(NamedTuple):
 
     session: Session
     request: Subscribe | Snapshot | Unsubscribe
-    interest: Interest
+    by_server: bool
+    message: Interest | Enlist
     deadline: float
+
+    @property
+    def patterns(self) -> list[str]:
+        """What the hub was asked to send from now on."""
+        return self.message.add if isinstance(self.message, Interest) else []
+
+
+class _Member(NamedTuple):
+    """A session that is in consumer groups, and how it is reached."""
+
+    session: Session
+    selection: Selection
 
 
 class Index(LoopActor):
@@ -71,9 +97,11 @@ class Index(LoopActor):
 
     Args:
         broadcaster: executes the operations.
-        clients: gets the hub's answers to publishes.
+        clients: gets the hub's answers to publishes, and the users' shares.
         uplink: the pipe to the hub.
+        policies: of topics.
         request_timeout: seconds after which a request without the hub's answer is refused as `unavailable`.
+        route_ttl: seconds after which a selection that nobody used is forgotten.
     """
 
     def __init__(
@@ -83,33 +111,44 @@ class Index(LoopActor):
         clients: Callable[[], Ref],
         uplink: Uplink,
         meter: Meter,
+        policies: TopicPolicies,
         request_timeout: float,
+        route_ttl: float = 300.0,
     ) -> None:
         super().__init__()
         self._broadcaster, self._clients, self._uplink, self._meter = broadcaster, clients, uplink, meter
-        self._request_timeout = request_timeout
-        self._patterns = PatternIndex()
-        self._members: dict[str, dict[Session, None]] = {}
+        self._request_timeout, self._route_ttl = request_timeout, route_ttl
+        self.audiences = Audiences(policies, self._reroute)
+        self._attendance = Attendance(lambda topic: policies.of(topic).presence)
         self._waiting: dict[str, int] = {}  # pattern → requests that wait for a fence
         self._seen: dict[str, _Seen | None] = {}  # the route cache; None: nobody here wants this topic
-        self._routes: dict[tuple[str, ...], Route] = {}
-        self._routes_of: dict[str, set[Route]] = {}
         self._pending: dict[int, _Pending] = {}
         self._asking: dict[Session, int] = {}  # how many of its requests wait for a fence
+        self._enlisted: dict[str, _Member] = {}  # members of consumer groups by session id
         self._next_ref = 0
+        self._aged = 0.0
+        # What of the pipe is for us besides events; whether it was: what is not is for the clients actor.
+        self._items: dict[type, Callable[[Any, list[Any]], bool]] = {
+            Fence: self._fence,
+            Missed: self._missed,
+            Assigned: self._assigned,
+            Refused: self._refused,
+        }
 
     def on_start(self) -> None:
         """Begin the periodic look at deadlines."""
+        self._aged = self.loop.time()
         self.later(SWEEP_INTERVAL, Sweep())
 
     # the hub's pipe -------------------------------------------------------------------------------------------------
 
     def on_downlink(self, message: Downlink) -> None:
-        """A batch in its order. Cost per event: one look-up and one append."""
+        """A batch in its order. Cost per event that no filter or pacing concerns: one look-up and one append."""
         ops: list[Any] = []
-        answers: list[Published | Refused] = []
+        answers: list[Any] = []
         seen_of = self._seen.get
         misses = events = 0
+        critical = Priority.CRITICAL.value
         for item in message.items:
             kind = type(item)
             if kind is Publication:
@@ -120,47 +159,41 @@ class Index(LoopActor):
                     if item.offset != seen.offset + 1 or item.epoch != seen.epoch:
                         self._hole(seen, item, ops)
                     seen.offset = item.offset
-                    ops.append((seen.route, item))
+                    route = seen.audience.only
+                    if route is not None and item.priority != critical:
+                        ops.append((route, item))
+                    elif not self._spread(seen.audience, item, ops):
+                        misses += 1
                 elif topic not in self._seen:
                     misses += 1
-                    self._resolve(item, ops)
-            elif kind is Fence:
-                self._fence(item, ops)
-            elif kind is Missed:
-                self._missed(item, ops)
-            elif not self._refused(item):
-                answers.append(item)
+                    seen = self._place(topic, item.epoch, item.offset, ops)
+                    if seen is not None:
+                        self._spread(seen.audience, item, ops)
+            else:
+                handle = self._items.get(kind)
+                if handle is None or not handle(item, ops):
+                    answers.append(item)
         self._meter.route_misses += misses
         self._meter.route_hits += events - misses
         if answers:
             self._clients().tell(Answered(answers))
         self._broadcaster.tell(Operations(ops, message.sequence))
 
-    def _resolve(self, item: Publication, ops: list[Any]) -> None:
-        seen = self._place(item.topic, item.epoch, item.offset, ops)
-        if seen is not None:
-            ops.append((seen.route, item))
+    def _spread(self, audience: Audience, item: Publication, ops: list[Any]) -> bool:
+        began = time.perf_counter()
+        known = audience.spread(item, ops)
+        if not known:
+            self._meter.match.observe(time.perf_counter() - began)
+        return known
 
     def _place(self, topic: str, epoch: str, offset: int, ops: list[Any]) -> _Seen | None:
-        """Find, or make, the route of a topic that is not in the cache; ``None``: nobody here wants it."""
+        """Find the audience of a topic that is not in the cache; ``None``: nobody here wants it."""
         if len(self._seen) >= TOPICS_CACHED:
             del self._seen[next(iter(self._seen))]
         began = time.perf_counter()
-        patterns = self._patterns.match(topic)
+        audience = self.audiences.find(topic, ops)
         self._meter.match.observe(time.perf_counter() - began)
-        if not patterns:
-            self._seen[topic] = None
-            return None
-        route = self._routes.get(patterns)
-        if route is None:
-            route = self._routes[patterns] = Route(patterns)
-            for pattern in patterns:
-                self._routes_of.setdefault(pattern, set()).add(route)
-                for session in self._members.get(pattern, ()):
-                    route.members[session] = route.members.get(session, 0) + 1
-            if route.members:
-                ops.append(Join(route, list(route.members)))
-        seen = self._seen[topic] = _Seen(route, epoch, offset)
+        seen = self._seen[topic] = None if audience is None else _Seen(audience, epoch, offset)
         return seen
 
     def _hole(self, seen: _Seen, item: Publication, ops: list[Any]) -> None:
@@ -170,53 +203,61 @@ class Index(LoopActor):
         else:
             missed = Missed(item.topic, item.epoch, seen.offset + 1, item.offset - 1, GapReason.OVERFLOW.value)
         if item.epoch != seen.epoch or item.offset > seen.offset + 1:
-            ops.append(Notice(seen.route, missed))
+            ops.append(_notice(seen.audience, missed))
         seen.epoch = item.epoch
 
-    def _missed(self, item: Missed, ops: list[Any]) -> None:
+    def _missed(self, item: Missed, ops: list[Any]) -> bool:
         self._meter.dropped[item.reason] = self._meter.dropped.get(item.reason, 0) + item.last - item.first + 1
         known = item.topic in self._seen
         seen = self._seen[item.topic] if known else self._place(item.topic, item.epoch, item.last, ops)
         if seen is None:
-            return  # nobody here wants this topic, so nobody misses it
-        if known and seen.epoch == item.epoch and seen.offset >= item.last:
-            return  # told already
-        seen.epoch, seen.offset = item.epoch, item.last
-        ops.append(Notice(seen.route, item))
+            return True  # nobody here wants this topic, so nobody misses it
+        if not (known and seen.epoch == item.epoch and seen.offset >= item.last):  # not told already
+            seen.epoch, seen.offset = item.epoch, item.last
+            ops.append(_notice(seen.audience, item))
+        return True
 
     # requests -------------------------------------------------------------------------------------------------------
 
     def on_subscribe_for(self, message: SubscribeFor) -> None:
-        """Tell the hub of what is new; the subscription begins at the answer."""
-        session, request, _ = message
+        """Tell the hub of what is new; the subscription begins at the answer. ``request.where`` is parsed by now."""
+        session, request, by_server = message
         topics = list(dict.fromkeys(request.topics))
+        if request.group is not None:
+            self._next_ref = ref = self._next_ref + 1
+            self._ask(session, request, by_server, Enlist(ref, session.id, request.group, topics))
+            return
         for pattern in topics:
             self._waiting[pattern] = self._waiting.get(pattern, 0) + 1
         exact = [pattern for pattern in topics if not is_pattern(pattern)]
-        self._ask(session, request, topics, exact, topics if request.snapshot else [])
+        interest = self._interest(topics, exact, topics if request.snapshot else [])
+        self._ask(session, request, by_server, interest)
 
     def on_snapshot_for(self, message: SnapshotFor) -> None:
         """Last events of topics, without a subscription."""
-        self._ask(message.session, message.request, [], [], message.request.topics)
+        session, request = message
+        self._ask(session, request, False, self._interest([], [], request.topics))
+
+    def _interest(self, add: list[str], exact: list[str], snapshot: list[str]) -> Interest:
+        self._next_ref = ref = self._next_ref + 1
+        return Interest(ref, add, [], exact, snapshot)
 
     def _ask(
         self,
         session: Session,
         request: Subscribe | Snapshot | Unsubscribe,
-        add: list[str],
-        exact: list[str],
-        snapshot: list[str],
+        by_server: bool,
+        message: Interest | Enlist,
     ) -> None:
-        self._next_ref = ref = self._next_ref + 1
-        interest = Interest(ref, add, [], exact, snapshot)
-        self._pending[ref] = _Pending(session, request, interest, self.loop.time() + self._request_timeout)
+        deadline = self.loop.time() + self._request_timeout
+        self._pending[message.ref] = _Pending(session, request, by_server, message, deadline)
         self._asking[session] = self._asking.get(session, 0) + 1
         if self._uplink.connected:  # else it goes out with the hello to the next hub
-            self._uplink.send(pack(interest))
+            self._uplink.send(pack(message))
 
-    def _refused(self, item: Any) -> bool:
+    def _refused(self, item: Refused, _ops: list[Any]) -> bool:
         """A negative ``ref`` is ours: the hub refused an interest."""
-        if type(item) is not Refused or item.ref >= 0:
+        if item.ref >= 0:
             return False
         pending = self._take(-item.ref)
         if pending is not None:
@@ -235,93 +276,137 @@ class Index(LoopActor):
         return pending
 
     def _give_up(self, pending: _Pending, error: RequestError) -> None:
-        self._release(pending.interest.add)
-        pending.session.error(pending.request.id, error)
+        self._release(pending.patterns)
+        if isinstance(pending.message, Enlist):  # the hub may enlist it yet
+            self._delist(pending.session, pending.message.patterns)
+        if not pending.by_server:
+            pending.session.error(pending.request.id, error)
 
-    def _fence(self, fence: Fence, ops: list[Any]) -> None:
+    def _fence(self, fence: Fence, ops: list[Any]) -> bool:
         pending = self._take(fence.ref)
-        if pending is None:
-            return
+        if pending is not None:
+            self._take_effect(pending, fence, ops)
+        return True
+
+    def _take_effect(self, pending: _Pending, fence: Fence, ops: list[Any]) -> None:
         session, request = pending.session, pending.request
         if session.closed or session.leaving:
-            self._release(pending.interest.add)
+            self._release(pending.patterns)
+            if isinstance(pending.message, Enlist):
+                self._delist(session, pending.message.patterns)
             return
         if isinstance(request, Snapshot):
-            ops.append(Send(session, session.form.snapshot(request.id, fence.events)))
-            return
-        if isinstance(request, Unsubscribe):
-            self._unsubscribe(session, request, ops)
-            return
+            ops.append(Send(session, session.form.snapshot(request.id, fence.events), ()))
+        elif isinstance(request, Unsubscribe):
+            self._unsubscribe(session, request, pending.by_server, ops)
+        else:
+            self._subscribe(session, request, pending, fence, ops)
+
+    def _subscribe(self, session: Session, request: Subscribe, pending: _Pending, fence: Fence, ops: list[Any]) -> None:
         for topic, (epoch, offset) in fence.positions.items():
             self._epoch_changed(topic, epoch, offset, ops)
-        joined: dict[Route, None] = {}
-        for pattern in pending.interest.add:
-            self._take_in(session, pattern, joined, ops)
-        self._release(pending.interest.add)
-        positions = {t: {"epoch": epoch, "offset": offset} for t, (epoch, offset) in fence.positions.items()}
+        patterns = list(dict.fromkeys(request.topics))
+        joins = self._take_in(session, patterns, _subscription(session, request), ops)
+        self._release(pending.patterns)
         # Also those it was in before: what is pending there came before the answer.
-        routes = {route: None for pattern in pending.interest.add for route in self._routes_of.get(pattern, ())}
-        if routes:
-            ops.append(Seal(list(routes)))
-        answer = {"op": "ok", "id": request.id, "topics": request.topics, "positions": positions}
-        ops.append(Send(session, session.form.message({**answer, "position": fence.position})))
-        ops.extend(Send(session, session.form.event(event)) for event in fence.events)
-        ops.extend(Join(route, [session]) for route in joined)
+        routes = {route: None for pattern in patterns for a in self.audiences.of(pattern) for route in a.routes}
+        ops.append(Seal([*routes, *(session.private or {}).values()], session))
+        answer: dict[str, Any] = {"op": "subscribed"} if pending.by_server else {"op": "ok", "id": request.id}
+        answer["topics"] = request.topics
+        answer["positions"] = {t: {"epoch": epoch, "offset": offset} for t, (epoch, offset) in fence.positions.items()}
+        answer["position"] = fence.position
+        form, wanted = session.form, request.where
+        frames = [form.message(answer)]
+        frames += [form.event(event) for event in fence.events if wanted is None or wanted.holds(lookup(event))]
+        ops.append(Send(session, b"".join(frames), tuple(patterns)))
+        ops.extend(joins)
 
     def _epoch_changed(self, topic: str, epoch: str, offset: int, ops: list[Any]) -> None:
         """Tell those who are there of a new epoch before somebody joins who begins with it."""
         seen = self._seen.get(topic)
         if seen is not None and seen.epoch != epoch:
-            ops.append(Notice(seen.route, Missed(topic, epoch, 1, offset, GapReason.EPOCH_CHANGED.value)))
+            ops.append(_notice(seen.audience, Missed(topic, epoch, 1, offset, GapReason.EPOCH_CHANGED.value)))
             seen.epoch, seen.offset = epoch, offset
 
-    def _take_in(self, session: Session, pattern: str, joined: dict[Route, None], ops: list[Any]) -> None:
-        if session.subscriptions is None:
-            session.subscriptions = {}
-        if pattern in session.subscriptions:
-            return
-        session.subscriptions[pattern] = None
-        self._meter.subscriptions += 1
-        self._members.setdefault(pattern, {})[session] = None
-        if self._patterns.add(pattern):
-            self._reroute(pattern, ops)
-        for route in self._routes_of.get(pattern, ()):
-            count = route.members[session] = route.members.get(session, 0) + 1
-            if count == 1:
-                joined[route] = None
+    def _take_in(self, session: Session, patterns: list[str], subscription: Subscription, ops: list[Any]) -> list[Join]:
+        joins: list[Join] = []
+        for pattern in patterns:
+            before = session.subscriptions.get(pattern) if session.subscriptions else None
+            if before is None:
+                self._meter.subscriptions += 1
+            elif before.same(subscription):
+                continue
+            elif before.group is not None or subscription.group is not None:
+                self._exit(session, [pattern], ops)
+                self._meter.subscriptions += 1
+            if subscription.group is not None:
+                self._enlist(session, pattern, subscription)
+                continue
+            # Each pattern has a subscription of its own where an index lists it.
+            own = subscription if subscription.filter is None else _copy(subscription)
+            joins += self.audiences.enter(session, pattern, own, ops)
+            self._attendance.enter(session, pattern)
+        self._tell_attendance()
+        return joins
 
     def _reroute(self, pattern: str, ops: list[Any]) -> None:
-        """The set of patterns changed: topics that match it have another route from here on."""
+        """The set of patterns changed: topics that match it have another audience from here on."""
         if is_pattern(pattern):
             if self._seen:
                 ops.append(Seal(None))
                 self._seen.clear()
         elif (seen := self._seen.pop(pattern, None)) is not None:
-            ops.append(Seal([seen.route]))
+            ops.append(Seal([*seen.audience.routes]))
+
+    def _tell_attendance(self) -> None:
+        if self._uplink.connected and (changes := self._attendance.changes()) is not None:
+            self._uplink.send(pack(changes))
+
+    # consumer groups ------------------------------------------------------------------------------------------------
+
+    def _assigned(self, item: Assigned, ops: list[Any]) -> bool:
+        """An event for one member; of one that has gone the hub hears, and gives it to another."""
+        member = self._enlisted.get(item.member)
+        if member is not None:
+            urgent = item.publication.priority == Priority.CRITICAL
+            selection = member.selection
+            ops.append(Urgent((), selection, item.publication) if urgent else Select(selection, item.publication))
+        return True
+
+    def _enlist(self, session: Session, pattern: str, subscription: Subscription) -> None:
+        if session.subscriptions is None:
+            session.subscriptions = {}
+        session.subscriptions[pattern] = subscription
+        if session.id not in self._enlisted:
+            self._enlisted[session.id] = _Member(session, Selection.of(session))
+
+    def _delist(self, session: Session, patterns: list[str]) -> None:
+        """The hub gives to others what these memberships have not acknowledged."""
+        if patterns and self._uplink.connected:
+            self._uplink.send(pack(Delist(session.id, patterns)))
+        if not any(subscription.group is not None for subscription in (session.subscriptions or {}).values()):
+            self._enlisted.pop(session.id, None)
 
     # leaving --------------------------------------------------------------------------------------------------------
 
     def on_unsubscribe_for(self, message: UnsubscribeFor) -> None:
         """Leave at once, or behind the requests of this session that wait for the hub."""
-        session, request, _ = message
+        session, request, by_server = message
         if session in self._asking:
-            self._ask(session, request, [], [], [])
+            self._ask(session, request, by_server, self._interest([], [], []))
             return
         ops: list[Any] = []
-        self._unsubscribe(session, request, ops)
+        self._unsubscribe(session, request, by_server, ops)
         self._broadcaster.tell(Operations(ops))
 
-    def _unsubscribe(self, session: Session, request: Unsubscribe, ops: list[Any]) -> None:
+    def _unsubscribe(self, session: Session, request: Unsubscribe, by_server: bool, ops: list[Any]) -> None:
         """Leave the routes, then answer with what is left."""
         held = session.subscriptions or {}
         topics = list(held) if isinstance(request.topics, str) else request.topics
         self._exit(session, topics, ops)
-        ops.append(
-            Send(
-                session,
-                session.form.message({"op": "ok", "id": request.id, "topics": list(session.subscriptions or ())}),
-            )
-        )
+        answer: dict[str, Any] = {"op": "unsubscribed"} if by_server else {"op": "ok", "id": request.id}
+        answer["topics"] = list(session.subscriptions or ())
+        ops.append(Send(session, session.form.message(answer), ()))
 
     def on_farewell(self, message: Farewell) -> None:
         """Out of all routes, then `bye`, then the close."""
@@ -331,7 +416,7 @@ class Index(LoopActor):
         bye: dict[str, Any] = {"op": "bye", "code": code, "reason": reason, "reconnect": reconnect_in is not None}
         if reconnect_in is not None:
             bye["reconnect_in"] = reconnect_in
-        ops.append(Send(session, session.form.message(bye)))
+        ops.append(Send(session, session.form.message(bye), ()))
         ops.append(Finish(session, code, reason))
         self._broadcaster.tell(Operations(ops))
 
@@ -344,25 +429,19 @@ class Index(LoopActor):
             self._broadcaster.tell(Operations(ops))
 
     def _exit(self, session: Session, patterns: list[str], ops: list[Any]) -> None:
-        unused: list[str] = []
-        for pattern in patterns:
-            if session.subscriptions is None or pattern not in session.subscriptions:
-                continue
-            del session.subscriptions[pattern]
-            self._meter.subscriptions -= 1
-            members = self._members[pattern]
-            del members[session]
-            for route in self._routes_of.get(pattern, ()):
-                count = route.members[session] - 1
-                if count:
-                    route.members[session] = count
-                else:
-                    del route.members[session]
-                    ops.append(Leave(route, session))
-            if not members:
-                del self._members[pattern]
-                unused.append(pattern)
-        self._retire(unused, ops)
+        held = session.subscriptions or {}
+        grouped = []
+        for pattern in dict.fromkeys(patterns):
+            if pattern in held:
+                self._meter.subscriptions -= 1
+                self._attendance.leave(session, pattern)
+                if held[pattern].group is not None:
+                    del held[pattern]
+                    grouped.append(pattern)
+        if grouped:
+            self._delist(session, grouped)
+        self._lose_interest(self.audiences.exit(session, patterns, ops))
+        self._tell_attendance()
 
     def _release(self, patterns: list[str]) -> None:
         """A waiting request is over; patterns that nobody holds are withdrawn from the hub."""
@@ -373,22 +452,11 @@ class Index(LoopActor):
                 self._waiting[pattern] = left
             else:
                 del self._waiting[pattern]
-                if pattern not in self._members:
+                if pattern not in self.audiences:
                     unused.append(pattern)
-        self._retire(unused, [])
+        self._lose_interest(unused)
 
-    def _retire(self, patterns: list[str], ops: list[Any]) -> None:
-        for pattern in patterns:
-            if self._patterns.remove(pattern):
-                self._reroute(pattern, ops)
-                for route in self._routes_of.pop(pattern, ()):
-                    self._routes.pop(route.patterns, None)
-                    for other in route.patterns:
-                        if other in self._routes_of:
-                            self._routes_of[other].discard(route)
-                            if not self._routes_of[other]:
-                                del self._routes_of[other]
-                    ops.append(Disband(route))
+    def _lose_interest(self, patterns: list[str]) -> None:
         gone = [pattern for pattern in patterns if pattern not in self._waiting]
         if gone and self._uplink.connected:
             self._uplink.send(pack(Interest(0, [], gone, [], [])))
@@ -399,17 +467,41 @@ class Index(LoopActor):
         """Tell a hub everything: what is in force, then what waits, in the order of asking."""
         if not self._uplink.connected:
             return  # it has gone again; there will be another
-        members = iter(self._members)
+        members = iter(self.audiences)
         while some := list(islice(members, INTEREST_PATTERNS)):
             self._uplink.send(pack(Interest(0, some, [], [], [])))
+        for session, _ in self._enlisted.values():
+            for pattern, subscription in (session.subscriptions or {}).items():
+                if subscription.group is not None:
+                    self._uplink.send(pack(Enlist(0, session.id, subscription.group, [pattern])))
+        for told in self._attendance.again(message.incarnation):
+            self._uplink.send(pack(told))
         for pending in self._pending.values():
-            self._uplink.send(pack(pending.interest))
+            self._uplink.send(pack(pending.message))
 
     def on_sweep(self, _message: Sweep) -> None:
-        """Answer requests that the hub has not answered in time."""
+        """Answer requests that the hub has not answered in time; forget selections that nobody uses."""
         now = self.loop.time()
         for ref in [ref for ref, pending in self._pending.items() if pending.deadline <= now]:
             error = RequestError(ErrorCode.UNAVAILABLE, f"no answer from the hub in {self._request_timeout:g} s")
             if (pending := self._take(ref)) is not None:
                 self._give_up(pending, error)
+        if now - self._aged >= self._route_ttl / 2:
+            self._aged = now
+            self.audiences.age()
         self.later(SWEEP_INTERVAL, Sweep())
+
+
+def _notice(audience: Audience, missed: Missed) -> Notice:
+    return Notice([*audience.routes], audience.selected(), missed)
+
+
+def _subscription(session: Session, request: Subscribe) -> Subscription:
+    wanted = delivery(request)
+    if request.where is None and wanted == PLAIN and request.group is None:
+        return EVERYTHING
+    return Subscription(session, request.where, wanted, request.group)
+
+
+def _copy(subscription: Subscription) -> Subscription:
+    return Subscription(subscription.session, subscription.filter, subscription.delivery)

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transport.messages import Missed, Publish, Published, Refused
+from transport.messages import Missed, Publication, Publish, Published, Refused, Share, Users
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 
 if TYPE_CHECKING:
+    from actors.audience import Selection
+    from actors.ref import Ref
     from actors.route import Route
     from actors.session import Session
+    from actors.stage import Stage
+    from actors.stage_batch import Answer, Outcome, Source, StageBatch
 
 
 # hub --------------------------------------------------------------------------------------------------------------
@@ -26,15 +30,46 @@ class Arrived(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """Router → stage → … → router: publishes on their way through the stages.
+    """Router → stage → … → router: publishes on their way through the stages, and answers to those that go no further.
 
-    ``dropped`` are the refs of publishes that a stage let go; ``step`` is the number of the next stage.
+    A stage is told of publishes only, with the peer of each; the router of what has passed the last stage.
     """
 
-    peer: Any
-    batch: list[Publish]
-    dropped: list[int]
-    step: int
+    batch: list[Source]
+    refused: list[Answer]
+
+
+class StageWork(NamedTuple):
+    """Stage runner → stage, a thread further: the next batch."""
+
+    runner: Ref
+    batch: StageBatch
+
+
+class StageStarted(NamedTuple):
+    """Stage → its runner: it can have a batch."""
+
+    stage: Stage
+
+
+class StageDone(NamedTuple):
+    """Stage → its runner: what becomes of the batch."""
+
+    stage: Stage
+    outcome: Outcome
+
+
+class StageEnded(NamedTuple):
+    """Stage → its runner: it failed, or ended by itself; its thread is through."""
+
+    stage: Stage
+    error: BaseException | None
+
+
+class StageOverdue(NamedTuple):
+    """Stage runner to itself: the deadline of what this stage is at has passed."""
+
+    stage: Stage
 
 
 class PeerGone(NamedTuple):
@@ -114,43 +149,71 @@ class HubLost(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Index → clients: the hub's answers to publishes."""
+    """Index → clients: what the hub says that is no event and no fence, in its order."""
 
-    items: list[Published | Refused]
+    items: list[Published | Refused | Users | Share]
 
 
 # Index → broadcaster: operations in the order of the pipe. A plain tuple `(route, publication)` is a delivery.
 
 
-class Notice(NamedTuple):
-    """The members of ``route`` miss events."""
+class Hold(NamedTuple):
+    """An event for a held route: it waits there for its time."""
 
     route: Route
+    publication: Publication
+
+
+class Select(NamedTuple):
+    """An event for those whose filters accept it."""
+
+    selection: Selection
+    publication: Publication
+
+
+class Urgent(NamedTuple):
+    """A critical event: written at once, before what is pending."""
+
+    routes: tuple[Route, ...]
+    selection: Selection | None
+    publication: Publication
+
+
+class Notice(NamedTuple):
+    """The members of these routes, and ``sessions``, miss events."""
+
+    routes: list[Route]
+    sessions: list[Session]
     missed: Missed
 
 
 class Seal(NamedTuple):
-    """Send what is pending on these routes before anything that follows; ``None`` for all."""
+    """Send what is pending on these routes before anything that follows; ``None`` for all.
+
+    Of held routes only to ``session``, where one is given: the others wait for their time.
+    """
 
     routes: list[Route] | None
+    session: Session | None = None
 
 
 class Join(NamedTuple):
-    """Sessions join a route, which is sealed before."""
+    """Sessions join a route, which is sealed before; a held route goes on, and they get what comes from now on."""
 
     route: Route
     sessions: list[Session]
 
 
 class Send(NamedTuple):
-    """A frame for one session, at this place of the order."""
+    """Frames for one session, at this place of the order; no event of what ``topics`` match may change sides."""
 
     session: Session
-    frame: bytes
+    frames: bytes
+    topics: tuple[str, ...]
 
 
 class Leave(NamedTuple):
-    """A session leaves a route, which is sealed before."""
+    """A session leaves a route, which is sealed before; of a held route the session gets what waits."""
 
     route: Route
     session: Session

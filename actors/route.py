@@ -1,10 +1,12 @@
-"""A route: the cohort of sessions that get the same events, cached by the set of patterns that match."""
+"""A route: the cohort of sessions that get the same events in the same way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from actors.holding import Holding
+from actors.subscription import PLAIN, Delivery
 from transport.messages import Publication
 from transport.wire_forms import WireForm
 
@@ -22,20 +24,33 @@ class Lane:
         self.slow: dict[Session, None] = {}
 
 
+class Timing:
+    """When a held route may be sent: its events, when it was sent last, and who waits to join. The broadcaster's."""
+
+    __slots__ = ("due", "holding", "joining", "sent", "told")
+
+    def __init__(self, conflate: bool) -> None:
+        self.holding = Holding(conflate)
+        self.joining: dict[Session, int] = {}  # session → the events that came before it
+        self.due = False  # a timer runs, or the next flush takes it
+        self.sent = self.told = float("-inf")  # loop time of the last sending, of the last `skipped`
+
+
 class Route:
     """Shared by index and broadcaster of one worker (same loop, same thread).
 
-    The index owns ``patterns`` and ``members`` (session → number of its patterns that match), the broadcaster
-    ``lanes`` and ``pending``. Memory: about 200 bytes per member.
+    The index owns ``size``, the number of members, the broadcaster the rest. ``pending`` is what the next flush sends;
+    a held route (see :attr:`Delivery.held`) has ``timing`` instead. Memory: about 200 bytes per member.
     """
 
-    __slots__ = ("lanes", "members", "patterns", "pending")
+    __slots__ = ("delivery", "lanes", "pending", "size", "timing")
 
-    def __init__(self, patterns: tuple[str, ...]) -> None:
-        self.patterns = patterns
-        self.members: dict[Session, int] = {}
+    def __init__(self, delivery: Delivery = PLAIN) -> None:
+        self.delivery = delivery
+        self.size = 0
         self.lanes: dict[WireForm, Lane] = {}
         self.pending: list[Publication] = []
+        self.timing = Timing(delivery.conflate) if delivery.held else None
 
     def enter(self, session: Session) -> None:
         """Put a session into the lane it is in now."""
@@ -48,13 +63,6 @@ class Route:
             lane.slow[session] = None
         session.routes.add(self)
 
-    def disband(self) -> None:
-        """Take everybody out."""
-        for lane in self.lanes.values():
-            for session in (*lane.fast, *lane.slow):
-                session.routes.discard(self)
-        self.lanes.clear()
-
     def exit(self, session: Session) -> None:
         """Take a session out; harmless if it is not in."""
         session.routes.discard(self)
@@ -64,3 +72,15 @@ class Route:
             lane.slow.pop(session, None)
             if not lane.fast and not lane.slow:
                 del self.lanes[session.form]
+
+    def members(self) -> Iterator[Session]:
+        """All of them; not to be held on to while the route changes."""
+        for lane in self.lanes.values():
+            yield from lane.fast
+            yield from lane.slow
+
+    def disband(self) -> None:
+        """Take everybody out."""
+        for session in self.members():
+            session.routes.discard(self)
+        self.lanes.clear()

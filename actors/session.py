@@ -3,7 +3,8 @@ inbox each would cost more than the socket."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from transport.codes import ByeReason, CloseCode
@@ -11,11 +12,14 @@ from transport.errors import RequestError
 from transport.messages import Publication
 from transport.outbox import Outbox, Verdict
 from transport.requests import Rejected
-from transport.wire_forms import WireForm, gap
+from transport.wire_forms import WireForm, gap, skipped
 
 if TYPE_CHECKING:
     from actors.clients import Clients
     from actors.route import Route
+    from actors.subscription import Delivery, Subscription
+
+SKIPPED_INTERVAL = 1.0  # s between two `skipped` of a slow session
 
 
 class Connection(Protocol):
@@ -40,7 +44,8 @@ class Session:
     """Fast lane: ``outbox is None``, shared bytes go straight to the transport. Slow lane: a bounded outbox.
 
     The transport's write buffer decides: above its high mark the session leaves the fast lane, and comes back when the
-    outbox has drained. Runs on the worker's loop.
+    outbox has drained. A session whose user has a rate stays in the slow lane, where events are looked at one by one.
+    Runs on the worker's loop.
     """
 
     __slots__ = (
@@ -48,13 +53,17 @@ class Session:
         "closed",
         "connected_at",
         "connection",
+        "dropped",
         "form",
         "id",
         "leaving",
         "outbox",
         "paused",
+        "private",
+        "rated",
         "routes",
         "subscriptions",
+        "told",
         "unacknowledged",
         "user",
         "write",
@@ -67,9 +76,12 @@ class Session:
         self.write = connection.write
         self.outbox: Outbox | None = None
         self.routes: set[Route] = set()
-        self.subscriptions: dict[str, None] | None = None  # patterns in force; made when first needed
+        self.private: dict[Delivery, Route] | None = None  # its own held routes, for what its filters select
+        self.subscriptions: dict[str, Subscription] | None = None  # by pattern; made when first needed
+        self.told = 0.0  # loop time of the last `skipped`
         self.unacknowledged = 0  # publishes
-        self.paused = self.closed = self.leaving = False
+        self.dropped = 0  # events, by the outboxes that it had before this one
+        self.paused = self.closed = self.leaving = self.rated = False
 
     # from the socket ------------------------------------------------------------------------------------------------
 
@@ -116,13 +128,27 @@ class Session:
     # to the client --------------------------------------------------------------------------------------------------
 
     def send(self, frame: bytes) -> None:
-        """An answer or notice, behind what is already on its way; when leaving, instead of what waits: it is `bye`."""
+        """An answer that concerns no topic; it may overtake events that wait."""
         if self.closed:
             return
         if self.outbox is None or self.leaving:
             self.write(frame)
         elif self.outbox.push(frame) is Verdict.FULL:
             self.clients.dismiss(self, CloseCode.SLOW, ByeReason.SLOW)
+        elif not self.paused:
+            self._drain()
+
+    def barrier(self, frames: bytes, topics: Sequence[str]) -> None:
+        """An answer or notice with its place among the events of ``topics``; when leaving, instead of what waits: it
+        is `bye`."""
+        if self.closed:
+            return
+        if self.outbox is None or self.leaving:
+            self.write(frames)
+        elif self.outbox.push_barrier(frames, topics) is Verdict.FULL:
+            self.clients.dismiss(self, CloseCode.SLOW, ByeReason.SLOW)
+        elif not self.paused:
+            self._drain()
 
     def message(self, **fields: Any) -> None:
         """A server message from its fields."""
@@ -137,25 +163,40 @@ class Session:
 
     # the slow lane --------------------------------------------------------------------------------------------------
 
-    def queue(self, frames: list[bytes], publications: list[Publication]) -> None:
+    def queue(self, frames: list[bytes], publications: list[Publication], *, conflate: bool = False) -> None:
         """Events of one flush while in the slow lane."""
         outbox = self.outbox
         if outbox is None or self.leaving:
             return
         dropped = outbox.dropped
         half = False
+        limited = 0
         for frame, publication in zip(frames, publications, strict=True):
-            verdict = outbox.push(frame, publication)
+            if self.rated and not self.clients.admit(self, publication):
+                limited += 1
+                verdict = outbox.rate_limited(publication)
+            else:
+                verdict = outbox.push(frame, publication, conflate=conflate)
             half = half or verdict is Verdict.HALF
             if verdict is Verdict.FULL or (verdict is Verdict.DROPPED and self.clients.disconnect_slow):
-                self.clients.count_queued(0, outbox.dropped - dropped)
+                self.clients.count_queued(0, outbox.dropped - dropped, limited)
                 self.clients.dismiss(self, CloseCode.SLOW, ByeReason.SLOW)
                 return
-        self.clients.count_queued(len(frames), outbox.dropped - dropped)
+        self.clients.count_queued(len(frames) - limited, outbox.dropped - dropped, limited)
         if half:
             self.message(op="slow", queued=outbox.size, limit=self.clients.outbox_bytes)
+        if not self.paused and limited < len(frames):  # gaps alone can wait for what they precede
+            self._drain()
+
+    def settle(self) -> None:
+        """Tell what waits for nothing: called now and then for sessions with a rate."""
         if not self.paused:
             self._drain()
+
+    def rate(self) -> None:
+        """The user has a rate: take the slow lane for good, as long as no event has come."""
+        self.rated = True
+        self.outbox = self.clients.new_outbox()
 
     def _drain(self) -> None:
         """Move the outbox to the transport while it takes it; drained, go back to the fast lane."""
@@ -165,11 +206,19 @@ class Session:
         while outbox and not self.paused and not self.closed:
             frames = [self.form.message(gap(missed)) for missed in outbox.gaps()]
             frames += outbox.take(self.clients.write_chunk)
+            now = time.monotonic()
+            if now - self.told >= SKIPPED_INTERVAL:
+                self.told = now
+                frames += [self.form.message(skipped(topic, count)) for topic, count in outbox.skips().items()]
             self.write(b"".join(frames))  # may call on_paused before it returns
-        if not outbox and not self.paused and not self.closed:
+        if not outbox and not self.paused and not self.closed and not self.rated:
+            skips = outbox.skips()
             self.outbox = None
+            self.dropped += outbox.dropped
             self.clients.outbox_gone(outbox)
             for route in self.routes:
                 lane = route.lanes[self.form]
                 lane.slow.pop(self, None)
                 lane.fast[self] = self.write
+            if skips:
+                self.write(b"".join([self.form.message(skipped(topic, count)) for topic, count in skips.items()]))

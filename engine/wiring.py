@@ -167,7 +167,9 @@ def worker_actors(
             clients=lambda: spec["clients"].ref,
             uplink=uplink,
             meter=meter,
+            policies=topic_policies(config),
             request_timeout=config.limits.request_timeout,
+            route_ttl=config.limits.route_ttl,
         ),
     )
     spec["clients"] = _mortal("clients", lambda: door)

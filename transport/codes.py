@@ -73,3 +73,13 @@ class Priority(StrEnum):
     MEDIUM = "medium"
     HIGH = "high"
     CRITICAL = "critical"
+
+
+PRIORITY_RANK: dict[str | None, int] = {
+    Priority.CRITICAL: 0,
+    Priority.HIGH: 1,
+    Priority.MEDIUM: 2,
+    None: 2,  # medium is what has none
+    Priority.LOW: 3,
+}
+"""The order in which what waits is sent, by a publication's ``priority``."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from transport.frames import binary_frame, text_frame
 from transport.messages import Missed, Publication
 from transport.requests import Request, RequestDecoder
 
+BATCH_BYTES = 65_536  # of events in one `events` message; one that is larger goes alone
 _TYPES_CACHED = 4096
 _TYPE_LENGTH = 64  # characters of a type that is cached: they come from strangers, and may be as long as a message
 
@@ -36,6 +37,9 @@ class WireForm(Protocol):
     def message(self, fields: Mapping[str, Any]) -> bytes:
         """The frame of any other server message; ``fields`` holds JSON-able values."""
 
+    def batch(self, publications: Sequence[Publication]) -> bytes:
+        """The frames of an `events` message each with as many publications as :data:`BATCH_BYTES` hold, in order."""
+
     def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
         """The frame of the answer to ``snapshot``."""
 
@@ -44,6 +48,11 @@ class WireForm(Protocol):
 
     def payload(self, raw: bytes) -> bytes:
         """``data`` of a client's publish as JSON; raises :class:`RequestError` where it has none."""
+
+
+def skipped(topic: str, count: int) -> dict[str, Any]:
+    """The fields of a ``skipped`` notice."""
+    return {"op": "skipped", "topic": topic, "count": count}
 
 
 def gap(missed: Missed) -> dict[str, Any]:
@@ -89,6 +98,10 @@ class JsonForm:
 
     def message(self, fields: Mapping[str, Any]) -> bytes:
         return text_frame(self._encode(fields))
+
+    def batch(self, publications: Sequence[Publication]) -> bytes:
+        maps = [self.event_json(publication) for publication in publications]
+        return b"".join([text_frame(b'{"op":"events","events":[%b]}' % b",".join(some)) for some in _chunks(maps)])
 
     def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
         events = b",".join(self.event_json(publication) for publication in publications)
@@ -165,6 +178,16 @@ class MsgpackForm:
     def message(self, fields: Mapping[str, Any]) -> bytes:
         return binary_frame(self._encoder.encode(fields))
 
+    def batch(self, publications: Sequence[Publication]) -> bytes:
+        frames, maps = [], []
+        for publication in publications:
+            try:
+                maps.append(msgspec.Raw(self._encoder.encode(self._event_map(publication))))
+            except CodecError:
+                frames.append(self.event(publication))
+        frames += [self.message({"op": "events", "events": some}) for some in _chunks(maps)]
+        return b"".join(frames)
+
     def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
         events = []
         for publication in publications:
@@ -183,6 +206,21 @@ class MsgpackForm:
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
             raise RequestError(ErrorCode.BAD_REQUEST, f"data has no JSON form: {error}", "data") from None
         return to_json(value)
+
+
+def _chunks(items: list[Any]) -> Iterator[list[Any]]:
+    """Encoded maps in groups of at most ``BATCH_BYTES``, or one."""
+    some: list[Any] = []
+    size = 0
+    for item in items:
+        length = len(memoryview(item))
+        if some and size + length > BATCH_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(item)
+        size += length
+    if some:
+        yield some
 
 
 DECIMAL_EXT = 1

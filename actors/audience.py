@@ -1,0 +1,241 @@
+"""An audience: who gets the events of the topics that one set of patterns matches, under one topic policy. Pure.
+
+Sessions that want every event form cohorts, a route per :class:`Delivery`. Those that have only filtered subscriptions
+are selected per event: by its class, so that prices and confidences do not defeat the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from actors.filter_index import FilterIndex
+from actors.messages import Disband, Hold, Join, Leave, Select, Urgent
+from actors.route import Route
+from actors.subscription import PLAIN, Delivery, Subscription
+from actors.topic_policy import Strategy, TopicPolicy
+from transport.codes import Priority
+from transport.fields import fields_of
+from transport.messages import Publication
+from transport.wire_forms import WireForm
+
+if TYPE_CHECKING:
+    from actors.session import Session
+
+SELECTIONS = 4_096  # classes of events in each of the cache's two generations
+SELECTED = 250_000  # sessions listed in one generation: 2 MB of references
+
+
+class Selection:
+    """The sessions whose filters accept one class of events. Immutable: a change makes another one.
+
+    Attributes:
+        lanes: who gets the event with the next flush, per wire form.
+        routes: the held routes of the others, one session each.
+        by_priority: whether what waits goes by priority.
+        size: sessions in all.
+        versions: of the filter indexes, up to which this is known to hold.
+    """
+
+    __slots__ = ("by_priority", "lanes", "routes", "size", "versions")
+
+    def __init__(self, wanted: dict[Session, Delivery], versions: list[int], ops: list[Any]) -> None:
+        lanes: dict[WireForm, list[Session]] = {}
+        routes = []
+        for session, delivery in wanted.items():
+            if delivery.held:
+                routes.append(_private(session, delivery, ops))
+            else:
+                lanes.setdefault(session.form, []).append(session)
+        self.lanes = tuple((form, tuple(sessions)) for form, sessions in lanes.items())
+        self.routes = tuple(routes)
+        self.by_priority = any(delivery.by_priority for delivery in wanted.values())
+        self.size = len(wanted)
+        self.versions = versions
+
+    @classmethod
+    def of(cls, session: Session) -> Selection:
+        """One session, whatever comes."""
+        return cls({session: PLAIN}, [], [])
+
+
+def _private(session: Session, delivery: Delivery, ops: list[Any]) -> Route:
+    """A session's own held route: what it selects is not what others select."""
+    if session.private is None:
+        session.private = {}
+    route = session.private.get(delivery)
+    if route is None:
+        route = session.private[delivery] = Route(delivery)
+        route.size = 1
+        ops.append(Join(route, [session]))
+    return route
+
+
+class Audience:
+    """Runs on the worker's loop; appends what the broadcaster has to do to ``ops``.
+
+    Attributes:
+        patterns, policy: what it is found by; the patterns are sorted.
+        only: the one route of all events, where that says all; else ``None`` and :meth:`spread` must be asked.
+    """
+
+    __slots__ = ("_cold", "_filters", "_hot", "_placed", "_routes", "_weight", "only", "patterns", "policy")
+
+    def __init__(self, patterns: tuple[str, ...], policy: TopicPolicy) -> None:
+        self.patterns, self.policy = patterns, policy
+        self._routes: dict[Delivery, Route] = {}
+        self._placed: dict[Session, Route] = {}
+        self._filters: tuple[FilterIndex[Subscription], ...] = ()
+        self._hot: dict[Hashable, Selection] = {}
+        self._cold: dict[Hashable, Selection] = {}
+        self._weight = 0
+        self.only: Route | None = None
+
+    @property
+    def unfiltered(self) -> bool:
+        """Whether filters are ignored."""
+        return self.policy.strategy is Strategy.BROADCAST_ALL
+
+    # members --------------------------------------------------------------------------------------------------------
+
+    def place(self, session: Session, ops: list[Any], joins: list[Join]) -> None:
+        """Find a session's cohort again after a change of its subscriptions: the least restrictive one counts.
+
+        It leaves at once; a :class:`Join` is put to ``joins``, for the caller to say when.
+        """
+        wanted = self._wanted(session)
+        before = self._placed.get(session)
+        if (None if before is None else before.delivery) == wanted:
+            return
+        if before is not None:
+            ops.append(Leave(before, session))
+            del self._placed[session]
+            before.size -= 1
+            if not before.size:
+                del self._routes[before.delivery]
+                ops.append(Disband(before))
+        if wanted is not None:
+            route = self._routes.get(wanted)
+            if route is None:
+                route = self._routes[wanted] = Route(wanted)
+            self._placed[session] = route
+            route.size += 1
+            joins.append(Join(route, [session]))
+        if self._filters and self._filtered(session):
+            self.forget()  # it may be listed, or have been left out
+        self._simplify()
+
+    def _wanted(self, session: Session) -> Delivery | None:
+        best = None
+        held = session.subscriptions or {}
+        for pattern in self.patterns:
+            subscription = held.get(pattern)
+            if subscription is None or subscription.group is not None:
+                continue
+            if subscription.filter is None or self.unfiltered:
+                delivery = self._delivery(subscription.delivery)
+                if best is None or delivery.restriction < best.restriction:
+                    best = delivery
+        return best
+
+    def _filtered(self, session: Session) -> bool:
+        held = session.subscriptions or {}
+        return any(pattern in held and held[pattern].filter is not None for pattern in self.patterns)
+
+    def _delivery(self, wanted: Delivery) -> Delivery:
+        by_priority = self.policy.strategy is Strategy.PRIORITY_FIRST
+        if self.policy.window_s <= wanted.window and not by_priority:
+            return wanted
+        return wanted._replace(window=max(wanted.window, self.policy.window_s), by_priority=by_priority)
+
+    @property
+    def routes(self) -> Iterable[Route]:
+        """The cohorts' routes."""
+        return self._routes.values()
+
+    def selected(self) -> list[Session]:
+        """The sessions that are in no cohort: whose filters decide. O(filtered subscriptions)."""
+        sessions = (subscription.session for index in self._filters for subscription in index)
+        return [session for session in dict.fromkeys(sessions) if session not in self._placed]
+
+    def filter(self, filters: Iterable[FilterIndex[Subscription]]) -> None:
+        """The filter indexes of these patterns, those that have one."""
+        self._filters = () if self.unfiltered else tuple(filters)
+        self.forget()
+        self._simplify()
+
+    def disband(self, ops: list[Any]) -> None:
+        """No event will come this way any more."""
+        ops.extend(Disband(route) for route in self._routes.values())
+
+    def _simplify(self) -> None:
+        routes = list(self._routes.values())
+        self.only = routes[0] if len(routes) == 1 and routes[0].timing is None and not self._filters else None
+
+    # events ---------------------------------------------------------------------------------------------------------
+
+    def spread(self, publication: Publication, ops: list[Any]) -> bool:
+        """Hand one event to all who get it; whether the cache knew them."""
+        known = True
+        selection = None
+        if self._filters:
+            selection, known = self._select(publication, ops)
+        if publication.priority == Priority.CRITICAL:
+            ops.append(Urgent(tuple(self._routes.values()), selection, publication))
+            return known
+        ops += [
+            (route, publication) if route.timing is None else Hold(route, publication)
+            for route in self._routes.values()
+        ]
+        if selection is not None:
+            if selection.lanes:
+                ops.append(Select(selection, publication))
+            ops.extend([Hold(route, publication) for route in selection.routes])
+        return known
+
+    def _select(self, publication: Publication, ops: list[Any]) -> tuple[Selection, bool]:
+        classes = [index.classify(fields_of(index.fields).of(publication)) for index in self._filters]
+        key: Hashable = classes[0] if len(classes) == 1 else tuple(classes)
+        selection = self._hot.get(key) or self._cold.pop(key, None)
+        if selection is not None and self._holds(selection, classes):
+            if key not in self._hot:
+                self._keep(key, selection)
+            return selection, True
+        wanted: dict[Session, Delivery] = {}
+        for index, of_index in zip(self._filters, classes, strict=True):
+            for subscription in index.owners(of_index):
+                session = subscription.session
+                if session in self._placed:
+                    continue
+                delivery = self._delivery(subscription.delivery)
+                before = wanted.get(session)
+                if before is None or delivery.restriction < before.restriction:
+                    wanted[session] = delivery
+        selection = Selection(wanted, [index.version for index in self._filters], ops)
+        self._hot.pop(key, None)
+        self._keep(key, selection)
+        return selection, False
+
+    def _holds(self, selection: Selection, classes: list[Any]) -> bool:
+        """Whether no subscription that came or went since concerns this class of events."""
+        for i, index in enumerate(self._filters):
+            if selection.versions[i] != index.version:
+                changes = index.changes_since(selection.versions[i])
+                if changes is None or any(index.accepts(owner, classes[i]) for owner in changes):
+                    return False
+                selection.versions[i] = index.version
+        return True
+
+    def _keep(self, key: Hashable, selection: Selection) -> None:
+        if len(self._hot) >= SELECTIONS or self._weight >= SELECTED:
+            self.age()
+        self._hot[key] = selection
+        self._weight += selection.size
+
+    def age(self) -> None:
+        """Forget the selections that were not used since this was called last."""
+        self._cold, self._hot, self._weight = self._hot, {}, 0
+
+    def forget(self) -> None:
+        """Forget all selections."""
+        self._hot, self._cold, self._weight = {}, {}, 0

@@ -1,0 +1,186 @@
+"""All subscriptions of a worker, and the audiences that they form. Pure: no pipe, no loop, no clock.
+
+Two ways lead in: from a session to its patterns (``session.subscriptions``), and from a topic through the patterns that
+match it to the audience. Changes append what the broadcaster has to do to ``ops``, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from actors.audience import Audience
+from actors.filter_index import FilterIndex
+from actors.messages import Disband, Join, Seal
+from actors.subscription import Subscription
+from actors.subscriptions import PatternIndex
+from actors.topic_policy import TopicPolicies, TopicPolicy
+
+if TYPE_CHECKING:
+    from actors.session import Session
+
+
+class Statistics(NamedTuple):
+    """What is there; all zero once every session has gone."""
+
+    patterns: int
+    members: int  # subscriptions without consumer groups
+    filtered: int
+    audiences: int
+
+
+class Audiences:
+    """The two-way index.
+
+    Args:
+        reroute: called with a pattern and ``ops`` when the set of patterns changes: topics that it matches have another
+            audience from here on.
+    """
+
+    def __init__(self, policies: TopicPolicies, reroute: Callable[[str, list[Any]], None]) -> None:
+        self._policies, self._reroute = policies, reroute
+        self._patterns = PatternIndex()
+        self._members: dict[str, dict[Session, None]] = {}
+        self._filters: dict[str, FilterIndex[Subscription]] = {}
+        self._audiences: dict[tuple[tuple[str, ...], TopicPolicy], Audience] = {}
+        self._audiences_of: dict[str, set[Audience]] = {}
+
+    def __contains__(self, pattern: str) -> bool:
+        return pattern in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        """The patterns in force."""
+        return iter(self._members)
+
+    def of(self, pattern: str) -> Iterable[Audience]:
+        """The audiences that a pattern has part in."""
+        return self._audiences_of.get(pattern, ())
+
+    def members(self, pattern: str) -> Iterable[Session]:
+        """Who subscribes to a pattern, filtered or not."""
+        return self._members.get(pattern, ())
+
+    def matching(self, topic: str) -> tuple[str, ...]:
+        """The patterns in force that match."""
+        return self._patterns.match(topic)
+
+    def find(self, topic: str, ops: list[Any]) -> Audience | None:
+        """The audience of a topic, made where it is new; ``None``: nobody here wants this topic."""
+        patterns = self._patterns.match(topic)
+        if not patterns:
+            return None
+        policy = self._policies.of(topic)
+        audience = self._audiences.get((patterns, policy))
+        if audience is None:
+            audience = self._audiences[patterns, policy] = Audience(patterns, policy)
+            self._refilter(audience)
+            joins: list[Join] = []
+            for pattern in patterns:
+                self._audiences_of.setdefault(pattern, set()).add(audience)
+            for session in dict.fromkeys(session for pattern in patterns for session in self._members[pattern]):
+                audience.place(session, ops, joins)
+            ops.extend(_merged(joins))
+        return audience
+
+    def enter(self, session: Session, pattern: str, subscription: Subscription, ops: list[Any]) -> list[Join]:
+        """A subscription begins, or replaces the one on the same pattern.
+
+        The session's :class:`Join` are returned, for the caller to put behind the answer.
+        """
+        if session.subscriptions is None:
+            session.subscriptions = {}
+        before = session.subscriptions.get(pattern)
+        session.subscriptions[pattern] = subscription
+        if before is not None and before.filter is not None:
+            self._unfilter(pattern, before)
+        if pattern not in self._members:
+            self._members[pattern] = {}
+            self._patterns.add(pattern)
+            self._reroute(pattern, ops)
+        self._members[pattern][session] = None
+        if subscription.filter is not None:
+            index = self._filters.get(pattern)
+            if index is None:
+                index = self._filters[pattern] = FilterIndex()
+                self._refilter(*self.of(pattern))
+            index.add(subscription)
+        joins: list[Join] = []
+        for audience in self.of(pattern):
+            audience.place(session, ops, joins)
+        return joins
+
+    def exit(self, session: Session, patterns: Iterable[str], ops: list[Any]) -> list[str]:
+        """Subscriptions end; those that the session does not have are no error. Patterns that nobody holds any more."""
+        unused: list[str] = []
+        held = session.subscriptions or {}
+        for pattern in patterns:
+            subscription = held.pop(pattern, None)
+            if subscription is None:
+                continue
+            if subscription.filter is not None:
+                self._unfilter(pattern, subscription)
+                if session.private:
+                    ops.append(Seal(list(session.private.values())))
+            joins: list[Join] = []
+            for audience in self.of(pattern):
+                audience.place(session, ops, joins)
+            ops += joins
+            members = self._members[pattern]
+            del members[session]
+            if not members:
+                del self._members[pattern]
+                unused.append(pattern)
+        if not held and session.private:
+            ops.extend(Disband(route) for route in session.private.values())
+            session.private = None
+        for pattern in unused:
+            self._retire(pattern, ops)
+        return unused
+
+    def _retire(self, pattern: str, ops: list[Any]) -> None:
+        self._patterns.remove(pattern)
+        self._reroute(pattern, ops)
+        for audience in self._audiences_of.pop(pattern, ()):
+            del self._audiences[audience.patterns, audience.policy]
+            for other in audience.patterns:
+                if other in self._audiences_of:
+                    self._audiences_of[other].discard(audience)
+                    if not self._audiences_of[other]:
+                        del self._audiences_of[other]
+            audience.disband(ops)
+
+    def _unfilter(self, pattern: str, subscription: Subscription) -> None:
+        index = self._filters[pattern]
+        index.remove(subscription)
+        if not len(index):
+            del self._filters[pattern]
+            self._refilter(*self.of(pattern))
+
+    def _refilter(self, *audiences: Audience) -> None:
+        for audience in audiences:
+            audience.filter(self._filters[pattern] for pattern in audience.patterns if pattern in self._filters)
+
+    def age(self) -> None:
+        """Forget the selections that were not used since this was called last."""
+        for audience in self._audiences.values():
+            audience.age()
+
+    def statistics(self) -> Statistics:
+        """How much is there. O(patterns)."""
+        return Statistics(
+            len(self._patterns),
+            sum(map(len, self._members.values())),
+            sum(map(len, self._filters.values())),
+            len(self._audiences),
+        )
+
+
+def _merged(joins: list[Join]) -> list[Join]:
+    """One Join per route."""
+    merged: dict[Any, Join] = {}
+    for route, sessions in joins:
+        if route in merged:
+            merged[route].sessions.extend(sessions)
+        else:
+            merged[route] = Join(route, sessions)
+    return list(merged.values())
