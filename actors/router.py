@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
+from typing import Protocol
 
-from actors.clients import Ref
 from actors.loop_actor import LoopActor
 from actors.messages import Arrived, PeerGone, Staged, Sweep, WindowOpened
+from actors.stages import Stages
 from actors.subscriptions import PatternIndex
 from actors.topic_log import TopicLog
 from transport.codec import pack
@@ -37,7 +39,7 @@ class Router(LoopActor):
     Args:
         log: offsets and last events; owned by the process, so that it survives this actor.
         wake: tells the bus that peers' queues have grown; once per batch.
-        stages: refs of the stages, in order.
+        stages: on the way here; ``None``: there are none.
         topic_idle: seconds after which a topic without events is forgotten.
     """
 
@@ -47,7 +49,7 @@ class Router(LoopActor):
         log: TopicLog,
         wake: Callable[[], None],
         meter: Meter,
-        stages: Sequence[Ref] = (),
+        stages: Stages | None = None,
         topic_idle: float = 3600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -87,23 +89,18 @@ class Router(LoopActor):
         self._wake_bus()
 
     def _flow(self, peer: Peer, publishes: list[Publish]) -> list[Publish]:
+        if publishes and self._stages:
+            publishes = [publish for _, publish in self._stages.enter([(peer, publish) for publish in publishes])]
         if publishes:
-            if self._stages:
-                self._stages[0].tell(Staged(peer, publishes, [], 1))
-            else:
-                self._accept(peer, publishes)
+            self._accept(peer, publishes)
         return []
 
-    def forward(self, message: Staged) -> None:
-        """Where a stage puts its result: the next stage, or this router's inbox."""
-        ref: Any = self._stages[message.step - 1] if message.step <= len(self._stages) else self.actor_ref
-        ref.tell(message)
-
     def on_staged(self, message: Staged) -> None:
-        """Publishes that have passed all stages."""
-        self._accept(message.peer, message.batch)
-        for ref in message.dropped:
-            message.peer.out.append(pack(Refused(ref, ErrorCode.FORBIDDEN.value, "a stage dropped this event", None)))
+        """Publishes that have passed all stages, and answers to those that have not."""
+        for peer, sources in groupby(message.batch, itemgetter(0)):
+            self._accept(peer, [publish for _, publish in sources])
+        for peer, refused in message.refused:
+            peer.out.append(pack(refused))
         self._wake_bus()
 
     def _accept(self, peer: Peer, publishes: list[Publish]) -> None:

@@ -1,77 +1,64 @@
-"""A stage: an actor of the user's own between the feeds and the router's log.
+"""A stage: an actor of the user's own between the feeds and the router's log, in a thread of its own.
 
     class Spread(Stage):
         def on_events(self, batch: list[Event]) -> list[Event]:
             return [event.replace(data={**event.data, "spread": ...}) for event in batch]
 
 A stage sees the publishes of its topics before they get their offsets, in order, and returns what goes on: changed,
-fewer, or more. If ``on_events`` raises, the batch goes on as it came, the failure is counted and logged, and the
-supervisor restarts the stage.
+fewer, or more. :mod:`actors.stage_runner` feeds it, and does without it while it fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from actors.loop_actor import LoopActor
-from actors.messages import Staged
-from transport.codes import Priority
-from transport.event import Event, to_publish
-from transport.messages import Publish
-from transport.topics import matches
+from actors.blocking_actor import BlockingActor
+from actors.messages import StageDone, StageWork
+from actors.stage_batch import Outcome, StageBatch
+from transport.event import Event
 
 
-class Stage(LoopActor):
-    """Base of users' stages. ``options`` is the stage's table of the configuration. Runs on the hub's loop."""
+class Stage(BlockingActor):
+    """Base of users' stages. ``options`` is the stage's table of the configuration.
 
-    def __init__(self, *, topics: Iterable[str], forward: Callable[[Staged], None], options: Mapping[str, Any]) -> None:
+    ``on_start``, ``on_events`` and ``on_stop`` run in the stage's own thread, one at a time; they may block, and have
+    no event loop. Only the constructor runs on the hub's loop: what takes long belongs in ``on_start``.
+    """
+
+    def __init__(self, *, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.options = options
-        self._topics, self._forward = tuple(topics), forward
-        self._wanted: dict[str, bool] = {}
+        self.options: Mapping[str, Any] = {} if options is None else options
 
     def on_events(self, batch: list[Event]) -> list[Event]:
-        """Override: what goes on instead of ``batch``; called with events of this stage's topics only.
+        """Override: what goes on instead of ``batch``; called with events of this stage's topics only, 256 at most.
 
-        An error, or an event that nobody could read (see :func:`transport.event.to_publish`), fails the stage.
+        Make results of events with ``event.replace(…)``: so it is known which publish they answer. An error, a result
+        that is no list of events, and a time above the stage's ``timeout`` fail the whole batch and end this instance:
+        another one gets the next batch. An event that nobody could read (see :func:`transport.event.to_publish`)
+        fails only the event that it was made of.
         """
         raise NotImplementedError(f"{type(self).__qualname__} must define on_events(batch)")
 
-    def on_staged(self, message: Staged) -> None:
-        """Run one batch through the stage and hand it on, whatever happens."""
-        batch, dropped = message.batch, message.dropped
-        try:
-            batch, dropped = self._run(batch, dropped)
-        finally:
-            self._forward(Staged(message.peer, batch, dropped, message.step + 1))
+    def on_stage_work(self, work: StageWork) -> None:
+        """Run one batch through the stage and say what becomes of it."""
+        work.runner.tell(StageDone(self, self._process(work.batch)))
 
-    def _run(self, batch: list[Publish], dropped: list[int]) -> tuple[list[Publish], list[int]]:
-        mine = [publish for publish in batch if self._wants(publish.topic)]
-        if not mine:
-            return batch, dropped
-        results = self.on_events([_event(publish) for publish in mine])
-        # The i-th result answers the i-th publisher; publishers beyond the results learn that a stage dropped theirs.
-        refs = [publish.ref for publish in mine]
-        changed = [to_publish(event, refs[i] if i < len(refs) else 0) for i, event in enumerate(results)]
-        rest = [publish for publish in batch if not self._wants(publish.topic)]
-        return rest + changed, dropped + [ref for ref in refs[len(changed) :] if ref]
-
-    def _wants(self, topic: str) -> bool:
-        wanted = self._wanted.get(topic)
-        if wanted is None:
-            if len(self._wanted) > 10_000:
-                self._wanted.clear()
-            wanted = self._wanted[topic] = any(matches(pattern, topic) for pattern in self._topics)
-        return wanted
+    def _process(self, batch: StageBatch) -> Outcome:
+        return batch.returned(self.on_events(batch.events()))
 
 
-def _event(publish: Publish) -> Event:
-    return Event(
-        topic=publish.topic,
-        payload=publish.data,
-        type=publish.type,
-        key=publish.key,
-        priority=None if publish.priority is None else Priority(publish.priority),
-        source_ts=publish.source_ts,
-    )
+class FunctionStage(Stage):
+    """A stage that is a plain function.
+
+    Args:
+        function: called with one event; returns an event (changed), ``None`` (dropped) or a list of events. An error
+            fails that event only.
+    """
+
+    def __init__(self, function: Callable[[Event], object]) -> None:
+        super().__init__()
+        self._function = function
+
+    def _process(self, batch: StageBatch) -> Outcome:
+        return batch.mapped(self._function)

@@ -32,7 +32,7 @@ def check(path: Path, sample: tuple[str, Path] | None) -> int:
     loaded = config.load(path, None, {})
     try:
         for name, table in loaded.stages.items():
-            wiring.stage_class(name, table)
+            wiring.stage_maker(name, table)
         wiring.feed_specs(loaded)
     except ConfigError as error:
         raise ConfigError(error.message, error.field, line_of(read_text(path), error.field or "")) from None

@@ -31,6 +31,7 @@ _FAMILIES = (
     ("disconnects", "disconnects", "code", "Sessions that ended, by WebSocket close code."),
     ("delivery", "delivery_seconds", None, "From an event's acceptance to its being written to a client's socket."),
     ("match", "match_seconds", None, "Finding the route of an event that the route cache did not know."),
+    ("stages_bypassed", "stage_bypassed", "stage", "1 for a stage that is left alone after failures in a row."),
     ("route_hits", "route_cache_hits", None, "Events whose route the cache knew."),
     ("route_misses", "route_cache_misses", None, "Events whose route had to be found."),
     ("slow_sessions", "slow_sessions", None, "Sessions in the slow lane now."),
@@ -71,10 +72,19 @@ class _Snapshot(Collector):
             value = {"websocket": total.connections} if field == "connections" else getattr(total, field)
             yield _family(field in COUNTERS, name, label, about, value)
         yield _family(False, "loop_lag_seconds", "process", "How late the loop ran a timer last.", figures.loop_lags())
+        yield _stage_failures(total.stage_failures)
         yield from _feeds(figures.feeds)
         about = "Starts of a process after its death."
         yield _family(True, "process_restarts", "process", about, figures.restarts)
         yield _family(False, "build_info", "version", "1, labelled with the version.", {figures.version: 1})
+
+
+def _stage_failures(counted: Mapping[str, int]) -> Metric:
+    about = "Events for which a stage did nothing."
+    family = CounterMetricFamily(PREFIX + "stage_failures", about, labels=("stage", "reason"))
+    for label, times in counted.items():
+        family.add_metric(label.rsplit(":", 1), times)
+    return family
 
 
 def _feeds(feeds: FeedFigures) -> Iterator[Metric]:

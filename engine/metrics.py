@@ -102,6 +102,16 @@ class Figures:
             return value.count
         return float(sum(value.values()) if isinstance(value, dict) else value)
 
+    def stage_components(self) -> dict[str, Any]:
+        """What health says of the stages."""
+        ok, bypassed = ("ok", None), ("degraded", "it failed too often and is left alone for a while")
+        components = {}
+        for life in self._live.values():
+            for stage, bypass in life.meter.stages_bypassed.items():
+                status, reason = bypassed if bypass else ok
+                components[f"stage {stage}"] = {"status": status, "reason": reason, "retry_in": None}
+        return components
+
     def stats(self) -> dict[str, Any]:
         """The engine at a glance, for people and ``GET /stats``: the metrics' names without prefix and ``_total``.
 
@@ -116,6 +126,8 @@ class Figures:
             "events_published": total.events_published,
             "deliveries": total.deliveries,
             "events_dropped": total.dropped,
+            "stage_failures": total.stage_failures,
+            "stages_bypassed": total.stages_bypassed,
             "disconnects": {str(code): times for code, times in total.disconnects.items()},
             "slow_sessions": total.slow_sessions,
             "outbox_bytes": total.outbox_bytes,

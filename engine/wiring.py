@@ -7,9 +7,11 @@ Every function here returns child specs, in starting order, for one node of the 
 from __future__ import annotations
 
 import importlib
+import inspect
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from actors.backoff import BackoffPolicy
@@ -25,7 +27,9 @@ from actors.recovery import RecoveryPolicy
 from actors.redis_protocol import RedisProtocol
 from actors.ref import Ref
 from actors.router import Router
-from actors.stage import Stage
+from actors.stage import FunctionStage, Stage
+from actors.stage_runner import Forward, StagePolicy, StageRunner
+from actors.stages import Stages
 from actors.supervision import Restart
 from actors.supervisor import ChildSpec
 from actors.token import TokenSource
@@ -60,7 +64,6 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_ane
     A router's successor knows nobody's interest: ``begin_anew`` makes the peers tell it again.
     """
     log = TopicLog(config.limits.topics, new_epoch=lambda: secrets.token_hex(4))
-    stages: list[ChildSpec] = []
     routers: list[Router] = []
 
     def make_router() -> Router:
@@ -70,33 +73,50 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_ane
             log=log,
             wake=wake,
             meter=meter,
-            stages=[spec.ref for spec in stages],
+            stages=stages,
             topic_idle=config.history.topic_idle,
         )
         routers[:] = [router]
         return router
 
-    def forward(message: Any) -> None:
-        routers[0].forward(message)
-
-    for name, table in config.stages.items():
-        kind = stage_class(name, table)
-        stages.append(ChildSpec(name, _stage_maker(kind, table, forward), capacity=MAILBOX))
     router = ChildSpec("router", make_router, capacity=MAILBOX)
-    return HubActors([router, *stages], router.ref)
+    stages = Stages(router.ref)
+    runners: list[ChildSpec] = []
+    for step, (name, table) in enumerate(config.stages.items(), 1):
+        runner = _stage_runner(name, table, partial(stages.forward, step=step), meter)
+        stages.add(runner.ref, table.topics)
+        runners.append(runner)
+    return HubActors([router, *runners], router.ref)
 
 
-def _stage_maker(kind: type[Stage], table: StageConfig, forward: Callable[[Any], None]) -> Callable[[], Stage]:
-    return lambda: kind(topics=table.topics, forward=forward, options=table.options)
+def _stage_runner(name: str, table: StageConfig, forward: Forward, meter: Meter) -> ChildSpec:
+    create = stage_maker(name, table)
+    policy = StagePolicy(table.timeout, drop=table.on_error == "drop")
+    return ChildSpec(
+        f"stage {name}",
+        lambda: StageRunner(stage=name, create=create, forward=forward, meter=meter, policy=policy),
+        capacity=MAILBOX,
+    )
 
 
-def stage_class(name: str, table: StageConfig) -> type[Stage]:
-    """The class that ``[stages.NAME] actor`` names; :class:`ConfigError` where there is none."""
-    field = f"stages.{name}.actor"
-    found = imported(table.actor, field)
-    if not (isinstance(found, type) and issubclass(found, Stage)):
-        raise ConfigError(f"{table.actor!r} is not a subclass of heliograph.Stage", field)
-    return found
+def stage_maker(name: str, table: StageConfig) -> Callable[[], Stage]:
+    """What makes the stage that ``[stages.NAME]`` names; :class:`ConfigError` where there is none."""
+    path = table.function or table.actor or ""
+    field = f"stages.{name}.{'function' if table.function else 'actor'}"
+    found = imported(path, field)
+    if table.function:
+        work = found if inspect.isroutine(found) else getattr(found, "__call__", None)  # noqa: B004  it is looked at
+        if isinstance(found, type) or not callable(found):
+            raise ConfigError(f"{path!r} is no function", field)
+    elif isinstance(found, type) and issubclass(found, Stage):
+        work = found.on_events
+        if work is Stage.on_events:
+            raise ConfigError(f"{path!r} must define on_events(batch)", field)
+    else:
+        raise ConfigError(f"{path!r} is not a subclass of heliograph.Stage", field)
+    if inspect.iscoroutinefunction(work) or inspect.isasyncgenfunction(work):
+        raise ConfigError(f"{path!r} must not be async: a stage runs in a thread of its own, without a loop", field)
+    return partial(FunctionStage, found) if table.function else partial(found, options=table.options)
 
 
 def imported(path: str, field: str, wanted: str = "package.module:name") -> Any:
@@ -229,9 +249,16 @@ def connection_limits(config: Config) -> ConnectionLimits:
     )
 
 
-def stage_table(kind: type[Any], topics: Sequence[str], options: Mapping[str, Any]) -> StageConfig:
-    """A stage given as a class, as the configuration would name it; it must be importable by name."""
-    return StageConfig(actor=f"{kind.__module__}:{kind.__qualname__}", topics=tuple(topics), options=dict(options))
+def stage_path(what: object, field: str) -> str:
+    """A class or function of a program as the configuration would name it.
+
+    Raises:
+        ConfigError: it cannot be imported by a name: something local, a lambda, an object.
+    """
+    path = f"{getattr(what, '__module__', None)}:{getattr(what, '__qualname__', None)}"
+    if imported(path, field, "a class or a function of a module") is not what:
+        raise ConfigError(f"{path!r} is something else when it is imported", field)
+    return path
 
 
 def feeds_actor(

@@ -88,6 +88,7 @@ class Meter(msgspec.Struct, kw_only=True):
         deliveries: events written to clients, one per event and client.
         dropped: events that somebody will not get, by reason.
         disconnects: sessions that ended, by WebSocket close code.
+        stage_failures: events for which a stage did nothing, by "STAGE:REASON" (:mod:`actors.stage_batch`).
         route_hits, route_misses: events whose route the cache knew, or not.
         delivery, match: see their types.
         connections: WebSocket sessions now.
@@ -96,6 +97,7 @@ class Meter(msgspec.Struct, kw_only=True):
         outbox_bytes: bytes that wait in slow sessions' outboxes.
         loop_lag: how late the loop ran a timer last, seconds.
         bus_queue: events that the hub holds for a worker, by worker.
+        stages_bypassed: 1 for a stage that is left alone after failures in a row, else 0, by stage.
     """
 
     # counters
@@ -103,6 +105,7 @@ class Meter(msgspec.Struct, kw_only=True):
     deliveries: int = 0
     dropped: dict[str, int] = {}
     disconnects: dict[int, int] = {}
+    stage_failures: dict[str, int] = {}
     route_hits: int = 0
     route_misses: int = 0
     delivery: DeliverySeconds = msgspec.field(default_factory=DeliverySeconds)
@@ -114,6 +117,7 @@ class Meter(msgspec.Struct, kw_only=True):
     outbox_bytes: int = 0
     loop_lag: float = 0.0
     bus_queue: dict[str, int] = {}
+    stages_bypassed: dict[str, int] = {}
 
     def snapshot(self) -> dict[str, Any]:
         """A copy as maps with string keys, lists and numbers: whatever packs those can carry it."""
@@ -134,8 +138,9 @@ class Meter(msgspec.Struct, kw_only=True):
 
 
 COUNTERS = (
-    "events_published", "deliveries", "dropped", "disconnects", "route_hits", "route_misses", "delivery", "match",
+    "events_published", "deliveries", "dropped", "disconnects", "stage_failures", "route_hits", "route_misses",
+    "delivery", "match",
 )  # fmt: skip
 """Fields of :class:`Meter` that only rise."""
-GAUGES = ("connections", "subscriptions", "slow_sessions", "outbox_bytes", "bus_queue")
+GAUGES = ("connections", "subscriptions", "slow_sessions", "outbox_bytes", "bus_queue", "stages_bypassed")
 """Fields of :class:`Meter` whose sum over processes means something."""
