@@ -34,11 +34,17 @@ if TYPE_CHECKING:
     from actors.stage import Stage
     from actors.supervisor import ChildSpec, Supervisor
     from actors.token import TokenSource
+    from engine.alert import Alert
+    from engine.alert_book import AlertBook
+    from engine.alert_subscription import AlertSubscription
+    from engine.alerts import Alerts
     from engine.client import Client
     from engine.embedded import Engine
+    from engine.market_alerts import MarketAlert, MarketContext, PatternAlert
     from engine.mock_exchange import MockExchange
     from engine.mock_faults import Fault, Phase
     from engine.pipeline import Pipeline
+    from engine.preferences import PreferenceRule, Preferences, PreferencesBuilder
     from transport.client_messages import Gap
     from transport.codes import ErrorCode, Priority
     from transport.errors import (
@@ -59,6 +65,10 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ActorError": "transport.errors",
+    "Alert": "engine.alert",
+    "AlertBook": "engine.alert_book",
+    "AlertSubscription": "engine.alert_subscription",
+    "Alerts": "engine.alerts",
     "BackoffPolicy": "actors.backoff",
     "BadMessage": "actors.mapping",
     "BreakerPolicy": "actors.breaker",
@@ -86,10 +96,16 @@ _HOME = {
     "MailboxFull": "transport.errors",
     "MappedProtocol": "actors.feed_protocol",
     "MappingError": "actors.mapping",
+    "MarketAlert": "engine.market_alerts",
+    "MarketContext": "engine.market_alerts",
     "MockExchange": "engine.mock_exchange",
+    "PatternAlert": "engine.market_alerts",
     "Phase": "engine.mock_faults",
     "Pipeline": "engine.pipeline",
     "Position": "transport.position",
+    "PreferenceRule": "engine.preferences",
+    "Preferences": "engine.preferences",
+    "PreferencesBuilder": "engine.preferences",
     "Priority": "transport.codes",
     "ProtocolSpec": "actors.feed_protocol",
     "Publish": "transport.messages",
@@ -110,6 +126,10 @@ _HOME = {
 
 __all__ = [
     "ActorError",
+    "Alert",
+    "AlertBook",
+    "AlertSubscription",
+    "Alerts",
     "BackoffPolicy",
     "BadMessage",
     "BreakerPolicy",
@@ -137,10 +157,16 @@ __all__ = [
     "MailboxFull",
     "MappedProtocol",
     "MappingError",
+    "MarketAlert",
+    "MarketContext",
     "MockExchange",
+    "PatternAlert",
     "Phase",
     "Pipeline",
     "Position",
+    "PreferenceRule",
+    "Preferences",
+    "PreferencesBuilder",
     "Priority",
     "ProtocolSpec",
     "Publish",

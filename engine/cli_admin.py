@@ -25,8 +25,8 @@ ABSENT = "–"
 WHOLE = 1e6  # from here on a float is written without its fraction, but to the last digit
 
 
-def ask(method: str, admin_url: str, path: str, api_key: str | None = None) -> Any:
-    """The answer of the admin API, decoded.
+def ask(method: str, admin_url: str, path: str, api_key: str | None = None, body: bytes = b"{}") -> Any:
+    """The answer of the admin API, decoded. ``body`` is JSON, sent with POST.
 
     Raises:
         ConfigError: ``admin_url`` is no URL of an HTTP server.
@@ -45,16 +45,16 @@ def ask(method: str, admin_url: str, path: str, api_key: str | None = None) -> A
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
     try:
-        connection.request(method, url.path.rstrip("/") + path, b"{}" if method == "POST" else None, headers)
+        connection.request(method, url.path.rstrip("/") + path, body if method == "POST" else None, headers)
         response = connection.getresponse()
-        status, body = response.status, response.read()
+        status, content = response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
         why = "connection refused" if isinstance(error, ConnectionRefusedError) else str(error) or type(error).__name__
         raise ConnectionLost(f"{admin_url}: {why}") from error
     finally:
         connection.close()
     try:
-        answer = msgspec.json.decode(body)
+        answer = msgspec.json.decode(content)
     except msgspec.DecodeError:
         raise ConnectionLost(f"{admin_url}{path} answered HTTP {status} without JSON; is it the admin API?") from None
     if status >= http.HTTPStatus.BAD_REQUEST:

@@ -20,7 +20,7 @@ _ANY_OF = (("tiers", "tier"), ("symbols", "symbol"), ("patterns", "pattern"))
 """A preference, and the alert's field that it is about."""
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class PreferenceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """All that is named must hold. ``None`` is no condition, nor is a preference about a field that an alert lacks.
 
     Attributes:
@@ -90,7 +90,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return _RANKED[_RANKED.index(self.min_priority) :]
 
 
-class Preferences(Rule, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Preferences(PreferenceRule, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What one user wants: alerts for which this rule holds, or any of ``or_else``. JSON has only what is set.
 
     Attributes:
@@ -98,11 +98,11 @@ class Preferences(Rule, frozen=True, kw_only=True, forbid_unknown_fields=True, o
         per_hour: of the alerts that are wanted, at most so many in any 3,600 s; critical ones come beyond it.
     """
 
-    or_else: tuple[Rule, ...] = ()
+    or_else: tuple[PreferenceRule, ...] = ()
     per_hour: Annotated[int, Meta(ge=1)] | None = None
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
+    def rules(self) -> tuple[PreferenceRule, ...]:
         """This one and those of ``or_else``."""
         return (self, *self.or_else)
 
@@ -215,7 +215,7 @@ class PreferencesBuilder:
 
 
 @cache
-def _types(kind: type[Rule]) -> dict[str, Any]:
+def _types(kind: type[PreferenceRule]) -> dict[str, Any]:
     return {field.name: field.type for field in msgspec.structs.fields(kind)}
 
 

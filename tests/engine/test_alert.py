@@ -35,6 +35,12 @@ class LiquidityAlert(Alert, frozen=True, kw_only=True, rename="camel"):
     spread: Annotated[float, Meta(ge=0)] = 0.0
 
 
+class Noted(Alert, frozen=True, kw_only=True):
+    __topic__ = "note.{text}"
+
+    text: str
+
+
 def refused(alert: Alert) -> RequestError:
     with pytest.raises(RequestError) as error:
         alert.to_event()
@@ -118,10 +124,6 @@ def test_what_is_published_has_the_types_that_the_class_says() -> None:
 
 @given(st.text(min_size=1, max_size=64), st.text(min_size=1, max_size=64))
 def test_any_text_gives_a_topic_of_its_own_that_the_pattern_matches(a: str, b: str) -> None:
-    class Noted(Alert, frozen=True, kw_only=True):
-        __topic__ = "note.{text}"
-        text: str
-
     try:
         topics = [Noted(text=text).to_event().topic for text in (a, b)]
     except RequestError as error:
@@ -141,7 +143,8 @@ def test_a_class_of_ones_own() -> None:
 
 
 def test_a_value_that_gives_no_key_is_named() -> None:
-    assert refused(LiquidityAlert(venue=Venue.LIT, shard=1)).field == "symbol_name"
+    for name in (None, ""):
+        assert refused(LiquidityAlert(venue=Venue.LIT, shard=1, symbol_name=name)).field == "symbol_name"
 
 
 @pytest.mark.parametrize(

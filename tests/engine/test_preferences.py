@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.alert import Alert
 from engine.market_alerts import MarketAlert, PatternAlert
-from engine.preferences import Preferences, PreferencesBuilder, Rule
+from engine.preferences import PreferenceRule, Preferences, PreferencesBuilder
 from transport.codes import ErrorCode, Priority
 from transport.errors import RequestError
 from transport.event import Event
@@ -36,7 +36,7 @@ RULES = {
 preferences = st.builds(
     Preferences,
     **RULES,
-    or_else=st.lists(st.builds(Rule, **RULES), max_size=3),
+    or_else=st.lists(st.builds(PreferenceRule, **RULES), max_size=3),
     per_hour=st.none() | st.integers(1, 100),
 )
 priorities = st.none() | st.sampled_from(tuple(Priority))
@@ -92,7 +92,7 @@ def test_what_becomes_of_preferences() -> None:
         patterns=("doji", "doji"),
         min_confidence=0.8,
         min_priority="high",  # type: ignore[arg-type]
-        or_else=(Rule(min_priority=Priority.CRITICAL),),
+        or_else=(PreferenceRule(min_priority=Priority.CRITICAL),),
         per_hour=20,
     )
     assert wanted.where(PatternAlert) == [
@@ -114,7 +114,9 @@ def test_what_becomes_of_preferences() -> None:
 
 def test_no_preferences_want_everything_and_say_so_once() -> None:
     assert Preferences().where(PatternAlert, MarketAlert) == [{"@type": "pattern_alert"}, {"@type": "market_alert"}]
-    assert Preferences(min_priority=Priority.LOW, or_else=(Rule(),)).where(PatternAlert) == [{"@type": "pattern_alert"}]
+    assert Preferences(min_priority=Priority.LOW, or_else=(PreferenceRule(),)).where(PatternAlert) == [
+        {"@type": "pattern_alert"}
+    ]
     assert Preferences().encode() == b"{}"
 
 
@@ -132,7 +134,7 @@ def test_no_preferences_want_everything_and_say_so_once() -> None:
         ({"min_priority": "urgent"}, "min_priority"),
         ({"per_hour": 0}, "per_hour"),
         ({"per_hour": 1.5}, "per_hour"),
-        ({"or_else": Rule()}, "or_else"),
+        ({"or_else": PreferenceRule()}, "or_else"),
         ({"or_else": [Preferences(per_hour=3)]}, "or_else[0]"),
     ],
 )
@@ -162,7 +164,7 @@ def test_a_wrong_value_in_json_is_named(text: bytes, field: str | None) -> None:
 
 
 def test_a_value_that_no_alert_can_have_is_named_instead_of_never_matching() -> None:
-    wanted = Preferences(tiers=("daily",), or_else=(Rule(tiers=("combo", "dayly")),))
+    wanted = Preferences(tiers=("daily",), or_else=(PreferenceRule(tiers=("combo", "dayly")),))
     assert wanted.where(MarketAlert)  # which has no tiers
     with pytest.raises(RequestError, match="no PatternAlert has tier 'dayly'") as error:
         wanted.where(MarketAlert, PatternAlert)
@@ -187,6 +189,23 @@ def test_an_alert_without_a_confidence_of_its_own_has_not_enough() -> None:
         assert engine_accepts(wanted.where(Maybe), alert.to_event()) is expected
 
 
+def test_a_filter_has_the_names_that_data_has() -> None:
+    class Renamed(Alert, frozen=True, kw_only=True, rename="upper"):
+        __topic__ = "renamed"
+        symbol: str
+        confidence: float
+
+    wanted = Preferences(symbols=("A",), min_confidence=0.5, min_priority=Priority.HIGH)
+    for symbol, confidence, priority, expected in (
+        ("A", 0.5, Priority.HIGH, True),
+        ("B", 0.5, Priority.HIGH, False),
+        ("A", 0.4, Priority.HIGH, False),
+        ("A", 0.5, Priority.LOW, False),
+    ):
+        event = Renamed(symbol=symbol, confidence=confidence, priority=priority).to_event()
+        assert engine_accepts(wanted.where(Renamed), event) is wanted.accepts(Renamed.of(event)) is expected
+
+
 def test_a_builder_makes_the_same_preferences_step_by_step() -> None:
     built = (
         PreferencesBuilder()
@@ -205,7 +224,7 @@ def test_a_builder_makes_the_same_preferences_step_by_step() -> None:
         symbols=("SPY",),
         patterns=("doji",),
         min_confidence=0.8,
-        or_else=(Rule(min_priority=Priority.CRITICAL),),
+        or_else=(PreferenceRule(min_priority=Priority.CRITICAL),),
         per_hour=20,
     )
 
