@@ -15,14 +15,27 @@ from actors.messages import (
     SessionClosed,
     SnapshotFor,
     SubscribeFor,
+    Sweep,
     UnsubscribeFor,
 )
+from actors.rated_users import RatedUsers
 from actors.session import Connection, Session
 from transport.codec import pack
 from transport.codes import ByeReason, CloseCode, ErrorCode
 from transport.errors import RequestError
 from transport.filters import Filter
-from transport.messages import Ack, Publish, Published, Refused, Users, WhoIsPresent
+from transport.messages import (
+    Ack,
+    Publication,
+    Publish,
+    Published,
+    Refused,
+    Seated,
+    Share,
+    ShareTaken,
+    Users,
+    WhoIsPresent,
+)
 from transport.meter import Meter
 from transport.outbox import Outbox
 from transport.requests import Ping, Presence, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
@@ -32,6 +45,7 @@ from transport.topics import check_pattern, check_readable, check_topic, is_syst
 from transport.wire_forms import JsonForm, MsgpackForm, WireForm
 
 PROTOCOL = 1
+SWEEP_INTERVAL = 1.0  # s
 RECONNECT_SPREAD = 2.0  # s; clients of a worker that goes come back spread over this
 
 
@@ -75,6 +89,7 @@ class Clients(LoopActor):
         index: the subscription index of this worker.
         uplink: the pipe to the hub.
         stats: the public figures, for the `stats` op.
+        user_window: seconds of the users' sliding windows; none: users have no rate.
     """
 
     def __init__(
@@ -88,6 +103,7 @@ class Clients(LoopActor):
         meter: Meter,
         now: Callable[[], float],
         stats: Callable[[], Mapping[str, Any]],
+        user_window: float | None = None,
     ) -> None:
         super().__init__()
         self._version, self._node, self._index, self._uplink = version, node, index, uplink
@@ -100,8 +116,14 @@ class Clients(LoopActor):
         self._next_ref = 0
         self._held: set[Session] = set()  # not read until the uplink or their acknowledgements have room
         self._outboxes: set[Outbox] = set()
+        self._rated = None if user_window is None else RatedUsers(user_window, self._tell_hub)
         self._draining = False
         self.configure(limits)
+
+    def on_start(self) -> None:
+        """Begin the periodic look at users who have a rate."""
+        if self._rated is not None:
+            self.later(SWEEP_INTERVAL, Sweep())
 
     def configure(self, limits: ClientLimits) -> None:
         """Take new limits, at start and at a reload."""
@@ -143,6 +165,10 @@ class Clients(LoopActor):
 
     def _seat(self, session: Session, user: str) -> None:
         """The session is one of the user's: it gets what is published to the user."""
+        if self._rated is not None:
+            session.rate()
+            if user not in self.users:
+                self._rated.came(user)
         self.users.setdefault(user, set()).add(session)
         self._index.tell(SubscribeFor(session, Subscribe(id=0, topics=[user_topic(user)]), by_server=True))
 
@@ -152,6 +178,8 @@ class Clients(LoopActor):
             sessions.discard(session)
             if not sessions:
                 del self.users[user]
+                if self._rated is not None:
+                    self._rated.went(user)
 
     def forget(self, session: Session, code: int) -> None:
         """A connection is gone: nothing of its session stays."""
@@ -321,7 +349,34 @@ class Clients(LoopActor):
                     session, request_id = entry
                     session.unacknowledged -= 1
                     session.message(op="ok", id=request_id, users=item.users)
+            elif type(item) is Share and self._rated is not None:
+                self._rated.take(item, item.user in self.users)
         self.release()
+
+    def hub_found(self) -> None:
+        """A hub answers. Called by the worker on this loop, before the index tells of its interest."""
+        if self._rated is not None:
+            self._rated.again(self.users)
+        self.release()  # the window of this link is open
+
+    def on_sweep(self, _message: Sweep) -> None:
+        """Tell users with a rate what they did not get lately, if nothing came since that it would precede."""
+        assert self._rated is not None, "only then it is swept"
+        self._rated.sweep()
+        for sessions in self.users.values():
+            for session in sessions:
+                session.settle()
+        self.later(SWEEP_INTERVAL, Sweep())
+
+    def admit(self, session: Session, publication: Publication) -> bool:
+        """Whether the session's user may get this event, by the user's rate."""
+        assert self._rated is not None, "only then a session is rated"
+        assert session.user is not None, "only users have a rate"
+        return self._rated.admit(session.user, publication)
+
+    def _tell_hub(self, message: Seated | ShareTaken) -> None:
+        if self._uplink.connected:  # else it is told everything when it is found
+            self._uplink.send(pack(message))
 
     def on_hub_lost(self, message: HubLost) -> None:
         """What was in flight may or may not have been accepted."""
@@ -344,17 +399,17 @@ class Clients(LoopActor):
 
     # the slow lane's accounts -----------------------------------------------------------------------------------------
 
-    def new_outbox(self) -> Outbox:
-        """A bounded queue for a session that has become slow."""
+    def new_outbox(self, *, slow: bool = True) -> Outbox:
+        """A bounded queue for a session that has become slow, or whose events are looked at one by one."""
         outbox = Outbox(self._limits.outbox_bytes, self._limits.outbox_events)
         self._outboxes.add(outbox)
-        self._meter.slow_sessions += 1
+        self._meter.slow_sessions += slow
         return outbox
 
-    def outbox_gone(self, outbox: Outbox) -> None:
+    def outbox_gone(self, outbox: Outbox, *, slow: bool = True) -> None:
         """The session is fast again, or gone."""
         self._outboxes.discard(outbox)
-        self._meter.slow_sessions -= 1
+        self._meter.slow_sessions -= slow
 
     def count_queued(self, events: int, dropped: int, limited: int = 0) -> None:
         """One flush into an outbox: ``events`` were queued, ``dropped`` that waited will not be got, nor ``limited``."""

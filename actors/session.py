@@ -122,7 +122,7 @@ class Session:
         """The connection is gone, exactly once."""
         self.closed = True
         if self.outbox is not None:
-            self.clients.outbox_gone(self.outbox)
+            self.clients.outbox_gone(self.outbox, slow=not self.rated)
         self.clients.forget(self, code)
 
     # to the client --------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class Session:
     def rate(self) -> None:
         """The user has a rate: take the slow lane for good, as long as no event has come."""
         self.rated = True
-        self.outbox = self.clients.new_outbox()
+        self.outbox = self.clients.new_outbox(slow=False)
 
     def _drain(self) -> None:
         """Move the outbox to the transport while it takes it; drained, go back to the fast lane."""

@@ -177,6 +177,7 @@ def worker_actors(
         meter=meter,
         now=time.time,
         stats=stats,
+        user_window=None if config.delivery.user_rate is None else config.delivery.user_window,
     )
     broadcaster = Broadcaster(pacer=pacer(config), meter=meter, processed=uplink.processed)
     spec["broadcaster"] = _mortal("broadcaster", lambda: broadcaster)

@@ -140,8 +140,8 @@ class Worker:
     def on_server(self, incarnation: str) -> None:
         """A hub answers: tell it everything."""
         get_logger().info("hub_found", incarnation=incarnation)
+        self._clients.hub_found()
         self._index.tell(HubFound(incarnation))
-        self._clients.release()  # the window of this link is open
         self._hub.set()
 
     def on_batch(self, items: list[Any]) -> None:
