@@ -6,6 +6,7 @@ events are not the others'.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -220,31 +221,35 @@ class Broadcaster(LoopActor):
         """An event waits: for its window, and for the interval since the last sending."""
         route, timing = op.route, op.route.timing
         assert timing is not None, "the index holds events on held routes"
-        timing.holding.put(op.publication)
-        if not timing.due:
-            timing.due = True
-            self._held.add(route)
+        holding = timing.holding
+        if not len(holding):
             interval, window, *_ = route.delivery
-            now = self.loop.time()
-            self._ripen(route, max(now + window, timing.sent + interval) - now)
-        elif timing.holding.full:
-            self._ripe(route)
+            self._ripen(route, timing, max(self.loop.time() + window, timing.sent + interval))
+        holding.put(op.publication)
+        if holding.full:
+            self._ripen(route, timing, 0.0)
 
-    def _ripen(self, route: Route, delay: float) -> None:
+    def _ripen(self, route: Route, timing: Timing, due: float) -> None:
+        """Send a held route at loop time ``due``, if it is not sent sooner."""
+        if due >= timing.due:
+            return
+        timing.due = due
+        self._held.add(route)
+        delay = due - self.loop.time()
         if delay > 0:
-            self.loop.call_later(delay, self._ripe, route)
+            self.loop.call_later(delay, self._ripe, route, timing, due)
         else:
-            self._ripe(route)
+            self._ripe(route, timing, due)
 
-    def _ripe(self, route: Route) -> None:
-        if route in self._held:
+    def _ripe(self, route: Route, timing: Timing, due: float) -> None:
+        if timing.due == due and route in self._held:  # else it was sent since, or is to be sent sooner
             self._held.discard(route)
             self._dirty.append(route)
             self._schedule()
 
     def _prepare_held(self, route: Route, timing: Timing, now: float) -> None:
         self._held.discard(route)
-        timing.due = False
+        timing.due = math.inf
         events = timing.holding.take()
         clock = self.loop.time()
         if events:
@@ -274,10 +279,8 @@ class Broadcaster(LoopActor):
             if not session.closed:
                 self._hand_over(session, [publication for number, publication in events if number > after])
                 route.enter(session)
-        if timing.holding.skipped and not timing.due:  # told in time, also if nothing more comes
-            timing.due = True
-            self._held.add(route)
-            self._ripen(route, timing.told + SKIPPED_INTERVAL - clock)
+        if timing.holding.skipped:  # told in time, also if nothing more comes
+            self._ripen(route, timing, timing.told + SKIPPED_INTERVAL)
 
     def _hand_over(self, session: Session, publications: list[Publication]) -> None:
         """Events for one session alone, at once."""

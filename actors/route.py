@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ class Timing:
     def __init__(self, conflate: bool) -> None:
         self.holding = Holding(conflate)
         self.joining: dict[Session, int] = {}  # session → the events that came before it
-        self.due = False  # a timer runs, or the next flush takes it
+        self.due = math.inf  # loop time at which it is to be sent, or was and the next flush takes it
         self.sent = self.told = float("-inf")  # loop time of the last sending, of the last `skipped`
 
 
