@@ -62,8 +62,8 @@ class ChannelMap:
         if found is None:
             raise MappingError(BadMessage.BAD_TOPIC, where, "is not what its pattern says")
         try:
-            tokens = [topic(text.decode()) for text in found.groups()]
-            address = check_topic("".join(text + (tokens[star - 1] if star else "") for text, star in self._parts))
+            tokens = [topic(found[star].decode()) if star else "" for _, star in self._parts]
+            address = check_topic("".join(text + token for (text, _), token in zip(self._parts, tokens, strict=True)))
         except UnicodeDecodeError:
             raise MappingError(BadMessage.BAD_TOPIC, where, "is not UTF-8") from None
         except RequestError as error:
