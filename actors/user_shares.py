@@ -1,8 +1,8 @@
 """How a user's rate is divided among the workers that hold its sessions. Pure; the clock is passed in.
 
-Each worker counts the events of its own share exactly (:class:`transport.sliding_window.UserRates`). Two windows side by
-side are one only if no allowance is ever counted twice, so what one worker gives up is nobody's until it
-cannot have delivered with it for a whole window:
+Each worker counts the events of its own share exactly (:class:`transport.sliding_window.UserRates`). Two windows are as
+good as one only if no allowance is ever counted twice, so what one worker gives up is nobody's until it cannot have
+delivered with it for a whole window:
 
     told less ──► acknowledged (:class:`transport.messages.ShareTaken`) ──► one window ──► told to others
 
