@@ -7,13 +7,12 @@ The log's ``position`` counts all accepted events of this log.
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Callable
 
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.messages import Publication, Publish
-from transport.topics import RESERVED, is_pattern
+from transport.topics import is_pattern, matcher
 
 
 class _Topic:
@@ -87,7 +86,7 @@ class TopicLog:
         if not is_pattern(pattern):
             topic = self._topics.get(pattern)
             return [topic.last] if topic is not None and topic.last is not None else []
-        match = re.compile(_expression(pattern)).fullmatch
+        match = matcher(pattern)
         return [topic.last for name, topic in self._topics.items() if topic.last is not None and match(name)]
 
     def page(self, after: str, limit: int) -> list[Publication]:
@@ -103,10 +102,3 @@ class TopicLog:
         if idle:
             self._epoch = self._new_epoch()  # should one of them return, its offsets begin anew
         return len(idle)
-
-
-def _expression(pattern: str) -> str:
-    one = r"[^.]+"
-    parts = [one if token == "*" else ".+" if token == ">" else re.escape(token) for token in pattern.split(".")]
-    guard = rf"(?!(?:{'|'.join(RESERVED)})(?:\.|$))" if pattern[0] in "*>" else ""
-    return guard + r"\.".join(parts)

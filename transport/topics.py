@@ -8,6 +8,7 @@ is below it, which belongs to the sessions of that user.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from urllib.parse import quote
 
 from transport.codes import ErrorCode
@@ -118,3 +119,11 @@ def matches(pattern: str, name: str) -> bool:
         if i >= len(have) or token not in ("*", have[i]):
             return False
     return len(want) == len(have)
+
+
+def matcher(pattern: str) -> Callable[[str], object]:
+    """:func:`matches` for one valid pattern and many topics; what it returns is true or false in a condition."""
+    one = r"[^.]+"
+    parts = [one if token == "*" else ".+" if token == ">" else re.escape(token) for token in pattern.split(".")]
+    guard = rf"(?!(?:{'|'.join(RESERVED)})(?:\.|$))" if pattern[0] in "*>" else ""
+    return re.compile(guard + r"\.".join(parts)).fullmatch

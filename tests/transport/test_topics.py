@@ -4,7 +4,16 @@ from hypothesis import strategies as st
 
 from transport.codes import ErrorCode
 from transport.errors import RequestError
-from transport.topics import check_pattern, check_readable, check_topic, check_user, matches, topic, user_topic
+from transport.topics import (
+    check_pattern,
+    check_readable,
+    check_topic,
+    check_user,
+    matcher,
+    matches,
+    topic,
+    user_topic,
+)
 
 
 @pytest.mark.parametrize("name", ["a", "price.EUR_USD", "price.BTC/USD", "a-b.c:d", "x" * 255])
@@ -79,3 +88,13 @@ def test_what_is_another_user_s_is_refused(pattern: str, user: str | None) -> No
     with pytest.raises(RequestError) as caught:
         check_readable(pattern, user, "topics[1]")
     assert (caught.value.code, caught.value.field) == (ErrorCode.FORBIDDEN, "topics[1]")
+
+
+tokens = st.lists(st.sampled_from(["a", "b", "a+", "system", "user"]), min_size=1, max_size=3)
+wild = st.lists(st.sampled_from(["a", "b", "a+", "system", "user", "*"]), max_size=3)
+
+
+@given(tokens, wild, st.booleans())
+def test_the_matcher_says_what_matches_says(name: list[str], pattern: list[str], rest: bool) -> None:
+    text = ".".join([*pattern, ">"] if rest or not pattern else pattern)
+    assert bool(matcher(text)(".".join(name))) == matches(text, ".".join(name))
