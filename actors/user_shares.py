@@ -64,6 +64,7 @@ class UserShares:
         self._users: dict[str, _User] = {}
         self._of: dict[Hashable, set[str]] = {}
         self._due: list[tuple[float, str]] = []  # when which user can be given more; a heap
+        self._greeted: set[Hashable] = set()
         self._closed_until = float("-inf")
         self._version = 0
 
@@ -76,13 +77,17 @@ class UserShares:
         """When :meth:`tick` has something to do."""
         return self._due[0][0] if self._due else None
 
-    def hold(self, now: float) -> None:
-        """Give nothing new for a window: a worker says that it had shares of a hub that we know nothing of."""
-        self._closed_until = max(self._closed_until, now + self._window)
-
     def seated(self, peer: Hashable, came: Sequence[str], went: Sequence[str], now: float) -> Told:
-        """A worker has sessions of the users ``came``, and none any more of the users ``went``."""
+        """A worker has sessions of the users ``came``, and none any more of the users ``went``.
+
+        A worker's first word names whom it has had all along. If it has any, there was a hub before us, which has given
+        shares to we do not know whom: nobody gets anything for a window.
+        """
         told: Told = []
+        if peer not in self._greeted:
+            self._greeted.add(peer)
+            if came:
+                self._closed_until = now + self._window
         for user in went:
             seat = self._users[user].seats.get(peer) if user in self._users else None
             if seat is not None:
@@ -110,6 +115,7 @@ class UserShares:
     def gone(self, peer: Hashable, now: float) -> Told:
         """A worker is dead, or has no link: it delivers nothing from now on."""
         told: Told = []
+        self._greeted.discard(peer)
         for user in sorted(self._of.pop(peer, ())):
             seat = self._users[user].seats.pop(peer)
             self._free(user, seat.used, now)

@@ -11,6 +11,14 @@ from transport.sliding_window import UserRates
 LIMIT, WINDOW = 10, 4.0
 
 
+def greeted(limit: int = LIMIT) -> UserShares:
+    """A hub to which three new workers have said hello."""
+    shares = UserShares(limit, WINDOW)
+    for name in ("w0", "w1", "w2"):
+        assert shares.seated(name, [], [], 0.0) == []
+    return shares
+
+
 def told(messages: Told) -> list[tuple[Hashable, str, int]]:
     return [(peer, share.user, share.events) for peer, share in messages]
 
@@ -23,7 +31,7 @@ def acknowledge(shares: UserShares, messages: Iterable[tuple[Hashable, Share]], 
 
 
 def test_the_first_worker_gets_all_and_gives_up_half_a_window_before_the_second_has_it() -> None:
-    shares = UserShares(LIMIT, WINDOW)
+    shares = greeted()
     first = shares.seated("w0", ["alice"], [], 0.0)
     assert told(first) == [("w0", "alice", 10)]
     assert acknowledge(shares, first, 1.0) == []
@@ -37,21 +45,21 @@ def test_the_first_worker_gets_all_and_gives_up_half_a_window_before_the_second_
 
 
 def test_until_it_is_acknowledged_the_old_share_counts() -> None:
-    shares = UserShares(LIMIT, WINDOW)
+    shares = greeted()
     shares.seated("w0", ["alice"], [], 0.0)
     shares.seated("w1", ["alice"], [], 1.0)
     assert shares.tick(100.0) == []
 
 
 def test_a_share_is_given_back_to_a_worker_that_has_not_given_it_up_yet() -> None:
-    shares = UserShares(LIMIT, WINDOW)
+    shares = greeted()
     acknowledge(shares, shares.seated("w0", ["alice"], [], 0.0), 0.0)
     assert told(shares.seated("w0", [], ["alice"], 1.0)) == [("w0", "alice", 0)]
     assert told(shares.seated("w0", ["alice"], [], 1.0)) == [("w0", "alice", 10)]
 
 
 def test_a_dead_worker_s_share_is_free_after_a_window() -> None:
-    shares = UserShares(LIMIT, WINDOW)
+    shares = greeted()
     acknowledge(shares, shares.seated("w0", ["alice"], [], 0.0), 0.0)
     assert shares.gone("w0", 5.0) == []
     assert told(shares.seated("w1", ["alice"], [], 6.0)) == [("w1", "alice", 0)]
@@ -59,7 +67,7 @@ def test_a_dead_worker_s_share_is_free_after_a_window() -> None:
 
 
 def test_what_does_not_divide_goes_to_the_first_workers() -> None:
-    shares = UserShares(2, WINDOW)
+    shares = greeted(2)
     messages = shares.seated("w0", ["alice"], [], 0.0)
     messages += shares.seated("w1", ["alice"], [], 0.0)
     messages += shares.seated("w2", ["alice"], [], 0.0)
@@ -68,21 +76,22 @@ def test_what_does_not_divide_goes_to_the_first_workers() -> None:
 
 
 def test_users_do_not_share() -> None:
-    shares = UserShares(LIMIT, WINDOW)
+    shares = greeted()
     messages = shares.seated("w0", ["alice", "bob"], [], 0.0)
     assert told(messages) == [("w0", "alice", 10), ("w0", "bob", 10)]
 
 
 def test_a_worker_that_had_another_hub_makes_everybody_wait_for_a_window() -> None:
     shares = UserShares(LIMIT, WINDOW)
-    shares.hold(0.0)
     assert told(shares.seated("w0", ["alice"], [], 1.0)) == [("w0", "alice", 0)]
+    shares.seated("w1", [], [], 1.5)
     assert told(shares.seated("w1", ["bob"], [], 2.0)) == [("w1", "bob", 0)]
-    assert told(shares.tick(WINDOW)) == [("w0", "alice", 10), ("w1", "bob", 10)]
+    assert shares.tick(WINDOW + 0.9) == []
+    assert told(shares.tick(WINDOW + 1.0)) == [("w0", "alice", 10), ("w1", "bob", 10)]
 
 
 def test_nothing_is_left_a_window_after_all_have_gone() -> None:
-    shares = UserShares(LIMIT, WINDOW)
+    shares = greeted()
     acknowledge(shares, shares.seated("w0", ["alice", "bob"], [], 0.0), 0.0)
     acknowledge(shares, shares.seated("w0", [], ["alice", "bob"], 1.0), 2.0)
     assert len(shares) == 2
@@ -91,7 +100,7 @@ def test_nothing_is_left_a_window_after_all_have_gone() -> None:
 
 
 def test_unknown_workers_and_users_change_nothing() -> None:
-    shares = UserShares(LIMIT, WINDOW)
+    shares = greeted()
     assert shares.seated("w0", [], ["alice"], 0.0) == []
     assert shares.taken("w0", "alice", 1, 0.0) == []
     assert shares.gone("w0", 0.0) == []
@@ -106,7 +115,7 @@ class World:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.now = limit, 0.0
-        self.shares = UserShares(limit, WINDOW)
+        self.shares = greeted(limit)
         self.rates = {name: UserRates(WINDOW) for name in ("w0", "w1", "w2")}
         self.here = dict.fromkeys(self.rates, False)
         self.up: dict[str, deque[tuple[str, int]]] = {name: deque() for name in self.rates}
@@ -150,6 +159,15 @@ class World:
             self.up[name].clear()
             self.down[name].clear()
             self.tell(self.shares.gone(name, self.now))
+            self.tell(self.shares.seated(name, [], [], self.now))  # its successor
+        elif what == "hub dies":
+            self.shares = UserShares(self.limit, WINDOW)
+            for other, here in self.here.items():
+                self.up[other].clear()
+                self.down[other].clear()
+                if here:
+                    self.rates[other].set_limit("alice", 0)
+                self.tell(self.shares.seated(other, ["alice"] * here, [], self.now))
         elif what == "event":
             for _ in range(self.limit + 1):
                 self.events += 1
@@ -177,11 +195,15 @@ class World:
                 self.step("time", "w0")
 
 
-WHAT = st.sampled_from(["come", "come", "go", "up", "down", "pump", "pump", "die", "event", "event", "time"])
+WORKERS = ("w0", "w1", "w2")
+OFTEN = [(what, name) for what in ("come", "go", "up", "down", "event", "event") for name in WORKERS]
+STEPS = st.sampled_from(
+    [*OFTEN, *[("pump", "w0"), ("time", "w0")] * 6, ("die", "w0"), ("die", "w1"), ("hub dies", "w0")]
+)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.integers(1, 5), st.lists(st.tuples(WHAT, st.sampled_from(["w0", "w1", "w2"])), max_size=120))
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 5), st.lists(STEPS, min_size=60, max_size=120))
 def test_no_window_has_more_than_the_limit_and_in_the_end_all_of_it_is_used(
     limit: int, steps: list[tuple[str, str]]
 ) -> None:
