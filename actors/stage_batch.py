@@ -46,14 +46,14 @@ class StagedEvent(Event, frozen=True, kw_only=True, eq=False):
     source: int
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Event) and _fields(self) == _fields(other)
+        return isinstance(other, Event) and _plain(self) == _plain(other)
 
     def __hash__(self) -> int:
-        return hash(_fields(self))
+        return hash(_plain(self))
 
 
-def _fields(event: Event) -> tuple[Any, ...]:
-    return tuple(getattr(event, name) for name in Event.__struct_fields__)
+def _plain(event: Event) -> Event:
+    return Event(**{name: getattr(event, name) for name in Event.__struct_fields__})
 
 
 class Outcome(NamedTuple):

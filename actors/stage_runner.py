@@ -103,8 +103,7 @@ class StageRunner(LoopActor):
         self._next_number = 1
         self._patience = START_TIMEOUT_S
         self._hung: list[threading.Thread] = []
-        self._ended: MailboxActor | None = None  # the last instance that did
-        self._ending = asyncio.Event()
+        self._ended = asyncio.Event()  # the present instance has
         self._told: dict[StageFailure, float] = {}
 
     def on_start(self) -> None:
@@ -113,17 +112,15 @@ class StageRunner(LoopActor):
 
     async def on_stop(self) -> None:  # type: ignore[override]
         """End the instance. One that does not end is left to itself; its thread keeps nobody from ending."""
-        instance, self._instance = self._instance, None
+        instance = self._instance
         if instance is None:
             return
         instance.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                while self._ended is not instance:
-                    self._ending.clear()
-                    await self._ending.wait()
+                await self._ended.wait()
         thread = instance.mailbox.thread
-        if self._ended is instance and thread is not None:
+        if self._ended.is_set() and thread is not None:
             thread.join(STOP_TIMEOUT_S)  # it has nothing left to do
         else:
             _log.warning("stage %s does not end; left behind: %s", self._stage, instance.kill().running)
@@ -162,8 +159,8 @@ class StageRunner(LoopActor):
             self.loop.call_soon_threadsafe(self._note_end, actor)
 
     def _note_end(self, actor: MailboxActor) -> None:
-        self._ended = actor
-        self._ending.set()
+        if actor is self._instance:  # a predecessor's thread may be slow to say so
+            self._ended.set()
 
     def on_stage_started(self, message: StageStarted) -> None:
         """It may have a batch."""
@@ -225,6 +222,7 @@ class StageRunner(LoopActor):
         self._note_bypass()
         if len(self._hung) >= HUNG_THREADS:
             return
+        self._ended.clear()
         try:
             self._instance = self._create()
             self._instance.launch(Mailbox(f"stage {self._stage}"), self)

@@ -10,6 +10,7 @@ import pytest
 from actors import router as module
 from actors.messages import Arrived, PeerGone, Staged, Sweep, WindowOpened
 from actors.router import Router
+from actors.stages import Stages
 from actors.topic_log import TopicLog
 from transport.codec import join, unpack_batch
 from transport.messages import Fence, Interest, Missed, Publication, Publish, Published, Refused
@@ -48,12 +49,15 @@ class Hub:
         self.now, self.wakes, epochs = NOW, 0, iter(range(100))
         self.log = TopicLog(topics, lambda: f"e{next(epochs)}")
         self.meter = Meter()
-        self.stages = [FakeStage() for _ in range(stages)]
+        self.stages, self.behind = [FakeStage() for _ in range(stages)], FakeStage()
+        self.way = Stages(self.behind)  # type: ignore[arg-type]
+        for stage in self.stages:
+            self.way.add(stage, ["a"])  # type: ignore[arg-type]
         self.router = Router(
             log=self.log,
             wake=self.wake,
             meter=self.meter,
-            stages=self.stages,
+            stages=self.way,
             topic_idle=60.0,
             clock=lambda: self.now,
         )
@@ -279,34 +283,30 @@ def test_publishes_pass_all_stages_before_they_get_their_offsets() -> None:
     first, second = hub.stages
     assert hub.say(feed, publish("a", ref=1), publish("a", ref=2)) == []
     assert worker.said() == [] and not second.told
-    (staged,) = first.told
-    assert staged.step == 1
-    hub.router.forward(staged._replace(step=2, batch=[publish("a", b"changed", ref=1)], dropped=[2]))
-    (staged,) = second.told
-    hub.router.on_staged(staged._replace(step=3))
+    assert first.told == [Staged([(feed, publish("a", ref=1)), (feed, publish("a", ref=2))], [])]
+    refused = Refused(2, "forbidden", "a stage dropped this event", None)
+    hub.way.forward([(feed, publish("a", b"changed", ref=1))], [(feed, refused)], 1)
+    assert second.told == [Staged([(feed, publish("a", b"changed", ref=1))], [])]
+    hub.way.forward(second.told[0].batch, [], 2)
+    assert worker.said() == [] and feed.said() == []
+    for staged in hub.behind.told:
+        hub.router.on_staged(staged)
     assert [(item.offset, item.data) for item in worker.said()] == [(1, b"changed")]
-    published, refused = feed.said()
-    assert published == Published([(1, "e0", 1)])
-    assert (refused.ref, refused.code) == (2, "forbidden")
+    assert feed.said() == [refused, Published([(1, "e0", 1)])]
 
 
-def test_behind_the_last_stage_stands_the_routers_own_inbox() -> None:
+def test_events_that_no_stage_wants_wait_for_none() -> None:
     hub = Hub(stages=1)
-    worker, feed = FakePeer(), FakePeer()
+    worker, feed = hub.worker(">"), FakePeer()
+    assert hub.say(feed, publish("a", ref=1), publish("b", ref=2)) == [Published([(2, "e0", 1)])]
+    assert offsets(worker.said()) == [("b", 1)]
+    assert [staged.batch for staged in hub.stages[0].told] == [[(feed, publish("a", ref=1))]]
 
-    async def scenario() -> None:
-        class Keeping(Router):
-            def on_start(self) -> None:
-                hub.router = self
 
-        ref = Keeping.start(log=hub.log, wake=hub.wake, meter=hub.meter, stages=hub.stages, clock=lambda: NOW)
-        hub.say(worker, Interest(0, ["a"], [], [], []))
-        hub.router.forward(Staged(feed, [publish("a")], [], 2))
-        assert worker.out == [], "in its turn"
-        async with asyncio.timeout(5):
-            while not worker.out:
-                await asyncio.sleep(0)
-        await ref.stop_async(timeout=5)
-
-    asyncio.run(scenario())
-    assert offsets(worker.said()) == [("a", 1)]
+def test_a_batch_behind_the_stages_may_be_of_several_publishers() -> None:
+    hub = Hub(stages=1)
+    one, other = FakePeer(), FakePeer()
+    batch = [(peer, publish("a", ref=ref)) for ref, peer in enumerate([one, other, one], 1)]
+    hub.router.on_staged(Staged(batch, []))  # type: ignore[arg-type]
+    assert one.said() == [Published([(1, "e0", 1)]), Published([(3, "e0", 3)])]
+    assert other.said() == [Published([(2, "e0", 2)])]

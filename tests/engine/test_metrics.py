@@ -26,6 +26,8 @@ CONTRACT = {
     "deliveries_total": set(),
     "events_dropped_total": {"reason"},
     "disconnects_total": {"code"},
+    "stage_failures_total": {"stage", "reason"},
+    "stage_bypassed": {"stage"},
     "delivery_seconds": set(),
     "match_seconds": set(),
     "route_cache_hits_total": set(),
@@ -59,6 +61,7 @@ def busy() -> Meter:
         deliveries=2,
         dropped={"slow": 3},
         disconnects={1000: 4},
+        stage_failures={"spread:raised": 14},
         route_hits=5,
         route_misses=6,
         connections=8,
@@ -67,6 +70,7 @@ def busy() -> Meter:
         outbox_bytes=11,
         loop_lag=0.012,
         bus_queue={"worker-0": 13},
+        stages_bypassed={"spread": 1},
     )
     meter.delivery.observe_many(0.003, 14)
     meter.match.observe(2e-5)
@@ -203,9 +207,20 @@ def test_stats() -> None:
     assert stats["version"] == "0.1.0"
     assert (stats["connections"], stats["deliveries"], stats["events_dropped"]) == (8, 2, {"slow": 3})
     assert stats["disconnects"] == {"1000": 4}
+    assert (stats["stage_failures"], stats["stages_bypassed"]) == ({"spread:raised": 14}, {"spread": 1})
     assert stats["feeds"] == figures.feeds.shown()
     assert (stats["feeds"]["fx"]["state"], stats["feeds"]["fx"]["reconnects"]) == ("connected", 7)
     assert 0.0025 <= stats["delivery_seconds"]["p50"] <= 0.005
+
+
+def test_health_knows_the_stages() -> None:
+    figures = Figures("0.1.0")
+    assert figures.stage_components() == {}
+    figures.update("hub", "a", Meter(stages_bypassed={"one": 0, "two": 1}).snapshot())
+    figures.update("worker-0", "a", Meter().snapshot())
+    components = figures.stage_components()
+    assert components["stage one"] == {"status": "ok", "reason": None, "retry_in": None}
+    assert components["stage two"]["status"] == "degraded" and components["stage two"]["reason"]
 
 
 # the meter's way here -------------------------------------------------------------------------------------------------
