@@ -156,7 +156,7 @@ async def redis_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncIter
 
 def _translated(error: Exception) -> Exception:
     """What the library raises, as :func:`actors.diagnosis.classify` knows it."""
-    text = str(error)
+    text = str(error).rstrip(".")
     match error:
         case exceptions.AuthenticationError():
             return UpstreamRefused(FailureKind.UNAUTHORIZED, text)

@@ -68,12 +68,12 @@ class StillClock(asyncio.SelectorEventLoop):
         return await super().getaddrinfo(host, port, **how)
 
 
-def _run(loop: Callable[[], asyncio.AbstractEventLoop]) -> Callable[[Callable[[], Coroutine[Any, Any, None]]], Any]:
-    def decorate(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+def _run(loop: Callable[[], asyncio.AbstractEventLoop]) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Any]:
+    def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
         @functools.wraps(test)
-        def sync() -> None:
+        def sync(**fixtures: Any) -> None:
             with asyncio.Runner(loop_factory=loop) as runner:
-                runner.run(test())
+                runner.run(test(**fixtures))
 
         return sync
 
@@ -111,9 +111,10 @@ async def skip(seconds: float) -> None:
 
 
 class Hub:
-    """A publisher that keeps what it gets."""
+    """A publisher that keeps what it gets; of the feed ``name``, where a test has several."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "mock") -> None:
+        self.name = name
         self.events: list[Publish] = []
         self.times: list[float] = []
         """The loop's, of ``events``."""
@@ -139,12 +140,12 @@ class Hub:
         """The prices of the events, as they were published."""
         return [event.data.decode().removeprefix('{"price":').partition(",")[0] for event in self.prices]
 
-    def told(self, kind: str, name: str = "mock") -> list[dict[str, Any]]:
+    def told(self, kind: str, name: str | None = None) -> list[dict[str, Any]]:
         """What a feed said of itself."""
-        topic = f"system.feeds.{name}"
+        topic = f"system.feeds.{name or self.name}"
         return [msgspec.json.decode(e.data) for e in self.events if e.topic == topic and e.type == kind]
 
-    def states(self, name: str = "mock") -> list[str]:
+    def states(self, name: str | None = None) -> list[str]:
         """Those that a feed entered; all transitions must have been legal and without a hole."""
         told = self.told("feed_state", name)
         before = FeedState.DISCONNECTED
@@ -230,9 +231,18 @@ def spec_of(
 async def feed_of(
     url: str | Sequence[str], hub: Hub | None = None, random: Callable[[], float] | None = None, **fields: Any
 ) -> AsyncIterator[Running]:
+    """A feed of the mock exchange that runs, until the end of the block."""
+    async with feed_from(spec_of(url, **fields), hub, random) as running:
+        yield running
+
+
+@asynccontextmanager
+async def feed_from(
+    spec: FeedSpec, hub: Hub | None = None, random: Callable[[], float] | None = None
+) -> AsyncIterator[Running]:
     """A feed that runs, until the end of the block."""
-    hub = hub or Hub()
-    running = Running(Feed(spec_of(url, **fields), hub, clock=asyncio.get_running_loop().time, random=random), hub)
+    hub = hub or Hub(spec.name)
+    running = Running(Feed(spec, hub, clock=asyncio.get_running_loop().time, random=random), hub)
     try:
         yield running
     finally:
