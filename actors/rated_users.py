@@ -21,6 +21,7 @@ class RatedUsers:
         self, seconds: float, send: Callable[[Seated | ShareTaken], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._rates, self._send, self._clock = UserRates(seconds), send, clock
+        self._had_hub = False
 
     def came(self, user: str) -> None:
         """The user's first session here has opened."""
@@ -32,8 +33,12 @@ class RatedUsers:
         self._send(Seated([], [user]))
 
     def again(self, users: Iterable[str]) -> None:
-        """A hub has appeared that knows nobody. What it gave before holds until it says otherwise."""
-        self._send(Seated(list(users), []))
+        """A hub has appeared that knows nobody: what another one gave is void, or two of them would give too much."""
+        here = list(users)
+        for user in here:
+            self._rates.set_limit(user, 0)
+        self._send(Seated(here, [], self._had_hub))
+        self._had_hub = True
 
     def take(self, share: Share, present: bool) -> None:
         """The hub has decided; a share of a user who has gone meanwhile is of no use."""

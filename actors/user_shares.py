@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
-from transport.messages import Share
+from transport.messages import Seated, Share
 
 Told = list[tuple[Hashable, Share]]
 """What to send to which worker."""
@@ -64,7 +64,6 @@ class UserShares:
         self._users: dict[str, _User] = {}
         self._of: dict[Hashable, set[str]] = {}
         self._due: list[tuple[float, str]] = []  # when which user can be given more; a heap
-        self._greeted: set[Hashable] = set()
         self._closed_until = float("-inf")
         self._version = 0
 
@@ -77,23 +76,21 @@ class UserShares:
         """When :meth:`tick` has something to do."""
         return self._due[0][0] if self._due else None
 
-    def seated(self, peer: Hashable, came: Sequence[str], went: Sequence[str], now: float) -> Told:
-        """A worker has sessions of the users ``came``, and none any more of the users ``went``.
+    def seated(self, peer: Hashable, seated: Seated, now: float) -> Told:
+        """A worker has sessions of users, or none any more.
 
-        A worker's first word names whom it has had all along. If it has any, there was a hub before us, which has given
-        shares to we do not know whom: nobody gets anything for a window.
+        Is it said ``again``, there was a hub before us, or a link, by which shares were given that we know nothing of:
+        nobody gets anything new for a window. That no worker died less than a window before the hub is assumed.
         """
         told: Told = []
-        if peer not in self._greeted:
-            self._greeted.add(peer)
-            if came:
-                self._closed_until = now + self._window
-        for user in went:
+        if seated.again:
+            self._closed_until = now + self._window
+        for user in seated.went:
             seat = self._users[user].seats.get(peer) if user in self._users else None
             if seat is not None:
                 seat.wanted = False
                 self._balance(user, now, told)
-        for user in came:
+        for user in seated.came:
             seat = self._users.setdefault(user, _User()).seats.setdefault(peer, _Seat())
             seat.wanted = True
             self._of.setdefault(peer, set()).add(user)
@@ -115,7 +112,6 @@ class UserShares:
     def gone(self, peer: Hashable, now: float) -> Told:
         """A worker is dead, or has no link: it delivers nothing from now on."""
         told: Told = []
-        self._greeted.discard(peer)
         for user in sorted(self._of.pop(peer, ())):
             seat = self._users[user].seats.pop(peer)
             self._free(user, seat.used, now)

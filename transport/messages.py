@@ -154,10 +154,14 @@ class Users(NamedTuple):
 
 
 class Seated(NamedTuple):
-    """Worker → hub, where users have a rate: it has sessions of the users ``came``, no longer of the users ``went``."""
+    """Worker → hub, where users have a rate: it has sessions of the users ``came``, no longer of the users ``went``.
+
+    ``again``: the first word to a hub by a worker that had shares of another one, or of this one over another link.
+    """
 
     came: list[str]
     went: list[str]
+    again: bool = False
 
 
 class Share(NamedTuple):
