@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.feeds.redis_server import redis_server as redis_server
 from tests.integration.harness import EngineProcess
 
 
