@@ -1,31 +1,34 @@
 """Which of many filtered subscriptions accept an event? Exact, and without looking at those that do not.
 
 Each clause of each filter has a small number, its id, and each field has bitmaps of the ids that ask something of it.
-An event narrows the set of all clauses field by field; what is left are the clauses that hold.
+From an event's fields follow the clauses that fail; the others hold.
 
-An event counts only by its class: per field the value where some filter names it, else that it is another one, and where
-there are ranges the greatest threshold that is not above the value. Since ranges are half-open, that threshold stands
-for every value up to the next one: no filter tells them apart. The same holds for a class that was made earlier and is
-asked about later. A value that a filter names meanwhile, or a threshold that comes between, makes a class of its own, and
-the old class means what remains of it; one that goes leaves filters that do not tell the two apart. So what was selected
-for a class can be kept, and brought up to date by asking only the subscriptions that came and went.
+An event counts only by its class: per field the value where some filter names it, else that it is another one, and
+where there are ranges the greatest threshold that is not above the value. Ranges are half-open, so that this threshold
+stands for every value up to the next one: no filter tells them apart. That stays so for a class that is kept while
+filters come and go. A value that is named later, or a threshold that comes between, makes a class of its own, and the
+old class means what remains of it; where one goes, no filter is left that tells the two sides apart. So what was
+selected for a class may be kept, and brought up to date by asking only the subscriptions that came and went since.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from pyroaring import BitMap
 
 from actors.bounds import Bounds
-from transport.filters import MISSING, Clauses, Constraint, Scalar, number, scalar
+from transport.fields import Fields, fields_of
+from transport.filters import MISSING, Constraint, Filter, Scalar, number, scalar
+from transport.messages import Publication
 
 CHANGES_KEPT = 256
+"""Owners that came or went which a kept selection can be brought up to date by; asking each takes 1 to 10 µs."""
 
 
 class _Unnamed(Enum):
@@ -33,57 +36,76 @@ class _Unnamed(Enum):
 
 
 OTHER = _Unnamed.OTHER
-_NOTHING = (None, None, None, None)  # asked of the value
+_NOTHING = (None, None, None, None)  # is asked of the value
+_WORDS = frozenset((str, type(None)))  # kinds of values that equal nothing of another kind
 
 
 class Filtered(Hashable, Protocol):
-    """What the index asks of an owner; the filter must stay the same while it is in."""
+    """What the index asks of an owner. The filter must stay the same while it is in."""
 
     @property
-    def filter(self) -> Any: ...
+    def filter(self) -> Filter | None: ...
 
 
 Owner = TypeVar("Owner", bound=Filtered)
 Key = tuple[Hashable, ...]
-Ids = dict[Scalar, "int | BitMap"]  # one id as it is: a bitmap of one takes 200 bytes
+Ids = dict[Scalar, int | BitMap]  # a single id as it is: a bitmap of one takes 200 bytes
+
+
+class FilterCounts(NamedTuple):
+    """How much is in an index."""
+
+    owners: int
+    clauses: int
+    fields: int
+    values: int  # that filters name, per field
+    thresholds: int  # of ranges, equal ones counted apart
 
 
 class _Ranges:
     """The ranges of one field over numbers, or over strings."""
 
-    __slots__ = ("least", "lower", "upper")
+    __slots__ = ("_least", "lower", "upper")
 
     def __init__(self, kind: type[Any]) -> None:
-        self.least: Any = -math.inf if kind is float else ""  # stands for what lies below all thresholds
+        self._least: Any = -math.inf if kind is float else ""  # stands for what lies below all thresholds
         self.lower: Bounds[Any] = Bounds(kind, above=True)
         self.upper: Bounds[Any] = Bounds(kind, above=False)
 
-    def floor(self, value: Any) -> Any:
-        lower, upper = self.lower.floor(value), self.upper.floor(value)
-        if lower is None or upper is None:
-            return (self.least if upper is None else upper) if lower is None else lower
-        return max(lower, upper)
+    def __len__(self) -> int:
+        return len(self.lower) + len(self.upper)
 
-    def __bool__(self) -> bool:
-        return bool(self.lower) or bool(self.upper)
+    def floor(self, value: Any) -> Any:
+        """The greatest threshold that is at most ``value``."""
+        lower = self.lower.floor(value) if self.lower else None
+        upper = self.upper.floor(value) if self.upper else None
+        if upper is None:
+            return self._least if lower is None else lower
+        return upper if lower is None else max(lower, upper)
 
 
 class _Field:
-    """What clauses ask of one field."""
+    """What all clauses ask of one field."""
 
-    __slots__ = ("absent", "accepted", "choosy", "needs", "numbers", "rejected", "strings")
+    __slots__ = ("absent", "accepted", "choosy", "needs", "numbers", "odd", "rejected", "strings")
 
     def __init__(self) -> None:
-        self.needs = BitMap()  # the field must be present
-        self.absent = BitMap()  # it must not
-        self.choosy = BitMap()  # it must have one of some values
+        self.needs = BitMap()  # want it to be present
+        self.absent = BitMap()  # want it not to be
+        self.choosy = BitMap()  # accept some values only: those in
         self.accepted: Ids = {}
         self.rejected: Ids = {}
         self.numbers: _Ranges | None = None
         self.strings: _Ranges | None = None
+        self.odd = 0  # accepted values that are no words
 
     def __bool__(self) -> bool:
         return bool(self.needs) or bool(self.absent)
+
+    @property
+    def plain(self) -> bool:
+        """Whether :meth:`represent` needs no more than to look into ``accepted``."""
+        return not (self.odd or self.rejected or self.numbers or self.strings)
 
     def add(self, constraint: Constraint, clause: int) -> None:
         _, accept, reject, lower, upper, exists = constraint
@@ -94,9 +116,11 @@ class _Field:
         if accept is not None:
             self.choosy.add(clause)
             for value in accept:
-                _put(self.accepted, value, clause)
-        for value in reject or ():
-            _put(self.rejected, value, clause)
+                if _put(self.accepted, value, clause) and type(value) not in _WORDS:
+                    self.odd += 1
+        if reject is not None:
+            for value in reject:
+                _put(self.rejected, value, clause)
         if lower is not None:
             self._ranges(lower).lower.add(lower, clause)
         if upper is not None:
@@ -109,16 +133,18 @@ class _Field:
         if accept is not None:
             self.choosy.discard(clause)
             for value in accept:
-                _take(self.accepted, value, clause)
-        for value in reject or ():
-            _take(self.rejected, value, clause)
+                if _take(self.accepted, value, clause) and type(value) not in _WORDS:
+                    self.odd -= 1
+        if reject is not None:
+            for value in reject:
+                _take(self.rejected, value, clause)
         if lower is not None:
             self._ranges(lower).lower.remove(lower, clause)
         if upper is not None:
             self._ranges(upper).upper.remove(upper, clause)
-        if self.numbers is not None and not self.numbers:
+        if not self.numbers:
             self.numbers = None
-        if self.strings is not None and not self.strings:
+        if not self.strings:
             self.strings = None
 
     def _ranges(self, bound: Any) -> _Ranges:
@@ -131,60 +157,47 @@ class _Field:
         return self.strings
 
     def represent(self, value: Any) -> Hashable:
-        """What of a value filters can tell apart."""
+        """What of a value filters can tell apart: it or ``OTHER``, and with ranges that and the threshold below it."""
         kind = type(value)
-        if kind is str:
-            name = value if value in self.accepted or value in self.rejected else OTHER
-            return name if self.strings is None else (name, self.strings.floor(value))
-        if kind is float or kind is int:
-            exact = scalar(value)
-            named = exact if exact in self.accepted or exact in self.rejected else OTHER
-            return named if self.numbers is None else (named, self.numbers.floor(number(value)))
         if value is MISSING:
             return MISSING
-        if kind is bool or value is None:
-            known = scalar(value)
-            return known if known in self.accepted or known in self.rejected else OTHER
-        return OTHER
+        if kind is dict or kind is list:
+            return OTHER
+        exact = value if kind is float or kind is str else scalar(value)
+        named: Hashable = exact if exact in self.accepted or exact in self.rejected else OTHER
+        if kind is float or kind is int:
+            return named if self.numbers is None else (named, self.numbers.floor(number(value)))
+        return named if kind is not str or self.strings is None else (named, self.strings.floor(value))
 
-    def narrow(self, left: BitMap, seen: Any) -> None:
-        """Take from ``left`` the clauses that do not accept a represented value."""
+    def failing(self, seen: Any) -> Iterator[BitMap]:
+        """Bitmaps of the clauses that do not accept a represented value; not to be changed."""
         if seen is MISSING:
-            left -= self.needs
+            yield self.needs
             return
         name, floor = seen if type(seen) is tuple else (seen, None)
         if self.absent:
-            left -= self.absent
+            yield self.absent
         if self.choosy:
             fitting = self.accepted.get(name)
-            if fitting is None:
-                left -= self.choosy
-            elif type(fitting) is int:
-                stays = fitting in left
-                left -= self.choosy
-                if stays:
-                    left.add(fitting)
-            else:
-                kept = left & fitting
-                left -= self.choosy
-                left |= kept
+            yield self.choosy if fitting is None else self.choosy - _bitmap(fitting)
         if self.rejected and (unfit := self.rejected.get(name)) is not None:
-            if type(unfit) is int:
-                left.discard(unfit)
-            else:
-                left -= unfit
+            yield _bitmap(unfit)
         for kind, ranges in ((float, self.numbers), (str, self.strings)):
             if ranges is not None:
                 if type(floor) is kind:
-                    parts = (*ranges.lower.cut(floor), *ranges.upper.cut(floor))
+                    yield from ranges.lower.cut(floor)
+                    yield from ranges.upper.cut(floor)
                 else:
-                    parts = (ranges.lower.all, ranges.upper.all)
-                for part in parts:
-                    left -= part
+                    yield ranges.lower.all
+                    yield ranges.upper.all
 
 
 class FilterIndex(Generic[Owner]):
-    """The filtered subscriptions to one topic pattern.
+    """The filtered subscriptions to one topic pattern. Pure; used on one thread.
+
+    Measured with 1,000,000 of them that name up to four fields: a match 110 µs, joining 10 µs, leaving 20 µs, 120 bytes
+    each beside the owner and its filter; an event's class 0.8 µs. Of fields that a filter does not name, joining and
+    leaving are independent.
 
     Attributes:
         fields: the fields that the filters name, sorted.
@@ -194,15 +207,18 @@ class FilterIndex(Generic[Owner]):
     def __init__(self) -> None:
         self.fields: tuple[str, ...] = ()
         self.version = 0
-        self._states: list[_Field] = []
-        self._places: dict[str, int] = {}
-        self._by_name: dict[str, _Field] = {}
+        self._reader: Fields | None = None
+        self._log: deque[Owner] = deque(maxlen=CHANGES_KEPT)
+        self._empty()
+
+    def _empty(self) -> None:
         self._ids: dict[Owner, int | tuple[int, ...]] = {}
         self._owners: list[Owner | None] = []  # by clause id
         self._all = BitMap()
-        self._free = BitMap()
-        self._several = BitMap()  # clauses of owners that have more than one
-        self._log: deque[Owner] = deque(maxlen=CHANGES_KEPT)
+        self._free = BitMap()  # ids below the highest one in use
+        self._several = BitMap()  # ids of owners with more than one
+        self._states: dict[str, _Field] = {}
+        self._plan: list[tuple[Ids | None, Callable[[Any], Hashable]]] = []  # per field: see classify
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -213,23 +229,30 @@ class FilterIndex(Generic[Owner]):
     def __iter__(self) -> Iterator[Owner]:
         return iter(self._ids)
 
+    # owners ---------------------------------------------------------------------------------------------------------
+
     def add(self, owner: Owner) -> None:
-        """Take in an owner that is not in."""
+        """Take in an owner, which is not in and has a filter."""
         assert owner not in self._ids, "an owner is taken in once"
         self._insert(owner)
         self._changed(owner)
 
     def remove(self, owner: Owner) -> None:
-        """Let go of an owner; :class:`KeyError` if it is not in."""
+        """Let go of an owner.
+
+        Raises:
+            KeyError: it is not in.
+        """
         held = self._ids.pop(owner)
-        gone = False
-        for clause, constraints in zip(_ids(held), owner.filter.clauses, strict=True):
+        replan = False
+        for clause, constraints in zip(_tuple(held), _filter(owner).clauses, strict=True):
             for constraint in constraints:
-                state = self._by_name[constraint.field]
+                state = self._states[constraint.field]
+                plain = state.plain
                 state.remove(constraint, clause)
                 if not state:
-                    del self._by_name[constraint.field]
-                    gone = True
+                    del self._states[constraint.field]
+                replan |= not state or plain is not state.plain
             self._all.remove(clause)
             self._several.discard(clause)
             self._owners[clause] = None
@@ -237,74 +260,34 @@ class FilterIndex(Generic[Owner]):
         while self._owners and self._owners[-1] is None:
             self._owners.pop()
             self._free.remove(len(self._owners))
-        if gone:
-            self._refresh_fields()
+        if replan:
+            self._make_plan()
         self._changed(owner)
 
-    def classify(self, values: Sequence[Any]) -> Key:
-        """The class of an event that has these values of ``fields``, in that order."""
-        return tuple([state.represent(value) for state, value in zip(self._states, values, strict=True)])
-
-    def match(self, key: Key) -> BitMap:
-        """The ids of the clauses that accept a class."""
-        left = self._all.copy()
-        for state, seen in zip(self._states, key, strict=True):
-            state.narrow(left, seen)
-        return left
-
-    def owners(self, key: Key) -> list[Owner]:
-        """The owners that accept a class, each once."""
-        return self.listed(self.match(key))
-
-    def listed(self, clauses: BitMap) -> list[Owner]:
-        """The owners of what :meth:`match` found, each once."""
-        found: list[Any] = list(map(self._owners.__getitem__, clauses.to_array()))
-        if self._several and self._several.intersect(clauses):
-            return list(dict.fromkeys(found))
-        return found
-
-    def accepts(self, owner: Owner, key: Key) -> bool:
-        """Whether one owner of this index accepts a class; the same as :meth:`match` says of all."""
-        places = self._places
-        return any(
-            all(_accepts(constraint, key[places[constraint.field]]) for constraint in constraints)
-            for constraints in owner.filter.clauses
-        )
-
-    def changes_since(self, version: int) -> Iterable[Owner] | None:
-        """Owners that came or went since ``version``, oldest first; which of the two, ``in`` says.
-
-        ``None``: too long ago, or the fields are others since, so that classes of then mean nothing now.
-        """
-        count = self.version - version
-        if count > len(self._log):
-            return None
-        return islice(self._log, len(self._log) - count, None)
-
-    def _changed(self, owner: Owner) -> None:
-        self.version += 1
-        self._log.append(owner)
-
     def _insert(self, owner: Owner) -> None:
-        clauses: Clauses = owner.filter.clauses
+        clauses = _filter(owner).clauses
         ids = [self._new_id(owner) for _ in clauses]
-        self._ids[owner] = ids[0] if len(ids) == 1 else tuple(ids)
-        if len(ids) > 1:
+        if len(ids) == 1:
+            self._ids[owner] = ids[0]
+        else:
+            self._ids[owner] = tuple(ids)
             self._several.update(ids)
-        new = False
+        replan = False
         for clause, constraints in zip(ids, clauses, strict=True):
             for constraint in constraints:
-                state = self._by_name.get(constraint.field)
+                state = self._states.get(constraint.field)
                 if state is None:
-                    state = self._by_name[constraint.field] = _Field()
-                    new = True
+                    state = self._states[constraint.field] = _Field()
+                    replan = True
+                plain = state.plain
                 state.add(constraint, clause)
-        if new:
-            self._refresh_fields()
+                replan |= plain is not state.plain
+        if replan:
+            self._make_plan()
 
     def _new_id(self, owner: Owner) -> int:
         if self._free:
-            clause = self._free.min()
+            clause: int = self._free.min()
             self._free.remove(clause)
             self._owners[clause] = owner
         else:
@@ -313,16 +296,124 @@ class FilterIndex(Generic[Owner]):
         self._all.add(clause)
         return clause
 
-    def _refresh_fields(self) -> None:
-        fields = tuple(sorted(self._by_name))
+    def _make_plan(self) -> None:
+        fields = tuple(sorted(self._states))
         if fields != self.fields:
+            # Classes of other fields mean nothing from here on: nobody may bring a selection up to date.
             self.fields = fields
-            self._states = [self._by_name[name] for name in fields]
-            self._places = {name: place for place, name in enumerate(fields)}
             self.version += 1
             self._log.clear()
-        else:  # the last clause of a field went and came within one owner
-            self._states = [self._by_name[name] for name in fields]
+            self._reader = None
+        states = [self._states[name] for name in fields]
+        self._plan = [(state.accepted if state.plain else None, state.represent) for state in states]
+
+    def _changed(self, owner: Owner) -> None:
+        self.version += 1
+        self._log.append(owner)
+
+    def changes_since(self, version: int) -> Iterable[Owner] | None:
+        """Owners that came or went since ``version``, oldest first; ``in`` tells which of the two.
+
+        ``None``: too long ago, or the fields are others since, so that classes of then mean nothing now.
+        """
+        count = self.version - version
+        if count > len(self._log):
+            return None
+        return islice(self._log, len(self._log) - count, None)
+
+    # events ---------------------------------------------------------------------------------------------------------
+
+    def class_of(self, publication: Publication) -> Key:
+        """The class of an event."""
+        if self._reader is None:
+            self._reader = fields_of(self.fields)
+        return self.classify(self._reader.of(publication))
+
+    def classify(self, values: Sequence[Any]) -> Key:
+        """The class of an event that has these values of ``fields``, in that order."""
+        try:
+            return tuple(
+                [
+                    represent(value) if known is None else value if value in known or value is MISSING else OTHER
+                    for (known, represent), value in zip(self._plan, values)  # noqa: B905, it would cost 0.1 µs
+                ]
+            )
+        except TypeError:  # an object or a list where filters expect words
+            return tuple([represent(value) for (_, represent), value in zip(self._plan, values, strict=True)])
+
+    def match(self, key: Key) -> BitMap:
+        """The ids of the clauses that accept a class, for :meth:`listed`."""
+        # The cheapest order, measured: unions of what fails stay dense and cost 2 µs each, where narrowing what is left
+        # would convert containers from dense to sparse at each step, 20 to 200 µs.
+        failing: BitMap | None = None
+        fresh = False
+        for name, seen in zip(self.fields, key, strict=True):
+            for some in self._states[name].failing(seen):
+                if failing is None:
+                    failing = some
+                elif fresh:
+                    failing |= some
+                else:
+                    failing, fresh = failing | some, True
+        return self._all.copy() if failing is None else self._all - failing
+
+    def listed(self, clauses: BitMap) -> list[Owner]:
+        """The owners of what :meth:`match` found, each once."""
+        found: list[Any] = list(map(self._owners.__getitem__, clauses.to_array()))
+        return list(dict.fromkeys(found)) if self._several.intersect(clauses) else found
+
+    def owners(self, key: Key) -> list[Owner]:
+        """The owners that accept a class, each once."""
+        return self.listed(self.match(key))
+
+    def accepts(self, owner: Owner, key: Key) -> bool:
+        """Whether one owner accepts a class: what :meth:`match` says of all. It need not be in any more."""
+        seen = dict(zip(self.fields, key, strict=True))
+        return any(
+            all(_accepts(constraint, seen[constraint.field]) for constraint in constraints)
+            for constraints in _filter(owner).clauses
+        )
+
+    # maintenance ----------------------------------------------------------------------------------------------------
+
+    def rebuild(self) -> None:
+        """Make everything anew from the owners: as it was, but packed. Classes and versions keep their meaning."""
+        owners = list(self._ids)
+        self._empty()
+        for owner in owners:
+            self._insert(owner)
+
+    def check(self) -> FilterCounts:
+        """Assert that the index says of each owner what its filter says, and nothing else; how much there is.
+
+        Cost: all of it, seconds for a million owners.
+        """
+        fresh: FilterIndex[Owner] = FilterIndex()
+        new_ids: list[int] = []
+        for owner, held in self._ids.items():
+            fresh._insert(owner)
+            new_ids += _tuple(held)
+        assert fresh.fields == self.fields, "fields"
+        assert sorted(new_ids) == list(self._all), "ids in use"
+        assert list(self._all | self._free) == list(range(len(self._owners))), "ids that nobody has"
+        for owner, held in self._ids.items():
+            assert all(self._owners[clause] is owner for clause in _tuple(held)), "an id of somebody else"
+        for name, state in fresh._states.items():
+            mine = self._states[name]
+            for part in ("needs", "absent", "choosy"):
+                assert _renamed(getattr(state, part), new_ids) == getattr(mine, part), f"{part} of {name}"
+            for part in ("accepted", "rejected"):
+                theirs, ours = getattr(state, part), getattr(mine, part)
+                assert theirs.keys() == ours.keys(), f"{part} values of {name}"
+                for value, ids in theirs.items():
+                    assert _renamed(_bitmap(ids), new_ids) == _bitmap(ours[value]), f"{part} {value} of {name}"
+            for bounds, others in zip(_bounds(mine), _bounds(state), strict=True):
+                bounds.check()
+                assert sorted(bounds) == sorted((value, new_ids[i]) for value, i in others), f"thresholds of {name}"
+        states = self._states.values()
+        values = sum(len(state.accepted) + len(state.rejected) for state in states)
+        thresholds = sum(len(bounds) for state in states for bounds in _bounds(state))
+        return FilterCounts(len(self._ids), len(self._all), len(self.fields), values, thresholds)
 
 
 def _accepts(constraint: Constraint, seen: Any) -> bool:
@@ -332,32 +423,60 @@ def _accepts(constraint: Constraint, seen: Any) -> bool:
     name, floor = seen if type(seen) is tuple else (seen, None)
     if exists is False or (accept is not None and name not in accept) or (reject is not None and name in reject):
         return False
-    for bound in (lower, upper):
-        if bound is not None and type(bound) is not type(floor):
-            return False
-    return (lower is None or lower <= floor) and (upper is None or floor < upper)
+    above: Any = lower  # bounds and floor are compared only where they are of one kind
+    below: Any = upper
+    if above is not None and (type(floor) is not type(above) or floor < above):
+        return False
+    return below is None or (type(floor) is type(below) and bool(floor < below))
 
 
-def _ids(held: int | tuple[int, ...]) -> tuple[int, ...]:
-    return held if type(held) is tuple else (held,)  # type: ignore[return-value]
+def _filter(owner: Filtered) -> Filter:
+    assert owner.filter is not None, "a subscription without filter is none of this index"
+    return owner.filter
 
 
-def _put(ids: Ids, value: Scalar, clause: int) -> None:
+def _tuple(held: int | tuple[int, ...]) -> tuple[int, ...]:
+    return held if isinstance(held, tuple) else (held,)
+
+
+def _bitmap(held: int | BitMap) -> BitMap:
+    return held if isinstance(held, BitMap) else BitMap((held,))
+
+
+def _renamed(ids: BitMap, names: list[int]) -> BitMap:
+    return BitMap([names[i] for i in ids])
+
+
+def _bounds(state: _Field) -> list[Bounds[Any]]:
+    return [
+        bounds
+        for ranges in (state.numbers, state.strings)
+        if ranges is not None
+        for bounds in (ranges.lower, ranges.upper)
+    ]
+
+
+def _put(ids: Ids, value: Scalar, clause: int) -> bool:
+    """Add an id to those of a value; whether the value is new."""
     held = ids.get(value)
     if held is None:
         ids[value] = clause
-    elif type(held) is int:
-        ids[value] = BitMap((held, clause))
+        return True
+    if isinstance(held, BitMap):
+        held.add(clause)
     else:
-        held.add(clause)  # type: ignore[union-attr]
+        ids[value] = BitMap((held, clause))
+    return False
 
 
-def _take(ids: Ids, value: Scalar, clause: int) -> None:
+def _take(ids: Ids, value: Scalar, clause: int) -> bool:
+    """Take an id from those of a value; whether the value has gone with it."""
     held = ids[value]
-    if type(held) is int:
-        assert held == clause, "an id that another clause holds"
+    if not isinstance(held, BitMap):
+        assert held == clause, "the id of another clause"
         del ids[value]
-        return
-    held.remove(clause)  # type: ignore[union-attr]
-    if len(held) == 1:  # type: ignore[arg-type]
-        ids[value] = held.min()  # type: ignore[union-attr]
+        return True
+    held.remove(clause)
+    if len(held) == 1:
+        ids[value] = held.min()
+    return False

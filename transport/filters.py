@@ -1,12 +1,12 @@
 """The ``where`` of a subscription: which events of a topic it wants, by their fields.
 
 A map holds if all of its fields hold, a list of maps if any map does. ``{"tier": "daily"}`` equals, ``{"symbol":
-["A", "B"]}`` is any of, ``{"confidence": {"gte": 0.8, "lt": 1}}`` are operators that must hold together. A field that is
-absent satisfies nothing but ``exists: false``.
+["A", "B"]}`` is any of, ``{"confidence": {"gte": 0.8, "lt": 1}}`` are operators that must hold together. A field that
+is absent satisfies nothing but ``exists: false``.
 
 Values keep their JSON types: ``true`` is not 1, ``"1"`` is not 1, null is a value, 1 equals 1.0. Objects and lists are
-present and equal to nothing. Ranges compare numbers with numbers, as float64 like a browser, and strings with strings by
-code point, so that RFC 3339 times in one zone have their order; a value of the other kind lies in no range.
+present and equal to nothing. Ranges compare numbers with numbers, as float64 like a browser, and strings with strings
+by code point, so that RFC 3339 times in one zone have their order; a value of the other kind lies in no range.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class Filter(msgspec.Struct, frozen=True, gc=False):
             source = _encoder.encode(where)
         except UnicodeEncodeError:
             raise RequestError(ErrorCode.INVALID_FILTER, "holds half of a surrogate pair", field) from None
+        source = bytes(memoryview(source))  # the encoder's result is the prefix of a larger piece of memory
         _remember(source, clauses)
         return cls(source)
 
@@ -150,7 +151,7 @@ def number(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-# The contract, word by word ---------------------------------------------------------------------------------------------
+# The contract, word by word -------------------------------------------------------------------------------------------
 
 
 def _first_failure(clause: dict[str, Any], value_of: Callable[[str], Any]) -> str | None:
@@ -213,7 +214,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-# From JSON to constraints -----------------------------------------------------------------------------------------------
+# From JSON to constraints ---------------------------------------------------------------------------------------------
 
 _parsed: dict[bytes, Clauses] = {}
 
