@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Annotated, Any, Self, TypeAlias
 
@@ -13,7 +14,7 @@ from transport.codes import ErrorCode, Priority
 from transport.errors import RequestError
 from transport.requests import field_at_fault
 
-Names: TypeAlias = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
+Names: TypeAlias = Annotated[Collection[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
 
 _RANKED = tuple(Priority)
 _ANY_OF = (("tiers", "tier"), ("symbols", "symbol"), ("patterns", "pattern"))
@@ -47,6 +48,8 @@ class PreferenceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise _refused(error, name) from None
             if name in _LISTS:
                 value = value and tuple(sorted(set(value)))
+            elif isinstance(value, list):
+                value = tuple(value)
             msgspec.structs.force_setattr(self, name, value)
 
     def condition(self, kind: type[Alert]) -> dict[str, Any]:
@@ -98,7 +101,7 @@ class Preferences(PreferenceRule, frozen=True, kw_only=True, forbid_unknown_fiel
         per_hour: of the alerts that are wanted, at most so many in any 3,600 s; critical ones come beyond it.
     """
 
-    or_else: tuple[PreferenceRule, ...] = ()
+    or_else: Sequence[PreferenceRule] = ()
     per_hour: Annotated[int, Meta(ge=1)] | None = None
 
     @property

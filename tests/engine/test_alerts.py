@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.alert import Alert
-from engine.alert_subscription import HOUR_S, AlertSubscription
+from engine.alert_subscription import AlertSubscription
 from engine.alerts import IN_FLIGHT, Alerts
 from engine.client import Client
 from engine.market_alerts import MarketAlert, PatternAlert
@@ -159,11 +159,14 @@ def test_beyond_the_cap_alerts_are_counted_but_for_critical_ones() -> None:
             await alerts.publish(flag("D", priority=Priority.CRITICAL))
             assert await symbols(found, 3) == ["A", "B", "D"]
             assert (found.delivered, found.capped) == (3, 1)
-            now += HOUR_S  # the window is half-open: A and B have left it
-            await alerts.publish_many([flag("E"), flag("F"), flag("A")])
-            await alerts.publish(flag("D", priority=Priority.CRITICAL))
+            now += 3_599.0
+            await alerts.publish_many([flag("C"), flag("D", priority=Priority.CRITICAL)])
+            assert await symbols(found, 1) == ["D"]
+            assert (found.delivered, found.capped) == (4, 2)
+            now += 1.0  # the window is half-open: A and B have left it
+            await alerts.publish_many([flag("E"), flag("F"), flag("A"), flag("D", priority=Priority.CRITICAL)])
             assert await symbols(found, 3) == ["E", "F", "D"]
-            assert (found.delivered, found.capped) == (6, 2)
+            assert (found.delivered, found.capped) == (7, 3)
 
     run(test)
 

@@ -87,8 +87,8 @@ def test_preferences_survive_json(wanted: Preferences) -> None:
 
 def test_what_becomes_of_preferences() -> None:
     wanted = Preferences(
-        tiers={"daily", "combo"},  # type: ignore[arg-type]
-        symbols=["SPY"],  # type: ignore[arg-type]
+        tiers={"daily", "combo"},
+        symbols=["SPY"],
         patterns=("doji", "doji"),
         min_confidence=0.8,
         min_priority="high",  # type: ignore[arg-type]
