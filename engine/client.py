@@ -22,7 +22,10 @@ from engine.client_routes import ClientRoutes
 from engine.client_subscription import OnGap, Subscription, SubscriptionOptions
 from engine.sync_client import SyncClient
 from transport.client_messages import (
+    HeldSubscriptions,
+    Ok,
     Pong,
+    PresentUsers,
     PublishedAt,
     Slow,
     SnapshotEvents,
@@ -32,9 +35,12 @@ from transport.client_messages import (
 from transport.codes import ErrorCode, Priority
 from transport.errors import ConnectionLost, HeliographError, RequestError
 from transport.event import Event, to_json
+from transport.filters import Filter
 from transport.position import Position
 from transport.requests import (
+    Ack,
     Ping,
+    Presence,
     Publish,
     Request,
     Snapshot,
@@ -171,24 +177,51 @@ class Client:
         snapshot: bool = False,
         conflate: bool = False,
         max_rate: float | None = None,
+        window: float = 0.0,
+        batch: bool = False,
+        group: str | None = None,
         on_gap: OnGap | None = None,
     ) -> Subscription:
         """Subscribe to topics or patterns: a context manager and iterator of :class:`Event`.
 
-        A subscription gets every event that the client receives and one of its patterns matches, also those that
-        came for another, overlapping subscription.
+        A subscription gets every event that the client receives, one of its patterns matches and its ``where`` accepts,
+        also those that came for another, overlapping subscription.
 
         Args:
-            where: a filter, see the client protocol.
+            where: only events whose fields hold: a map like ``{"tier": "daily", "confidence": {"gte": 0.8}}``, or a
+                list of maps of which any may hold; see :mod:`transport.filters`.
             snapshot: first the last event of each topic that has one, also after each reconnect if it was missed.
-            conflate: of what waits in the engine, only the newest per key.
-            max_rate: events per second and key.
+            conflate: of what waits in the engine, only the newest per key; ``skipped`` counts the others.
+            max_rate: events per second and key (per topic where there is no key); implies ``conflate``.
+            window: seconds, up to 1, for which the engine collects events and sends them together.
+            batch: what is sent together comes as one message; here it makes no difference but the cost.
+            group: a consumer group, for topics whose strategy is ``load_balanced``: each event goes to one of its
+                members. Where acknowledgements are on, say with :meth:`ack` that you are done with it. Goes with none
+                of the other options, and the engine gives each client one membership: use a client per member.
             on_gap: called with a :class:`Gap` where events are missing, sync or async; none logs it.
+
+        Raises:
+            RequestError: ``invalid_filter``, naming the field of ``where``; at once. The engine's refusals and
+                ``conflict`` come on entering.
         """
         if not topics:
             raise RequestError(ErrorCode.BAD_REQUEST, "name at least one topic or pattern", "topics")
-        options = SubscriptionOptions(where=where, snapshot=snapshot, conflate=conflate, max_rate=max_rate)
+        options = SubscriptionOptions(
+            where=None if where is None else Filter.parse(where),
+            snapshot=snapshot,
+            conflate=conflate,
+            max_rate=max_rate,
+            window=window,
+            batch=batch,
+            group=group,
+        )
         return Subscription(self, tuple(dict.fromkeys(topics)), options, on_gap, self._max_queue)
+
+    def inbox(self, on_gap: OnGap | None = None) -> Subscription:
+        """What the engine has subscribed this session to by itself: its user's own topic ``user.ID``, and what an
+        operator has ordered. A context manager and iterator as :meth:`subscribe` gives it; leaving it unsubscribes
+        from nothing. Without an inbox such events are dropped, unless a subscription wants them."""
+        return Subscription(self, (), SubscriptionOptions(), on_gap, self._max_queue, inbox=True)
 
     async def unsubscribe(self, *topics: str) -> list[str]:
         """End these patterns in all subscriptions, without arguments all; returns the patterns left."""
@@ -238,9 +271,21 @@ class Client:
         figures: dict[str, Any] = _body(await self._request(Stats(id=0), dict[str, Any]), "stats")
         return figures
 
-    async def subscriptions(self) -> Any:
-        """What this session has subscribed to, as the engine sees it."""
-        return _body(await self._request(Subscriptions(id=0), dict[str, Any]), "subscriptions")
+    async def subscriptions(self) -> dict[str, dict[str, Any]]:
+        """The patterns that this session has subscribed to, as the engine sees it, with their options."""
+        held = await self._request(Subscriptions(id=0), HeldSubscriptions)
+        return {pattern: held.options.get(pattern, {}) for pattern in held.subscriptions}
+
+    async def presence(self, topic: str) -> list[str]:
+        """The users that are subscribed to exactly this topic, sorted; ``bad_request`` where it has no presence."""
+        return (await self._request(Presence(id=0, topic=topic), PresentUsers)).users
+
+    async def ack(self, event: Event) -> None:
+        """This member of a consumer group is done with ``event``; unacknowledged it is given to another in time.
+
+        An acknowledgement that comes too late, or again, is no error.
+        """
+        await self._request(Ack(id=0, topic=event.topic, epoch=event.epoch, offset=event.offset), Ok)
 
     async def ping(self) -> float:
         """The engine's time, Unix seconds."""
@@ -269,17 +314,24 @@ class Client:
 
     async def _connected(self) -> ClientConnection:
         while self._connection is None:
-            if self._state is State.NEW:
-                raise HeliographError("the client is not open: use `async with Client(url) as client`")
-            if self._state is State.CLOSED:
-                raise self._failure or ConnectionLost("the client is closed")
+            self._check_open()
             await self._changed.wait()
         return self._connection
+
+    def _check_open(self) -> None:
+        if self._state is State.NEW:
+            raise HeliographError("the client is not open: use `async with Client(url) as client`")
+        if self._state is State.CLOSED:
+            raise self._failure or ConnectionLost("the client is closed")
 
     # The owner's side of subscriptions
 
     async def enter(self, subscription: Subscription) -> None:
         """Subscribe; see :class:`engine.client_subscription.Owner`."""
+        if subscription.inbox:
+            self._check_open()
+            self._routes.add_inbox(subscription)
+            return
         self._routes.add(subscription)
         try:
             request = subscription.options.request(list(subscription.topics))

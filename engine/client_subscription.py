@@ -7,15 +7,16 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypedDict
 
 import msgspec
 
 from engine.client_inbox import Inbox
-from transport.client_messages import Gap, Subscribed
+from transport.client_messages import Gap, ServerSubscribed, Subscribed
 from transport.client_positions import Positions
 from transport.errors import HeliographError
 from transport.event import Event
+from transport.filters import Filter
 from transport.requests import Subscribe
 from transport.topics import matches
 
@@ -23,29 +24,50 @@ OnGap = Callable[[Gap], Awaitable[None] | None]
 _log = logging.getLogger("heliograph.client")
 
 
+class SubscribeArguments(TypedDict, total=False):
+    """The keyword arguments of :meth:`engine.client.Client.subscribe`."""
+
+    where: Any
+    snapshot: bool
+    conflate: bool
+    max_rate: float | None
+    window: float
+    batch: bool
+    group: str | None
+    on_gap: OnGap | None
+
+
 class SubscriptionOptions(msgspec.Struct, frozen=True):
     """What a subscription asks for besides its topics; see the client protocol."""
 
-    where: Any = None
+    where: Filter | None = None
     snapshot: bool = False
     conflate: bool = False
     max_rate: float | None = None
+    window: float = 0.0
+    batch: bool = False
+    group: str | None = None
 
     def request(self, topics: list[str]) -> Subscribe:
         """The request for it; options that are off are left out."""
-        return Subscribe(
+        request = Subscribe(
             id=0,
             topics=topics,
             snapshot=self.snapshot,
-            where=self.where,
+            where=None if self.where is None else msgspec.Raw(self.where.source),
             conflate=self.conflate,
             max_rate=self.max_rate,
+            batch=self.batch,
+            group=self.group,
         )
+        if self.window:  # a zero is left out only if it is the very default
+            request.window = self.window
+        return request
 
     @property
     def complete(self) -> bool:
         """Whether every event is wanted, so that a jump in offsets means loss."""
-        return self.where is None and not self.conflate and self.max_rate is None
+        return self.where is None and not self.conflate and self.max_rate is None and self.group is None
 
 
 class Owner(Protocol):
@@ -68,16 +90,27 @@ class Subscription:
     events where it is missing, in the consumer's own task; without ``on_gap`` it is logged. A consumer that does not
     keep up makes the client stop reading (all its subscriptions wait) and the engine conflate or drop, with gaps.
 
+    A member of a consumer group gets what is assigned to it, in the order of assignment: an event may come again, and
+    one that another member has not acknowledged comes late.
+
     Attributes:
         topics: the patterns still subscribed to.
+        inbox: whether the engine chooses the patterns, see :meth:`engine.client.Client.inbox`.
         missed: events lost so far, as far as known.
         skipped: events conflated away so far.
     """
 
     def __init__(
-        self, owner: Owner, topics: tuple[str, ...], options: SubscriptionOptions, on_gap: OnGap | None, capacity: int
+        self,
+        owner: Owner,
+        topics: tuple[str, ...],
+        options: SubscriptionOptions,
+        on_gap: OnGap | None,
+        capacity: int,
+        *,
+        inbox: bool = False,
     ) -> None:
-        self.topics, self.options = topics, options
+        self.topics, self.options, self.inbox = topics, options, inbox
         self.missed = self.skipped = 0
         self.live = False
         self._owner, self._on_gap = owner, on_gap
@@ -152,8 +185,8 @@ class Subscription:
         """Whether the client should not read on before some of this was consumed."""
         return self._blocking
 
-    def subscribed(self, answer: Subscribed) -> None:
-        """The engine has accepted it: events from here on are ours."""
+    def subscribed(self, answer: Subscribed | ServerSubscribed) -> None:
+        """The engine has accepted it, or begun it by itself: events from here on are ours."""
         self.live = not self._ended
         for topic, position in answer.positions.items():
             # With a snapshot the event at the position itself is still to come.
@@ -167,6 +200,9 @@ class Subscription:
 
     def deliver(self, event: Event) -> None:
         """An event that matches."""
+        if self.options.group is not None:
+            self._put(event)  # a lower offset is another member's share, and again the same one was not acknowledged
+            return
         new, gap = self._positions.admit(event.topic, event.epoch, event.offset, event.priority)
         if gap is not None:
             self._put(gap)

@@ -8,7 +8,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from engine.loop_thread import LoopThread
 from transport.codes import Priority
@@ -17,7 +17,7 @@ from transport.event import Event
 
 if TYPE_CHECKING:
     from engine.client import Client
-    from engine.client_subscription import OnGap, Subscription
+    from engine.client_subscription import OnGap, SubscribeArguments, Subscription
     from transport.client_messages import Gap
     from transport.position import Position
 
@@ -65,23 +65,15 @@ class SyncClient:
     ) -> None:
         self.close()
 
-    def subscribe(
-        self,
-        *topics: str,
-        where: Any = None,
-        snapshot: bool = False,
-        conflate: bool = False,
-        max_rate: float | None = None,
-        on_gap: OnGap | None = None,
-    ) -> SyncSubscription:
+    def subscribe(self, *topics: str, **options: Unpack[SubscribeArguments]) -> SyncSubscription:
         """As :meth:`Client.subscribe`; ``on_gap`` is a plain function, called in the iterating thread."""
-        client = self._opened()
-        if inspect.iscoroutinefunction(on_gap):
-            raise TypeError("on_gap of a sync client is a plain function")
-        subscription = client.subscribe(
-            *topics, where=where, snapshot=snapshot, conflate=conflate, max_rate=max_rate, on_gap=on_gap
-        )
-        return SyncSubscription(self, subscription)
+        _check_plain(options.get("on_gap"))
+        return SyncSubscription(self, self._opened().subscribe(*topics, **options))
+
+    def inbox(self, on_gap: OnGap | None = None) -> SyncSubscription:
+        """As :meth:`Client.inbox`; ``on_gap`` as with :meth:`subscribe`."""
+        _check_plain(on_gap)
+        return SyncSubscription(self, self._opened().inbox(on_gap))
 
     def unsubscribe(self, *topics: str) -> list[str]:
         """As :meth:`Client.unsubscribe`."""
@@ -119,9 +111,17 @@ class SyncClient:
         """As :meth:`Client.stats`."""
         return self.call(self._opened().stats())
 
-    def subscriptions(self) -> Any:
+    def subscriptions(self) -> dict[str, dict[str, Any]]:
         """As :meth:`Client.subscriptions`."""
         return self.call(self._opened().subscriptions())
+
+    def presence(self, topic: str) -> list[str]:
+        """As :meth:`Client.presence`."""
+        return self.call(self._opened().presence(topic))
+
+    def ack(self, event: Event) -> None:
+        """As :meth:`Client.ack`."""
+        self.call(self._opened().ack(event))
 
     def ping(self) -> float:
         """As :meth:`Client.ping`."""
@@ -147,6 +147,11 @@ class SyncClient:
         return self._thread
 
 
+def _check_plain(on_gap: OnGap | None) -> None:
+    if inspect.iscoroutinefunction(on_gap):
+        raise TypeError("on_gap of a sync client is a plain function")
+
+
 class SyncSubscription:
     """``with client.subscribe("price.*") as subscription: for event in subscription: …``.
 
@@ -166,6 +171,11 @@ class SyncSubscription:
     def missed(self) -> int:
         """Events lost so far, as far as known."""
         return self._subscription.missed
+
+    @property
+    def skipped(self) -> int:
+        """Events conflated away so far."""
+        return self._subscription.skipped
 
     @property
     def waiting(self) -> int:

@@ -6,7 +6,7 @@ ignored, so that an older client works with a newer engine.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -71,6 +71,12 @@ class EventMessage(msgspec.Struct, tag_field="op", tag="event", gc=False):
         )
 
 
+class Events(msgspec.Struct, tag_field="op", tag="events"):
+    """What was sent together, as one message; only where a subscription asked for ``batch``."""
+
+    events: list[EventMessage]
+
+
 class GapMessage(msgspec.Struct, tag_field="op", tag="gap"):
     """A :class:`Gap` as it is on the wire."""
 
@@ -96,6 +102,20 @@ class Skipped(msgspec.Struct, tag_field="op", tag="skipped"):
 
     topic: str
     count: int
+
+
+class ServerSubscribed(msgspec.Struct, tag_field="op", tag="subscribed"):
+    """The engine has subscribed this session by itself: to its user's topic, or by an operator's order."""
+
+    topics: list[str]
+    positions: dict[str, Position] = {}
+    position: str = ""
+
+
+class ServerUnsubscribed(msgspec.Struct, tag_field="op", tag="unsubscribed"):
+    """An operator has ended subscriptions of this session; ``topics`` are left."""
+
+    topics: list[str]
 
 
 class Slow(msgspec.Struct, tag_field="op", tag="slow"):
@@ -153,11 +173,33 @@ class SnapshotEvents(Ok, tag="ok"):
     events: list[EventMessage]
 
 
+class PresentUsers(Ok, tag="ok"):
+    users: list[str]
+
+
+class HeldSubscriptions(Ok, tag="ok"):
+    subscriptions: list[str]
+    options: dict[str, dict[str, Any]] = {}
+
+
 class Pong(Ok, tag="ok"):
     ts: float
 
 
-Message = Welcome | EventMessage | GapMessage | PositionMessage | Skipped | Slow | Bye | Refusal | Ok
+Message = (
+    Welcome
+    | EventMessage
+    | Events
+    | GapMessage
+    | PositionMessage
+    | Skipped
+    | ServerSubscribed
+    | ServerUnsubscribed
+    | Slow
+    | Bye
+    | Refusal
+    | Ok
+)
 
 
 class Malformed(CodecError):
@@ -170,7 +212,7 @@ class _Probe(msgspec.Struct):
 
 _messages = msgspec.json.Decoder(Message)
 _probe = msgspec.json.Decoder(_Probe)
-_KNOWN = frozenset(("welcome", "event", "gap", "position", "skipped", "slow", "bye", "error", "ok"))
+_KNOWN = frozenset(kind.__struct_config__.tag for kind in get_args(Message))
 
 
 def decode(data: bytes) -> Message | None:

@@ -9,11 +9,19 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 
 from transport.topics import matches
+
+
+class _Payload(msgspec.Struct):
+    data: msgspec.Raw
+
+
+_payload = msgspec.json.Decoder(_Payload)
 
 
 class FakeEngine:
@@ -26,6 +34,7 @@ class FakeEngine:
         self.sessions: dict[ServerConnection, list[str]] = {}
         self.requests: list[dict[str, Any]] = []
         self.headers: list[Headers] = []
+        self.options: dict[str, Any] = {}
         self.held: set[str] = set()
         self.refusals: dict[str, dict[str, Any]] = {}
         self.tokens: set[str] | None = None
@@ -81,6 +90,14 @@ class FakeEngine:
                 with contextlib.suppress(ConnectionClosed):
                     await connection.send(text)
 
+    async def order(self, op: str, topics: list[str]) -> None:
+        """Subscribe all sessions (``subscribed``) or leave them ``topics`` (``unsubscribed``) as an operator does."""
+        for connection in self.sessions:
+            held = self.sessions[connection]
+            self.sessions[connection] = topics if op == "unsubscribed" else [*held, *topics]
+            positions = {topic: {"epoch": self.epoch, "offset": self.offsets.get(topic, 0)} for topic in topics}
+            await connection.send(json.dumps({"op": op, "topics": topics, "positions": positions, "position": ""}))
+
     async def _session(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         self.headers.append(connection.request.headers)
@@ -121,15 +138,16 @@ class FakeEngine:
             self.sessions[connection] = patterns = [topic for topic in patterns if topic not in gone]
             answer = {"topics": patterns}
         elif op == "publish":
-            data = text[text.index('"data":') + 7 :].split(',"type"')[0]
-            fields = {name: request[name] for name in ("key", "priority") if request.get(name) is not None}
-            await self.publish(request["topic"], data, type=request["type"], **fields)
+            data = bytes(_payload.decode(text).data).decode()  # the digits as they came
+            fields = {name: request[name] for name in ("type", "key", "priority") if request.get(name) is not None}
+            await self.publish(request["topic"], data, **fields)
             answer = {"epoch": self.epoch, "offset": self.offsets[request["topic"]]}
         elif op == "snapshot":
             events = [json.loads(self.last[t]) for t in self.last if any(matches(p, t) for p in request["topics"])]
             answer = {"events": events}
         else:
-            answer = {"stats": {"connections": 1}, "subscriptions": patterns, "ts": 12.5}
+            options = {"subscriptions": patterns, "options": self.options}
+            answer = {"stats": {"connections": 1}, "users": ["alice"], "ts": 12.5, **options}
         await connection.send(json.dumps({"op": "ok", "id": request["id"], **answer}))
         for event in after:
             await connection.send(event)

@@ -85,7 +85,9 @@ def test_the_other_requests() -> None:
         async with client_of(engine) as client, client.subscribe("a"):
             assert await client.ping() == 12.5
             assert await client.stats() == {"connections": 1}
-            assert await client.subscriptions() == ["a"]
+            engine.options = {"a": {"max_rate": 2.0}}
+            assert await client.subscriptions() == {"a": {"max_rate": 2.0}}
+            assert await client.presence("a") == ["alice"]
             assert [event.payload for event in await client.snapshot("a")] == [b"1"]
 
     run(test)
@@ -103,7 +105,6 @@ def test_a_refusal_raises_its_code_and_the_client_goes_on() -> None:
                 "op": "subscribe",
                 "id": 1,
                 "topics": ["a"],
-                "snapshot": False,
                 "where": {"x": 1},
                 "conflate": True,
                 "max_rate": 2,
@@ -158,6 +159,116 @@ def test_one_pattern_has_one_set_of_options() -> None:
             with pytest.raises(RequestError, match="conflict"):
                 async with client.subscribe("a", conflate=True):
                     pass
+
+    run(test)
+
+
+def test_options_are_sent_as_given() -> None:
+    async def test(engine: FakeEngine) -> None:
+        where = [{"bid": {"gt": Decimal("1.10")}, "note": None}, {"@key": ["A"]}]
+        options: dict[str, Any] = {"conflate": True, "max_rate": 2.5, "window": 0.1, "batch": True}
+        async with (
+            client_of(engine) as client,
+            client.subscribe("a", where=where, **options),
+            client.subscribe("jobs.*", group="g"),
+        ):
+            first, second = engine.requests
+        assert first["where"] == [{"bid": {"gt": 1.1}, "note": None}, {"@key": ["A"]}]
+        assert {name: first[name] for name in options} == options
+        assert {name: second.get(name) for name in ("group", "where", "conflate")} == {
+            "group": "g",
+            "where": None,
+            "conflate": None,
+        }
+
+    run(test)
+
+
+def test_a_bad_filter_is_told_where_it_is_written() -> None:
+    client = Client()
+    with pytest.raises(RequestError, match="no such operator") as caught:
+        client.subscribe("a", where={"tier": {"over": 1}})
+    assert (caught.value.code, caught.value.field) == ("invalid_filter", "where.tier.over")
+
+
+def test_a_batch_is_its_events() -> None:
+    async def test(engine: FakeEngine) -> None:
+        async with client_of(engine) as client, client.subscribe("a", batch=True) as events:
+            several = ",".join(engine.accept("a", str(n)) for n in range(3))
+            await engine.send("a", f'{{"op":"events","events":[{several}]}}')
+            assert [(event.offset, event.data) for event in await take(events, 3)] == [(1, 0), (2, 1), (3, 2)]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "options", [{"where": {"x": 1}}, {"conflate": True}, {"max_rate": 1.0}, {"group": "g"}], ids=lambda o: next(iter(o))
+)
+def test_who_does_not_want_every_event_misses_none_by_a_jump(options: dict[str, Any], eventually: Eventually) -> None:
+    async def test(engine: FakeEngine) -> None:
+        gaps: list[Gap] = []
+        async with client_of(engine) as client, client.subscribe("a.*", on_gap=gaps.append, **options) as events:
+            await engine.publish("a.b", '{"x":1}')
+            await engine.cut()
+            engine.accept("a.b")
+            await eventually(lambda: [*engine.sessions.values()] == [["a.*"]])
+            await engine.publish("a.b", '{"x":1}')
+            assert offsets(await take(events, 2)) == [1, 3]
+            assert (gaps, events.missed) == ([], 0)
+            assert [request.get("group") for request in engine.requests] == [options.get("group")] * 2
+
+    run(test)
+
+
+def test_a_member_of_a_group_gets_what_is_assigned_again_and_acknowledges() -> None:
+    async def test(engine: FakeEngine) -> None:
+        async with client_of(engine) as client, client.subscribe("jobs", group="g") as jobs:
+            texts = [engine.accept("jobs", str(n)) for n in range(3)]
+            for text in (texts[2], texts[0], texts[2]):  # another member's share comes late, the third one again
+                await engine.send("jobs", text)
+            for event in await take(jobs, 3):
+                await client.ack(event)
+        acks = [(r["topic"], r["epoch"], r["offset"]) for r in engine.requests if r["op"] == "ack"]
+        assert acks == [("jobs", "e1", 3), ("jobs", "e1", 1), ("jobs", "e1", 3)]
+
+    run(test)
+
+
+def test_the_inbox_has_what_the_engine_subscribed_to_also_after_a_loss(eventually: Eventually) -> None:
+    async def test(engine: FakeEngine) -> None:
+        gaps: list[Gap] = []
+        async with client_of(engine) as client:
+            await engine.order("subscribed", ["user.alice"])
+            await client.ping()
+            async with client.inbox(on_gap=gaps.append) as inbox:
+                assert inbox.topics == ("user.alice",)
+                await engine.publish("user.alice", "1")
+                assert (await anext(inbox)).data == 1
+                await engine.cut()
+                engine.accept("user.alice", "2")
+                await eventually(lambda: engine.sessions)
+                await client.ping()
+                assert inbox.topics == ()
+                await engine.order("subscribed", ["user.alice"])
+                await engine.publish("user.alice", "3")
+                assert (await anext(inbox)).data == 3
+                assert gaps == [Gap("user.alice", "e1", 2, 2, "disconnected")]
+            assert {request["op"] for request in engine.requests} == {"ping"}
+        with pytest.raises(ConnectionLost, match="closed"):
+            await client.inbox().__aenter__()
+
+    run(test)
+
+
+def test_what_an_operator_ends_has_ended() -> None:
+    async def test(engine: FakeEngine) -> None:
+        async with client_of(engine) as client, client.subscribe("a", "b") as both, client.subscribe("c") as other:
+            await engine.order("unsubscribed", ["b"])
+            await engine.publish("b")
+            assert (await anext(both)).topic == "b"
+            assert both.topics == ("b",)
+            with pytest.raises(RequestError, match="the engine has ended the subscription to a, c"):
+                await anext(other)
 
     run(test)
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import client_routes
 from engine.client_routes import ClientRoutes
 from engine.client_subscription import Subscription, SubscriptionOptions
-from transport.client_messages import EventMessage, Gap, GapMessage, Skipped, Slow, Subscribed
+from transport.client_messages import (
+    EventMessage,
+    Events,
+    Gap,
+    GapMessage,
+    ServerSubscribed,
+    ServerUnsubscribed,
+    Skipped,
+    Slow,
+    Subscribed,
+)
 from transport.errors import ConnectionLost, RequestError
 from transport.event import Event
+from transport.filters import Filter
+from transport.topics import matches
 
 
 class Owner:
@@ -23,19 +39,21 @@ class Owner:
     def room_made(self) -> None: ...
 
 
-def subscription(*topics: str, capacity: int = 10, snapshot: bool = False) -> Subscription:
-    return Subscription(Owner(), topics, SubscriptionOptions(snapshot=snapshot), None, capacity)
+def subscription(*topics: str, capacity: int = 10, where: Any = None, **options: Any) -> Subscription:
+    asked = SubscriptionOptions(where=None if where is None else Filter.parse(where), **options)
+    return Subscription(Owner(), topics, asked, None, capacity)
 
 
-def subscribed(routes: ClientRoutes, *topics: str, capacity: int = 10) -> Subscription:
-    made = subscription(*topics, capacity=capacity)
+def subscribed(routes: ClientRoutes, *topics: str, **options: Any) -> Subscription:
+    made = subscription(*topics, **options)
     routes.add(made)
     routes.accepted(made, Subscribed(id=1, topics=list(topics)))
     return made
 
 
-def event(topic: str, offset: int = 1) -> EventMessage:
-    return EventMessage(topic=topic, epoch="e", offset=offset, ts=0.0, data=msgspec.Raw(b"1"))
+def event(topic: str, offset: int = 1, data: Any = 1) -> EventMessage:
+    raw = msgspec.Raw(msgspec.json.encode(data))
+    return EventMessage(topic=topic, epoch="e", offset=offset, ts=0.0, data=raw)
 
 
 def taken(made: Subscription) -> list[str | Gap]:
@@ -134,3 +152,97 @@ def test_a_full_one_stops_the_reading_and_an_end_is_told_to_all() -> None:
         with pytest.raises(StopIteration) as stopped:
             ended(made).send(None)
         assert stopped.value.value == "away"
+
+
+# Filters, groups, and what the engine begins by itself --------------------------------------------------------------
+
+
+def test_overlapping_filters_are_told_apart_here() -> None:
+    routes = ClientRoutes()
+    daily, weekly = subscribed(routes, "t.*", where={"tier": "daily"}), subscribed(routes, "t.x", where={"tier": "w"})
+    routes.deliver(Events([event("t.x", 1, {"tier": "daily"}), event("t.x", 2, {"tier": "w"})]))
+    everything = subscribed(routes, ">")
+    routes.deliver(event("t.x", 3, {"tier": "w"}))
+    routes.deliver(event("t.x", 4, {}))
+    assert (taken(daily), taken(weekly), taken(everything)) == (["t.x 1"], ["t.x 2", "t.x 3"], ["t.x 3", "t.x 4"])
+
+
+def test_alone_it_gets_what_the_engine_sends() -> None:
+    routes = ClientRoutes()  # topics with the strategy broadcast_all ignore filters
+    one, same = subscribed(routes, "t.*", where={"x": 1}), subscribed(routes, "t.>", where={"x": 1})
+    routes.deliver(event("t.x", 1, {}))
+    assert taken(one) == taken(same) == ["t.x 1"]
+    routes.deliver(ServerSubscribed(["t.x"]))
+    routes.deliver(event("t.x", 2, {}))  # this came for the operator's pattern
+    routes.deliver(event("t.x", 3, {"x": 1}))
+    assert taken(one) == taken(same) == ["t.x 3"]
+
+
+def test_one_and_true_are_different_filters() -> None:
+    routes = ClientRoutes()
+    subscribed(routes, "a", where={"x": 1})
+    with pytest.raises(RequestError, match="other options"):
+        routes.add(subscription("a", where={"x": True}))
+
+
+@pytest.mark.parametrize("topics", [["jobs.*"], ["jobs.>"], [">"], ["*.a"], ["x", "jobs.a"]])
+def test_a_group_shares_no_topic(topics: list[str]) -> None:
+    for mine, theirs in (({"group": "g"}, {}), ({}, {"group": "g"}), ({"group": "g"}, {"group": "g"})):
+        routes = ClientRoutes()
+        subscribed(routes, "jobs.*", **mine)
+        with pytest.raises(RequestError, match="shares no topic") as caught:
+            routes.add(subscription(*topics, **theirs))
+        assert (caught.value.code, caught.value.field) == ("conflict", "group")
+        routes.add(subscription("jobs", "jobs.a.b", "other.>", **theirs))
+
+
+TOKENS = st.sampled_from(["a", "b"])
+PATTERNS = st.lists(st.one_of(TOKENS, st.just("*")), min_size=1, max_size=3).flatmap(
+    lambda tokens: st.sampled_from([tokens, [*tokens, ">"]])
+)
+
+
+@given(PATTERNS, PATTERNS)
+def test_patterns_overlap_if_a_topic_matches_both(one: list[str], other: list[str]) -> None:
+    left, right = ".".join(one), ".".join(other)
+    tokens = ["a", "b"]
+    topics = [[t] for t in tokens]
+    for _ in range(4):
+        topics += [[*topic, t] for topic in topics for t in tokens if len(topic) < 5]
+    both = any(matches(left, name) and matches(right, name) for name in map(".".join, topics))
+    assert client_routes._overlap(left, right) == client_routes._overlap(right, left) == both
+
+
+def test_an_inbox_follows_what_the_engine_begins_and_ends() -> None:
+    routes = ClientRoutes()
+    routes.deliver(ServerSubscribed(["user.u"]))
+    routes.deliver(event("user.u", 1))  # nobody wants it yet
+    inbox = Subscription(Owner(), (), SubscriptionOptions(), None, 10, inbox=True)
+    routes.add_inbox(inbox)
+    explicit = subscribed(routes, "user.u", snapshot=True)
+    routes.deliver(event("user.u", 2))
+    assert routes.remove(explicit) == []  # the engine began it: it stays
+    routes.deliver(ServerSubscribed(["a.*"]))
+    assert inbox.topics == ("a.*", "user.u")
+    routes.deliver(event("a.b", 1))
+    routes.deliver(ServerUnsubscribed(["user.u"]))
+    routes.deliver(event("a.b", 2))
+    assert (taken(inbox), taken(explicit)) == (["user.u 2", "a.b 1"], ["user.u 2"])
+    routes.unsubscribed([], [])
+    assert (inbox.live, inbox.topics) == (True, ())
+    assert routes.reconnected() == []
+
+
+def test_what_an_operator_ends_has_ended_for_who_asked_for_it() -> None:
+    routes = ClientRoutes()
+    one, two = subscribed(routes, "a", "b"), subscribed(routes, "b")
+    routes.deliver(ServerUnsubscribed(["a"]))
+    assert (one.topics, one.live, two.live) == (("a",), True, False)
+    assert routes.reconnected() == [one]
+    assert ended_with(two).code == "forbidden"
+
+
+def ended_with(made: Subscription) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        made.next_item().send(None)
+    return caught.value

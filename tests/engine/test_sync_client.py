@@ -55,9 +55,25 @@ def test_the_other_requests(server: Server) -> None:
         client.publish("a", 1)
         assert [event.data for event in client.snapshot(["a"])] == [1]
         assert client.stats() == {"connections": 1}
-        assert client.subscriptions() == ["a"]
+        assert client.subscriptions() == {"a": {}}
+        assert client.presence("a") == ["alice"]
         assert client.ping() == 12.5
         assert client.unsubscribe("a") == []
+
+
+def test_options_acknowledgements_and_the_inbox(server: Server) -> None:
+    engine, loop = server
+    with client_of(server) as client, client.subscribe("a", group="g") as jobs, client.inbox() as inbox:
+        asyncio.run_coroutine_threadsafe(engine.order("subscribed", ["user.u"]), loop).result(5)
+        client.publish("user.u", 1)
+        client.publish("a", 2)
+        assert inbox.get(timeout=5).data == 1
+        client.ack(jobs.get(timeout=5))
+        assert (jobs.skipped, inbox.topics) == (0, ("user.u",))
+    ack = next(request for request in engine.requests if request["op"] == "ack")
+    assert (engine.requests[0]["group"], ack["topic"], ack["offset"]) == ("g", "a", 1)
+    with client_of(server) as client, pytest.raises(RequestError, match="invalid_filter"):
+        client.subscribe("a", where=[])
 
 
 def test_gaps_are_told_in_the_iterating_thread(server: Server) -> None:
