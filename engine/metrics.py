@@ -112,6 +112,16 @@ class Figures:
                 components[f"stage {stage}"] = {"status": status, "reason": reason, "retry_in": None}
         return components
 
+    def stage_components(self) -> dict[str, Any]:
+        """What health says of the stages."""
+        ok, bypassed = ("ok", None), ("degraded", "it failed too often and is left alone for a while")
+        components = {}
+        for life in self._live.values():
+            for stage, bypass in life.meter.stages_bypassed.items():
+                status, reason = bypassed if bypass else ok
+                components[f"stage:{stage}"] = {"status": status, "reason": reason, "retry_in": None}
+        return components
+
     def stats(self) -> dict[str, Any]:
         """The engine at a glance, for people and ``GET /stats``: the metrics' names without prefix and ``_total``.
 

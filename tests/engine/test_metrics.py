@@ -223,6 +223,16 @@ def test_health_knows_the_stages() -> None:
     assert components["stage two"]["status"] == "degraded" and components["stage two"]["reason"]
 
 
+def test_health_knows_the_stages() -> None:
+    figures = Figures("0.1.0")
+    assert figures.stage_components() == {}
+    figures.update("hub", "a", Meter(stages_bypassed={"one": 0, "two": 1}).snapshot())
+    figures.update("worker-0", "a", Meter().snapshot())
+    components = figures.stage_components()
+    assert components["stage:one"] == {"status": "ok", "reason": None, "retry_in": None}
+    assert components["stage:two"]["status"] == "degraded" and components["stage:two"]["reason"]
+
+
 # the meter's way here -------------------------------------------------------------------------------------------------
 
 

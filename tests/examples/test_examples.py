@@ -14,6 +14,7 @@ import pytest
 
 from engine.embedded import Engine
 from engine.pipeline import Pipeline
+from transport.event import Event
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -63,6 +64,16 @@ def test_publish_sync(example: Callable[[str], ModuleType], capsys: pytest.Captu
 def test_stage_spread(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(example("stage_spread").main())
     assert "'spread': Decimal('0.0004')" in capsys.readouterr().out
+
+
+def test_stage_function(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(example("stage_function").main())
+    assert capsys.readouterr().out.splitlines() == [
+        "weather.oslo {'celsius': 15.0}",
+        "weather.cairo {'celsius': 40.0}",
+        "alert.weather.cairo {'celsius': 40.0}",
+    ]
+    assert example("stage_function").celsius(Event.of("weather.x", [1])) is None
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["from TOML", "as a class"])
