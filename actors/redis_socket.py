@@ -37,6 +37,11 @@ class _Connection(Connection):
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**super()._connection_arguments(), **self._tls}
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be written to."""
+        return self._writer is not None and not self._writer.is_closing()
+
     def abort(self) -> None:
         """End it at once."""
         if self._writer is not None:
@@ -55,6 +60,7 @@ class RedisSocket:
         self._take: Callable[[bytes], None] = lambda message: None
         self._reading = asyncio.Event()
         self._reading.set()
+        self._over = False
         self._pongs: deque[asyncio.Future[None]] = deque()  # one at a time: a ping waits for its pong, or ends it all
 
     def deliver(self, take: Callable[[bytes], None]) -> None:
@@ -70,7 +76,7 @@ class RedisSocket:
 
     async def send(self, message: str | bytes) -> None:
         """Send a command (:func:`actors.redis_protocol.command`). Raises ConnectionError."""
-        if not self._connection.is_connected:  # the library would connect anew
+        if self._over or not self._connection.is_open:  # the library would connect anew
             raise ConnectionResetError("the connection has ended")
         try:
             await self._connection.send_packed_command(message, check_health=False)
@@ -97,6 +103,7 @@ class RedisSocket:
         except (exceptions.RedisError, ValueError) as error:  # a ValueError of bytes that are no Redis's
             raise _translated(error) from None
         finally:
+            self._over = True
             for pong in self._pongs:
                 if not pong.done():
                     pong.set_exception(ConnectionResetError("the connection has ended"))

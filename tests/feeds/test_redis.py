@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from actors.failure import FailureKind
 from actors.feed import FeedSpec
 from actors.feed_state import FeedState
 from actors.feed_supervisor import ApplyFeeds, FeedSupervisor, GetFeeds
+from actors.redis_protocol import command
+from actors.redis_socket import TURN, redis_socket
 from actors.upstream_values import MappingError
 from engine import wiring
 from engine.config import Config
@@ -144,6 +147,55 @@ async def test_globs_are_read_as_redis_reads_them(redis_server: Start) -> None:
         assert min(receivers) < max(receivers)
         await running.published(sum(receivers))
         assert running.feed.bad == {}
+
+
+@on_uvloop
+async def test_others_on_the_loop_have_their_turn_while_much_is_read(redis_server: Start) -> None:
+    server, loop = redis_server(), asyncio.get_running_loop()
+    taken = Counter[int]()
+    turn = 0
+
+    def next_turn() -> None:
+        nonlocal turn
+        turn += 1
+        loop.call_soon(next_turn)
+
+    async with redis_socket(spec(server.url), server.url, None) as socket:
+        await socket.send(command("SUBSCRIBE", "alerts"))
+        await until(server.subscribers)
+        server.publish("alerts", *["1"] * 4 * TURN)  # before anybody reads
+
+        def take(message: bytes) -> None:
+            taken[turn] += 1
+
+        socket.deliver(take)
+        next_turn()
+        reading = asyncio.ensure_future(socket.ended())
+        await until(lambda: taken.total() == 1 + 4 * TURN)
+        reading.cancel()
+    assert max(taken.values()) <= TURN
+
+
+@on_uvloop
+async def test_what_has_ended_stays_so_also_for_the_library(redis_server: Start) -> None:
+    server = redis_server()
+    async with redis_socket(spec(server.url), server.url, None) as socket:
+        os.kill(server.pid, signal.SIGSTOP)  # so that it has no time to answer
+        pong = await socket.ping()
+        server.stop()
+        with pytest.raises(ConnectionResetError):
+            await socket.ended()
+        with pytest.raises(ConnectionResetError):
+            await pong
+        server.start()
+        for _ in range(3):
+            with pytest.raises(ConnectionResetError):
+                await socket.send(command("SUBSCRIBE", "alerts"))
+        assert not server.subscribers()
+    async with redis_socket(spec(server.url), server.url, None) as socket:  # the reader has not seen it yet
+        socket.abort()
+        with pytest.raises(ConnectionResetError):
+            await socket.ping()
 
 
 class SlowHub(Hub):
