@@ -84,6 +84,10 @@ class WindowOpened(NamedTuple):
     peer: Any
 
 
+class SharesDue(NamedTuple):
+    """To the router by itself: see :class:`actors.user_desk.UserDesk`."""
+
+
 class Sweep(NamedTuple):
     """A periodic look: idle topics go, requests past their deadline are answered."""
 
