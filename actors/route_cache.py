@@ -5,12 +5,15 @@ The hot path is ``cache.recent.get(topic)``, one look into a dict, and :meth:`Ro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import takewhile
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from transport.topics import is_pattern, matcher
 
 Route = TypeVar("Route")
+WILDCARDS_AT_ONCE: Final = 8
+"""Changes of wildcards for each of which the cache is looked through; a worker comes or goes with thousands."""
 
 
 class RouteCache(Generic[Route]):
@@ -91,6 +94,16 @@ class RouteCache(Generic[Route]):
         for topic in gone:
             self.drop(topic)
         return len(gone)
+
+    def drop_all(self, patterns: Iterable[str]) -> None:
+        """:meth:`drop` for each of them; where many are wildcards, everything, which costs less than to look."""
+        wild = 0
+        for pattern in patterns:
+            wild += is_pattern(pattern)
+            if wild > WILDCARDS_AT_ONCE:
+                self.clear()
+                return
+            self.drop(pattern)
 
     def clear(self) -> None:
         """Forget everything."""

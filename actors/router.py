@@ -6,31 +6,34 @@ import time
 from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
-from typing import Protocol
+from typing import Any, Final
 
+from actors.interests import Interests, Peer
 from actors.loop_actor import LoopActor
-from actors.messages import Arrived, PeerGone, Staged, Sweep, WindowOpened
+from actors.messages import Arrived, PeerGone, SharesDue, Staged, Sweep, WindowOpened
+from actors.route_cache import RouteCache
 from actors.stages import Stages
-from actors.subscriptions import PatternIndex
 from actors.topic_log import TopicLog
+from actors.topic_policy import TopicPolicies
+from actors.user_desk import UserDesk
+from actors.user_shares import UserShares
 from transport.codec import pack
 from transport.codes import ErrorCode, GapReason
 from transport.errors import CodecError, RequestError
 from transport.messages import Fence, Interest, Missed, Publication, Publish, Published, Refused
 from transport.meter import Meter
 
-TOPICS_CACHED = 65_536
 SNAPSHOT_EVENTS = 10_000  # of one answer; more is refused, not cut
 SWEEP_INTERVAL = 60.0  # s between looks for idle topics
 
 
-class Peer(Protocol):
-    """A worker, feeds process or daemon at the other end of the bus (see :class:`transport.bus_server.Peer`)."""
+class _Engine:
+    """Who publishes the engine's own events: it asks for no answers."""
 
-    out: list[bytes]
+    window_open: Final = True
 
-    @property
-    def window_open(self) -> bool: ...
+    def __init__(self) -> None:
+        self.out: list[bytes] = []
 
 
 class Router(LoopActor):
@@ -40,7 +43,11 @@ class Router(LoopActor):
         log: offsets and last events; owned by the process, so that it survives this actor.
         wake: tells the bus that peers' queues have grown; once per batch.
         stages: on the way here; ``None``: there are none.
+        policies: of topics; ``None``: all have the default.
+        shares: of users' rates; ``None``: there are no limits.
         topic_idle: seconds after which a topic without events is forgotten.
+        routes, route_ttl: topics whose receivers are remembered at most, and for how many seconds.
+        clock: Unix seconds, of events. ``monotonic``: seconds of a clock that never falls.
     """
 
     def __init__(
@@ -50,17 +57,33 @@ class Router(LoopActor):
         wake: Callable[[], None],
         meter: Meter,
         stages: Stages | None = None,
+        policies: TopicPolicies | None = None,
+        shares: UserShares | None = None,
         topic_idle: float = 3600.0,
+        routes: int = 65_536,
+        route_ttl: float = 300.0,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self._log, self._wake_bus, self._meter, self._stages = log, wake, meter, stages
-        self._topic_idle, self._clock = topic_idle, clock
-        self._patterns = PatternIndex()
-        self._interested: dict[str, dict[Peer, None]] = {}
-        self._patterns_of: dict[Peer, set[str]] = {}
-        self._routes: dict[str, tuple[Peer, ...]] = {}
+        self._topic_idle, self._clock, self._monotonic = topic_idle, clock, monotonic
+        self._interests = Interests()
+        self._routes: RouteCache[tuple[Peer, ...]] = RouteCache(routes, route_ttl)
         self._lagging: dict[Peer, dict[tuple[str, str], list[int]]] = {}
+        self._engine = _Engine()
+        self._users = UserDesk(
+            policies=TopicPolicies({}) if policies is None else policies,
+            publish=self.publish,
+            later=lambda delay_s: self.later(delay_s, SharesDue()),
+            shares=shares,
+            clock=monotonic,
+        )
+        self._on_item: dict[type, Callable[[Peer, Any], None]] = {
+            Interest: self._on_interest,
+            **self._users.handlers,
+        }
+        """What to do with the messages of peers that are no publishes."""
 
     def on_start(self) -> None:
         """Begin the periodic look at idle topics."""
@@ -80,20 +103,26 @@ class Router(LoopActor):
         for item in items:
             if type(item) is Publish:
                 publishes.append(item)
-            elif type(item) is Interest:
-                # An interest is answered behind the publishes that came before it; with stages those are still on
-                # their way, and the answer's positions say so.
-                publishes = self._flow(peer, publishes)
-                self._interest(peer, item)
+            elif (handler := self._on_item.get(type(item))) is not None:
+                # It is answered behind the publishes that came before it; those in stages are still on their way, and
+                # a fence's positions say so.
+                self._flow(peer, publishes)
+                publishes = []
+                handler(peer, item)
         self._flow(peer, publishes)
         self._wake_bus()
 
-    def _flow(self, peer: Peer, publishes: list[Publish]) -> list[Publish]:
+    def publish(self, event: Publish) -> None:
+        """Accept an event of the engine itself, which passes no stage; ``ref`` is 0. In this actor's handlers only."""
+        assert event.ref == 0, "nobody to answer"
+        self._accept(self._engine, [event])
+        self._wake_bus()
+
+    def _flow(self, peer: Peer, publishes: list[Publish]) -> None:
         if publishes and self._stages:
             publishes = [publish for _, publish in self._stages.enter([(peer, publish) for publish in publishes])]
         if publishes:
             self._accept(peer, publishes)
-        return []
 
     def on_staged(self, message: Staged) -> None:
         """Publishes that have passed all stages, and answers to those that have not."""
@@ -104,8 +133,10 @@ class Router(LoopActor):
         self._wake_bus()
 
     def _accept(self, peer: Peer, publishes: list[Publish]) -> None:
-        now = self._clock()
-        accept, routes, lagging = self._log.accept, self._routes, self._lagging
+        now, instant = self._clock(), self._monotonic()
+        self._routes.expire(instant)
+        accept, recent, lagging = self._log.accept, self._routes.recent, self._lagging
+        misses = 0
         results: list[tuple[int, str, int]] = []
         for publish in publishes:
             try:
@@ -114,9 +145,11 @@ class Router(LoopActor):
                 self._refuse(peer, publish.ref, error)
                 continue
             topic = publication.topic
-            targets = routes.get(topic)
-            if targets is None:
-                targets = self._resolve(topic)
+            targets = recent.get(topic)
+            if targets is None and (targets := self._routes.find(topic)) is None:
+                misses += 1
+                targets = self._interests.of(topic)
+                self._routes.put(topic, targets, instant)
             if targets:
                 packed = pack(publication)
                 for target in targets:
@@ -128,7 +161,10 @@ class Router(LoopActor):
                         self._lag(target, publication)
             if publish.ref:
                 results.append((publish.ref, publication.epoch, publication.offset))
-        self._meter.events_published += len(publishes)
+        meter = self._meter
+        meter.events_published += len(publishes)
+        meter.route_misses += misses
+        meter.route_hits += len(publishes) - misses
         if results:
             peer.out.append(pack(Published(results)))
 
@@ -137,15 +173,6 @@ class Router(LoopActor):
             peer.out.append(pack(Refused(ref, error.code.value, error.message, error.field)))
         else:
             self._meter.dropped["refused"] = self._meter.dropped.get("refused", 0) + 1
-
-    def _resolve(self, topic: str) -> tuple[Peer, ...]:
-        if len(self._routes) >= TOPICS_CACHED:
-            self._routes.clear()
-        targets: dict[Peer, None] = {}
-        for pattern in self._patterns.match(topic):
-            targets.update(self._interested[pattern])
-        found = self._routes[topic] = tuple(targets)
-        return found
 
     # peers that fall behind -----------------------------------------------------------------------------------------
 
@@ -166,29 +193,10 @@ class Router(LoopActor):
 
     # interest -------------------------------------------------------------------------------------------------------
 
-    def _interest(self, peer: Peer, item: Interest) -> None:
-        held = self._patterns_of.setdefault(peer, set())
-        changed = [pattern for pattern in item.add if pattern not in held]
-        for pattern in changed:
-            held.add(pattern)
-            self._patterns.add(pattern)
-            self._interested.setdefault(pattern, {})[peer] = None
-        for pattern in item.remove:
-            if pattern in held:
-                held.discard(pattern)
-                self._drop(pattern, peer)
-                changed.append(pattern)
-        if changed:
-            self._routes.clear()
+    def _on_interest(self, peer: Peer, item: Interest) -> None:
+        self._routes.drop_all(self._interests.change(peer, item.add, item.remove))
         if item.ref:
             self._fence(peer, item)
-
-    def _drop(self, pattern: str, peer: Peer) -> None:
-        peers = self._interested[pattern]
-        del peers[peer]
-        if not peers:
-            del self._interested[pattern]
-            self._patterns.remove(pattern)
 
     def _fence(self, peer: Peer, item: Interest) -> None:
         events: dict[str, Publication] = {}
@@ -211,10 +219,15 @@ class Router(LoopActor):
     def _too_much(self, peer: Peer, item: Interest, text: str) -> None:
         peer.out.append(pack(Refused(-item.ref, ErrorCode.LIMIT_EXCEEDED.value, text, "topics")))
 
+    def on_shares_due(self, _message: SharesDue) -> None:
+        """Shares of users' rates that were given up a window ago can be had again."""
+        self._users.tick()
+        self._wake_bus()
+
     def on_peer_gone(self, message: PeerGone) -> None:
         """Forget a dead peer's interest."""
         peer = message.peer
-        for pattern in self._patterns_of.pop(peer, ()):
-            self._drop(pattern, peer)
+        self._routes.drop_all(self._interests.gone(peer))
         self._lagging.pop(peer, None)
-        self._routes.clear()
+        self._users.gone(peer)
+        self._wake_bus()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.route_cache import RouteCache
+from actors.route_cache import WILDCARDS_AT_ONCE, RouteCache
 from transport.topics import matches
 
 TTL = 10.0
@@ -80,6 +80,16 @@ def test_a_changed_pattern_takes_the_topics_that_it_matches_and_no_others(patter
     assert cache.drop(pattern) == len(topics - left)
     assert {topic for topic in topics if topic in cache} == left
     assert {topic for topic in topics if cache.find(topic)} == left
+
+
+def test_of_many_changes_each_counts_and_too_many_wildcards_empty_the_cache() -> None:
+    cache = filled(100, 20)
+    cache.drop_all([*(f"t.{n}" for n in range(12)), "x.*", "t.*.y"])
+    assert len(cache) == 8, "exact topics are no wildcards, however many"
+    cache.drop_all(["t.12", *(f"x{n}.*" for n in range(WILDCARDS_AT_ONCE))])
+    assert len(cache) == 7
+    cache.drop_all([f"x{n}.*" for n in range(WILDCARDS_AT_ONCE + 1)])
+    assert len(cache) == 0
 
 
 TOPICS = [f"{a}.{b}" for a in "ab" for b in "xyz"]

@@ -17,6 +17,7 @@ from transport.messages import Fence, Interest, Missed, Publication, Publish, Pu
 from transport.meter import Meter
 
 NOW = 1_700_000_000.0
+TTL = 300.0
 
 
 class FakePeer:
@@ -59,7 +60,10 @@ class Hub:
             meter=self.meter,
             stages=self.way,
             topic_idle=60.0,
+            routes=8,
+            route_ttl=TTL,
             clock=lambda: self.now,
+            monotonic=lambda: self.now,
         )
 
     def wake(self) -> None:
@@ -193,6 +197,48 @@ def test_a_peer_that_is_gone_is_forgotten() -> None:
     assert offsets(stays.said()) == [("a", 1), ("a", 2)]
 
 
+def test_what_is_known_of_a_topic_is_looked_up_anew_when_it_changes_or_is_old() -> None:
+    hub = Hub()
+    hub.worker("a.*")
+    feed, meter = FakePeer(), hub.meter
+
+    def misses(*topics: str) -> int:
+        before = meter.route_misses
+        hub.say(feed, *map(publish, topics))
+        return meter.route_misses - before
+
+    assert misses("a.x", "b.x", "a.x") == 2
+    assert meter.route_hits == 1
+    late = hub.worker("b.x")
+    assert misses("a.x", "b.x") == 1, "only that of the topic whose receivers have changed"
+    hub.say(late, Interest(0, ["a.>"], [], [], []))
+    assert misses("a.x", "b.x") == 1
+    hub.router.on_peer_gone(PeerGone(late))
+    assert misses("a.x", "b.x") == 2
+    hub.now += TTL - 1
+    assert misses("a.x", "b.x", "c.x") == 1
+    hub.now += 1
+    assert misses("a.x", "b.x", "c.x") == 2
+    assert misses(*(f"t.{n}" for n in range(8)), "a.x") == 9, "no more topics than limits.routes"
+
+
+def test_a_batch_of_publishes_and_other_messages_is_taken_in_its_order() -> None:
+    hub = Hub()
+    worker = hub.worker()
+    said = hub.say(worker, publish("a"), interest(1, "a"), publish("a"), Published([]), publish("a"), interest(2, "b"))
+    assert [type(item) for item in said] == [Fence, Publication, Publication, Fence], "what it does not know is nothing"
+    assert said[0].positions == {"a": ("e0", 1)} and offsets(said[1:]) == [("a", 2), ("a", 3)]
+
+
+def test_the_engine_publishes_events_of_its_own() -> None:
+    hub = Hub()
+    worker = hub.worker("a")
+    before = hub.wakes
+    hub.router.publish(publish("a"))
+    assert offsets(worker.said()) == [("a", 1)]
+    assert hub.wakes == before + 1
+
+
 # peers that fall behind -----------------------------------------------------------------------------------------------
 
 
@@ -307,6 +353,6 @@ def test_a_batch_behind_the_stages_may_be_of_several_publishers() -> None:
     hub = Hub(stages=1)
     one, other = FakePeer(), FakePeer()
     batch = [(peer, publish("a", ref=ref)) for ref, peer in enumerate([one, other, one], 1)]
-    hub.router.on_staged(Staged(batch, []))  # type: ignore[arg-type]
+    hub.router.on_staged(Staged(batch, []))
     assert one.said() == [Published([(1, "e0", 1)]), Published([(3, "e0", 3)])]
     assert other.said() == [Published([(2, "e0", 2)])]

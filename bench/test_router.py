@@ -1,0 +1,122 @@
+"""What does the router cost an event? One iteration of `router` is a batch of 100 publishes of 100 of 500 topics, from
+the bus's batch to packed publications in the workers' queues: offset, last event, receivers, packing.
+
+One iteration of `hub` is 2,000 events in 20 batches from a publisher through a hub to a worker, over inproc sockets and
+until the worker has unpacked the last one. All three share a loop: the figure is their sum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import zmq
+
+from actors.messages import Arrived
+from actors.router import Router
+from actors.topic_log import TopicLog
+from bench.conftest import DATA
+from engine.config import Config
+from engine.hub import Hub
+from transport.bus_client import BusClient
+from transport.codec import pack
+from transport.messages import Interest, Publish
+from transport.meter import Meter
+
+TOPICS, BATCH = 500, 100
+EVENTS, BATCHES = 2_000, 20
+
+
+class _Peer:
+    """A worker whose window never closes."""
+
+    window_open = True
+
+    def __init__(self) -> None:
+        self.out: list[bytes] = []
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_router(measure: Callable[..., Any], workers: int) -> None:
+    log = TopicLog(TOPICS, lambda: "0a1b2c3d")
+    router = Router(log=log, wake=lambda: None, meter=Meter())
+    peers = [_Peer() for _ in range(workers)]
+    for peer in peers:
+        router.on_arrived(Arrived(peer, [Interest(0, ["price.*"], [], [], [])]))
+    publishes = [Publish(0, f"price.EUR_{n}", "message", DATA) for n in range(TOPICS)]
+    feed, batches = _Peer(), [publishes[n : n + BATCH] for n in range(0, TOPICS, BATCH)]
+    turn = 0
+
+    def batch() -> tuple[tuple[Arrived], dict[str, Any]]:
+        nonlocal turn
+        turn += 1
+        for peer in peers:
+            peer.out.clear()
+        return (Arrived(feed, list(batches[turn % len(batches)])),), {}
+
+    measure(router.on_arrived, BATCH, setup=batch)
+    assert [len(peer.out) for peer in peers] == [BATCH] * workers
+
+
+class _End:
+    """The publisher's or the worker's end of the bus; counts."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.complete = asyncio.Event()
+
+    def on_server(self, incarnation: str) -> None: ...
+
+    def on_batch(self, items: list[Any]) -> None:
+        self.received += len(items)
+        if self.received >= EVENTS:
+            self.complete.set()
+
+    def on_window(self, is_open: bool) -> None: ...
+
+    def on_lost(self, reason: str) -> None: ...
+
+
+def test_hub(measure: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    events = [pack(Publish(0, f"price.EUR_{n % TOPICS}", "message", DATA)) for n in range(EVENTS)]
+    size = EVENTS // BATCHES
+
+    async def start() -> tuple[Hub, BusClient, BusClient, _End]:
+        hub = Hub(Config(), context, "inproc://hub", print)
+        await hub.start()
+        end = _End()
+        publisher = BusClient(context, "inproc://hub", _End(), name="feeds", auto_ack=True)
+        worker = BusClient(context, "inproc://hub", end, name="worker", auto_ack=True)
+        for client in (publisher, worker):
+            client.start()
+            await asyncio.wait_for(client.writable(), 5)
+        end.received = EVENTS - 1  # the answer
+        worker.send(pack(Interest(1, ["price.>"], [], [], [])))
+        await asyncio.wait_for(end.complete.wait(), 5)
+        return hub, publisher, worker, end
+
+    hub, publisher, worker, end = loop.run_until_complete(start())
+
+    async def iteration() -> None:
+        end.received = 0
+        end.complete.clear()
+        for first in range(0, EVENTS, size):
+            for event in events[first : first + size]:
+                publisher.send(event)
+            await asyncio.sleep(0)
+        await end.complete.wait()
+
+    async def stop() -> None:
+        publisher.stop()
+        worker.stop()
+        await hub.stop()
+
+    try:
+        measure(lambda: loop.run_until_complete(iteration()), EVENTS)
+        assert end.received == EVENTS
+    finally:
+        loop.run_until_complete(stop())
+        context.term()
