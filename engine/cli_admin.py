@@ -82,8 +82,8 @@ def reload(admin_url: str, api_key: str | None) -> int:
 def feed(admin_url: str, api_key: str | None, name: str, action: str) -> int:
     """Reset, disconnect or connect a feed, and say how it is then."""
     answer = ask("POST", admin_url, f"/api/feeds/{quote(name, safe='')}/{action}", api_key)
-    why = f": {_shown(answer['reason'])}" if answer["reason"] else ""
-    note(f"{_shown(name)} is {answer['state']}{why}")
+    why = f": {shown(answer['reason'])}" if answer["reason"] else ""
+    note(f"{shown(name)} is {answer['state']}{why}")
     return 0
 
 
@@ -144,10 +144,11 @@ def rows(figures: Mapping[str, Any], rates: Mapping[str, float], prefix: str = "
         if isinstance(value, dict):
             yield from rows(value, {}, f"{prefix}{name}.")
         else:
-            yield prefix + name, _shown(value), f"{rates[name]:,.0f}/s" if name in rates else ""
+            yield prefix + name, shown(value), f"{rates[name]:,.0f}/s" if name in rates else ""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for people, on one line and without control characters."""
     if value is None:
         return ABSENT
     if isinstance(value, float):
@@ -203,10 +204,10 @@ def _feeds_table(feeds: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, feed in feeds.items():
         lag, wait, rate = feed["lag"], feed["retry_in"], feed["rate"]
         row = (
-            _shown(name),
+            shown(name),
             feed["state"],
             feed["breaker"]["state"],
-            _shown(feed["reason"] or _complaint(feed)),
+            shown(feed["reason"] or _complaint(feed)),
             ABSENT if wait is None else f"in {_duration(wait)}",
             f"{rate:,.0f}/s",
             ABSENT if lag is None else _duration(lag),

@@ -8,12 +8,12 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any
 
 import msgspec
 
 from engine.cli import FAILED, complain, nobody_reads, note
 from engine.client import Client
+from engine.client_subscription import SubscribeArguments
 from engine.sync_client import SyncClient
 from transport.codes import Priority
 from transport.errors import HeliographError
@@ -58,17 +58,25 @@ def line_of(event: Event) -> bytes:
     return _encode_line(line) + b"\n"
 
 
-def subscribe(url: str, token: str | None, topics: list[str], where: Any, count: int | None, snapshot: bool) -> int:
-    """Write events to stdout until ``count`` have come or somebody interrupts."""
+def subscribe(
+    url: str, token: str | None, topics: list[str], options: SubscribeArguments, count: int | None, ack: bool
+) -> int:
+    """Write events to stdout until ``count`` have come or somebody interrupts.
+
+    With ``ack`` each event is acknowledged when it is written, the last one too.
+    """
     _notices(logging.INFO)
     write, flush = sys.stdout.buffer.write, sys.stdout.buffer.flush
     try:
         with (
             Client.sync(url, token=token) as client,
-            client.subscribe(*topics, where=where, snapshot=snapshot) as events,
+            client.subscribe(*topics, **options) as events,
         ):
             for number, event in enumerate(events, 1):
                 write(line_of(event))
+                if ack:
+                    flush()
+                    client.ack(event)
                 if number == count:
                     break
                 if not events.waiting:

@@ -10,10 +10,12 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import typer
 
-from engine import cli_admin, cli_client, cli_config, cli_run
+from engine import cli_admin, cli_client, cli_config, cli_explain, cli_run
+from engine.client_subscription import SubscribeArguments
 from engine.version import VERSION
 from transport.codes import Priority
 from transport.errors import RequestError, Unsupported
+from transport.filters import Filter
 from transport.topics import check_pattern, check_topic
 
 DEFAULT_URL, DEFAULT_ADMIN_URL = "ws://127.0.0.1:8765/ws", "http://127.0.0.1:8766"
@@ -96,6 +98,14 @@ def subscribe(
     where: Annotated[str | None, typer.Option(metavar="JSON", help="Only events that this filter lets pass.")] = None,
     count: Annotated[int | None, typer.Option(min=1, metavar="N", help="End after N events.")] = None,
     snapshot: Annotated[bool, typer.Option("--snapshot", help="First the last event of each topic.")] = False,
+    conflate: Annotated[bool, typer.Option("--conflate", help="Of what waits, only the newest per key.")] = False,
+    max_rate: Annotated[
+        float | None, typer.Option("--max-rate", metavar="N", help="Events per second and key, the newest.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="G", help="As a member of this consumer group: each event goes to one.")
+    ] = None,
+    ack: Annotated[bool, typer.Option("--ack", help="Acknowledge what is printed; for members of a group.")] = False,
     url: Url = None,
     token: Token = None,
 ) -> None:
@@ -104,13 +114,23 @@ def subscribe(
     \b
     heliograph subscribe 'price.>'
     heliograph subscribe price.EUR_USD --snapshot --count 1
-    heliograph subscribe 'price.*' | jq .data.bid
+    heliograph subscribe 'price.*' --where '{"bid": {"gt": 1.2}}' | jq .data.bid
+    heliograph subscribe 'price.*' --max-rate 2
+    heliograph subscribe 'jobs.>' --group mailers --ack
     """
     for topic in topics:
         _checked(check_pattern, topic, "TOPIC")
-    condition = None if where is None else _json(where, "--where")
+    condition = None
+    if where is not None:
+        condition = _json(where, "--where")
+        _checked(Filter.parse, condition, "--where")
+    if max_rate is not None and max_rate <= 0:
+        raise typer.BadParameter("must be above 0", param_hint="--max-rate")
+    if ack and group is None:
+        raise typer.BadParameter("only members of a group acknowledge: give --group, too", param_hint="--ack")
+    options = SubscribeArguments(where=condition, snapshot=snapshot, conflate=conflate, max_rate=max_rate, group=group)
     me: Common = ctx.obj.but(url=url, token=token)
-    raise typer.Exit(cli_client.subscribe(me.url, me.token, topics, condition, count, snapshot))
+    raise typer.Exit(cli_client.subscribe(me.url, me.token, topics, options, count, ack))
 
 
 @app.command()
@@ -160,6 +180,35 @@ def stats(
     """
     me: Common = ctx.obj.but(admin_url=admin_url, api_key=api_key)
     raise typer.Exit(cli_admin.stats(me.admin_url, me.api_key, interval if watch else None, as_json))
+
+
+@app.command()
+def explain(
+    ctx: typer.Context,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Where the event would be published.")],
+    data: Annotated[str, typer.Argument(metavar="JSON", help="Its data.")],
+    kind: Annotated[str, typer.Option("--type", metavar="T", help="Kind of event.")] = "message",
+    key: Annotated[str | None, typer.Option(metavar="K", help="What the event is about.")] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="This session alone, whatever it subscribes to.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, metavar="N", help="Sessions shown at most.")] = 100,
+    admin_url: AdminUrl = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Tell who would receive an event, and which clause keeps it from whom; publishes nothing.
+
+    \b
+    heliograph explain price.EUR_USD '{"bid": 1.12}'
+    heliograph explain alert.x '{"tier": "daily"}' --type alert --session 3xq1pVJ2Lc1y
+    heliograph explain price.EUR_USD '{"bid": 1.12}' | jq -r 'select(.receives == false) | .because'
+    """
+    _checked(check_topic, topic, "TOPIC")
+    _json(data, "JSON")
+    event = {"topic": topic, "data": msgspec.Raw(data.encode()), "type": kind, "limit": limit}
+    event |= {name: value for name, value in (("key", key), ("session", session)) if value is not None}
+    me: Common = ctx.obj.but(admin_url=admin_url, api_key=api_key)
+    raise typer.Exit(cli_explain.explain(me.admin_url, me.api_key, event))
 
 
 @app.command()
@@ -247,17 +296,17 @@ def _later(name: str, what: str) -> None:
     app.command(name, context_settings=LATER)(command)
 
 
-_later("explain", "Tell who would receive an event, and which clause keeps it from whom")
 _later("loadtest", "Put an engine under load")
 _later("jobs", "List running jobs")
 _later("token", "Mint a token for development")
 
 
-def _checked(check: Any, text: str, name: str) -> None:
+def _checked(check: Any, given: Any, name: str) -> None:
     try:
-        check(text)
+        check(given)
     except RequestError as error:
-        raise typer.BadParameter(error.message, param_hint=name) from None
+        inside = f"{error.field}: " if "." in (error.field or "") else ""  # a filter's
+        raise typer.BadParameter(f"{inside}{error.message}", param_hint=name) from None
 
 
 def _json(text: str, name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from actors.explanation import Explanation
 from actors.messages import Downlink, HubFound, HubLost
 from actors.session import Session
 from actors.session_directory import SessionDirectory
@@ -23,10 +24,12 @@ from engine.log import get_logger
 from engine.version import VERSION
 from transport.bus_client import STOPPED
 from transport.listener import Listener, bind
+from transport.messages import Publication
 from transport.meter import Meter
 from transport.websocket import WebSocketConnection
 
 STOP_TIMEOUT = 2.0  # s for the worker's actors to finish what is queued
+EXPLAIN_SLICE = 0.002  # s for which an explanation may hold up the loop
 
 
 class Worker:
@@ -55,6 +58,7 @@ class Worker:
         self._clients = self._actors.door
         self._index = self._actors.index_ref
         self._directory = SessionDirectory(self._clients, name, time.time)
+        self._policies = wiring.topic_policies(config)
         self._listener: Listener | None = None
         self._supervisor: Any = None
         self._hub = asyncio.Event()
@@ -99,10 +103,32 @@ class Worker:
     async def order(self, order: Mapping[str, Any]) -> Any:
         """An operator's question about sessions, or order to them; see :class:`SessionDirectory`.
 
+        ``{"do": "explain", "topic", "type", "data", "key", "session", "limit"}`` is answered with
+        :attr:`Explanation.summary`.
+
         Raises:
             RequestError: why a session refused it.
         """
+        if order["do"] == "explain":
+            return await self._explain(order)
         return self._directory.execute(order)
+
+    async def _explain(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Look at all sessions, in slices: meanwhile events are delivered, and sessions may come and go."""
+        topic, sessions = order["topic"], self._clients.sessions
+        event = Publication(topic, "", 0, 0.0, order["type"], order["data"], order["key"])
+        explanation = Explanation(event, self._policies.of(topic), order["limit"])
+        if order["session"] is not None:
+            if (session := sessions.get(order["session"])) is not None:
+                explanation.look_closely(session)
+            return explanation.summary
+        began = time.monotonic()
+        for session in list(sessions.values()):
+            explanation.look(session)
+            if time.monotonic() - began > EXPLAIN_SLICE:
+                await asyncio.sleep(0)
+                began = time.monotonic()
+        return explanation.summary
 
     def _stats(self) -> dict[str, Any]:
         meter = self.meter

@@ -46,9 +46,9 @@ class FakeBackend:
 Test = Callable[[FakeBackend, httpx.AsyncClient], Awaitable[None]]
 
 
-def run(test: Test) -> None:
+def run(test: Test, kind: type[FakeBackend] = FakeBackend) -> None:
     async def main() -> None:
-        backend = FakeBackend()
+        backend = kind()
         app = admin.application(cast(admin.Backend, backend), Gate("127.0.0.1", None))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(base_url="http://127.0.0.1", transport=transport) as client:
