@@ -8,7 +8,7 @@ where there are ranges the greatest threshold that is not above the value. Range
 stands for every value up to the next one: no filter tells them apart. That stays so for a class that is kept while
 filters come and go. A value that is named later, or a threshold that comes between, makes a class of its own, and the
 old class means what remains of it; where one goes, no filter is left that tells the two sides apart. So what was
-selected for a class may be kept, and brought up to date by asking only the subscriptions that came and went since.
+selected for a class may be kept, and is right for as long as no filter that came or went since accepts that class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transport.filters import MISSING, Constraint, Filter, Scalar, number, scala
 from transport.messages import Publication
 
 CHANGES_KEPT = 256
-"""Owners that came or went which a kept selection can be brought up to date by; asking each takes 1 to 10 µs."""
+"""Filters that came or went by which a kept selection can be judged; asking each takes 1 to 10 µs."""
 
 
 class _Unnamed(Enum):
@@ -208,7 +208,7 @@ class FilterIndex(Generic[Owner]):
         self.fields: tuple[str, ...] = ()
         self.version = 0
         self._reader: Fields | None = None
-        self._log: deque[Owner] = deque(maxlen=CHANGES_KEPT)
+        self._log: deque[Filter] = deque(maxlen=CHANGES_KEPT)  # not owners: they would outlive their sessions
         self._empty()
 
     def _empty(self) -> None:
@@ -234,7 +234,8 @@ class FilterIndex(Generic[Owner]):
     def add(self, owner: Owner) -> None:
         """Take in an owner, which is not in and has a filter."""
         assert owner not in self._ids, "an owner is taken in once"
-        self._insert(owner)
+        if self._insert(owner):
+            self._make_plan()
         self._changed(owner)
 
     def remove(self, owner: Owner) -> None:
@@ -264,7 +265,8 @@ class FilterIndex(Generic[Owner]):
             self._make_plan()
         self._changed(owner)
 
-    def _insert(self, owner: Owner) -> None:
+    def _insert(self, owner: Owner) -> bool:
+        """Whether fields are to be looked at in another way from here on."""
         clauses = _filter(owner).clauses
         ids = [self._new_id(owner) for _ in clauses]
         if len(ids) == 1:
@@ -282,8 +284,7 @@ class FilterIndex(Generic[Owner]):
                 plain = state.plain
                 state.add(constraint, clause)
                 replan |= plain is not state.plain
-        if replan:
-            self._make_plan()
+        return replan
 
     def _new_id(self, owner: Owner) -> int:
         if self._free:
@@ -309,10 +310,10 @@ class FilterIndex(Generic[Owner]):
 
     def _changed(self, owner: Owner) -> None:
         self.version += 1
-        self._log.append(owner)
+        self._log.append(_filter(owner))
 
-    def changes_since(self, version: int) -> Iterable[Owner] | None:
-        """Owners that came or went since ``version``, oldest first; ``in`` tells which of the two.
+    def changes_since(self, version: int) -> Iterable[Filter] | None:
+        """The filters of the owners that came or went since ``version``, oldest first.
 
         ``None``: too long ago, or the fields are others since, so that classes of then mean nothing now.
         """
@@ -366,12 +367,12 @@ class FilterIndex(Generic[Owner]):
         """The owners that accept a class, each once."""
         return self.listed(self.match(key))
 
-    def accepts(self, owner: Owner, key: Key) -> bool:
-        """Whether one owner accepts a class: what :meth:`match` says of all. It need not be in any more."""
+    def accepts(self, changed: Filter, key: Key) -> bool:
+        """Whether one filter accepts a class: what :meth:`match` says of all. Its owner need not be in any more."""
         seen = dict(zip(self.fields, key, strict=True))
         return any(
             all(_accepts(constraint, seen[constraint.field]) for constraint in constraints)
-            for constraints in _filter(owner).clauses
+            for constraints in changed.clauses
         )
 
     # maintenance ----------------------------------------------------------------------------------------------------
@@ -382,6 +383,7 @@ class FilterIndex(Generic[Owner]):
         self._empty()
         for owner in owners:
             self._insert(owner)
+        self._make_plan()
 
     def check(self) -> FilterCounts:
         """Assert that the index says of each owner what its filter says, and nothing else; how much there is.
@@ -393,6 +395,7 @@ class FilterIndex(Generic[Owner]):
         for owner, held in self._ids.items():
             fresh._insert(owner)
             new_ids += _tuple(held)
+        fresh._make_plan()
         assert fresh.fields == self.fields, "fields"
         assert sorted(new_ids) == list(self._all), "ids in use"
         assert list(self._all | self._free) == list(range(len(self._owners))), "ids that nobody has"
