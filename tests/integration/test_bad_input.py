@@ -315,13 +315,8 @@ def test_an_invalid_topic_is_named_by_its_place(stranger: Stranger, op: str, top
 @pytest.mark.parametrize(
     ("op", "field", "value"),
     [
-        ("subscribe", "where", {"tier": "daily"}),
         ("subscribe", "since", "position"),
-        ("subscribe", "conflate", True),
-        ("subscribe", "conflate", False),
-        ("subscribe", "max_rate", 10),
-        ("subscribe", "group", "g"),
-        ("subscribe", "where", None),
+        ("subscribe", "since", None),
         ("publish", "idempotency_key", "k"),
     ],
 )
