@@ -170,7 +170,8 @@ def _translated(error: Exception) -> Exception:
         case exceptions.BusyLoadingError() | exceptions.MasterDownError() | exceptions.ClusterDownError():
             return UpstreamRefused(FailureKind.UNAVAILABLE, text)
         case exceptions.ResponseError():
-            return UpstreamRefused(FailureKind.UNAVAILABLE if text.startswith("BUSY") else FailureKind.REJECTED, text)
+            is_away = text.startswith(("BUSY", "MASTERDOWN", "CLUSTERDOWN"))
+            return UpstreamRefused(FailureKind.UNAVAILABLE if is_away else FailureKind.REJECTED, text)
         case exceptions.InvalidResponse() | ValueError():
             return UpstreamRefused(FailureKind.PROTOCOL, text)
     if "max number of clients" in text:

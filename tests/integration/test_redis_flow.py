@@ -119,6 +119,9 @@ def test_redis_comes_changes_and_goes_with_a_reload(
             await reads(engine, state="connected", ignored=1)
             redis.publish("prices.A", "1")
             await comes(lambda: client.offsets("price.A") == [1])
+            await reads(engine, published=1)
+            engine.kill("feeds")
+            await reads(engine, state="connected", published=1, ignored=2)
             await reload("")
             _, answer = await asyncio.to_thread(engine.admin, "/api/feeds")
             assert answer == {"feeds": {}}
