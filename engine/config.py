@@ -31,6 +31,7 @@ FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
 NOT_BUILT = frozenset({"auth", "backplane", "store", "alerts", "admin.keys"})
 RELOADABLE = frozenset({"log", "limits", "delivery", "feeds", "redis"})
+FIXED = frozenset({"delivery.user_rate", "delivery.user_window"})  # fields of those tables that a reload does not take
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
@@ -352,14 +353,24 @@ def needs_restart(old: Config, new: Config) -> list[str]:
     return [
         join(table, name)
         for table in Config.__struct_fields__
-        if table not in RELOADABLE
         for name in _differing(getattr(old, table), getattr(new, table))
+        if not reload_takes(join(table, name))
     ]
+
+
+def reload_takes(field: str) -> bool:
+    """Whether a reload puts a field or table in force, by its dotted name."""
+    return field.split(".")[0] in RELOADABLE and field not in FIXED
 
 
 def reloaded(old: Config, new: Config) -> Config:
     """``old`` with what a reload to ``new`` can take."""
-    return msgspec.structs.replace(old, **{table: getattr(new, table) for table in RELOADABLE})
+    config = msgspec.structs.replace(old, **{table: getattr(new, table) for table in RELOADABLE})
+    for field in FIXED:
+        table, name = field.split(".")
+        kept = msgspec.structs.replace(getattr(config, table), **{name: getattr(getattr(old, table), name)})
+        config = msgspec.structs.replace(config, **{table: kept})
+    return config
 
 
 def _differing(old: Any, new: Any) -> list[str]:
@@ -380,9 +391,9 @@ def effective_toml(config: Config) -> str:
 
 def defaults_toml() -> str:
     """The default configuration as TOML with a comment per field; :func:`load` takes it as it is."""
-    return config_text.defaults(Config, EXAMPLES, RELOADABLE)
+    return config_text.defaults(Config, EXAMPLES, reload_takes)
 
 
 def reference() -> str:
     """The tables of ``docs/configuration.md``."""
-    return config_text.reference(Config, RELOADABLE)
+    return config_text.reference(Config, reload_takes)

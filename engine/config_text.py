@@ -6,7 +6,7 @@ All of it comes from the structs' own :func:`~engine.tables.about`, so that it c
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args, get_origin
 
 from msgspec import Struct
@@ -15,6 +15,7 @@ from engine import toml_text
 from engine.tables import NONE, Field, fields, inner_struct, join
 
 MASK = "***"
+Predicate = Callable[[str], bool]
 _SECRET_NAME = re.compile(r"token|secret|passw|passphrase|auth|signature|credential|api_?key", re.IGNORECASE)
 _USER_OR_QUERY = re.compile(r"(?<=//)[^/@?#]*@|(?<=\?)[^#]+")
 
@@ -78,19 +79,22 @@ def _table(path: str, table: Mapping[str, Any], heading: str = "[{}]") -> Iterat
                 yield from _table(inner, item, "[[{}]]")
 
 
-def defaults(config: type[Struct], examples: Mapping[str, Struct], reloadable: Collection[str]) -> str:
-    """Every field with comment and default; the tables that have names as examples, commented out."""
+def defaults(config: type[Struct], examples: Mapping[str, Struct], reload_takes: Predicate) -> str:
+    """Every field with comment and default; the tables that have names as examples, commented out.
+
+    ``reload_takes`` is asked with the dotted name of each field.
+    """
     lines = ["# The default configuration of heliograph. A table, field or file that is left out means the same."]
     for table in fields(config):
         if isinstance(table.kind, type):
-            lines += _commented(table.name, table.default, table.name in reloadable)
+            lines += _commented(table.name, table.default, reload_takes)
     for path, example in examples.items():
-        shown = _commented(path, example, path.split(".")[0] in reloadable)
+        shown = _commented(path, example, reload_takes)
         lines += [line if line.startswith("#") else f"#{line}" if line else "" for line in shown]
     return "\n".join(lines) + "\n"
 
 
-def _commented(path: str, struct: Struct, reloadable: bool) -> Iterator[str]:
+def _commented(path: str, struct: Struct, reload_takes: Predicate) -> Iterator[str]:
     yield from ("", f"[{path}]")
     inner = []
     for field in fields(type(struct)):
@@ -102,10 +106,11 @@ def _commented(path: str, struct: Struct, reloadable: bool) -> Iterator[str]:
             assert len(value) == 1, "a default or example has one"
             inner.append((join(path, field.name), value[0]))
             continue
-        yield f"# {_sentence(field)}. {'A reload takes it.' if reloadable else 'Needs a restart.'}"
+        takes = reload_takes(join(path, field.name))
+        yield f"# {_sentence(field)}. {'A reload takes it.' if takes else 'Needs a restart.'}"
         yield f"{field.name} = {toml_text.literal(NONE if value is None else value)}"
     for name, value in inner:
-        yield from _commented(name, value, reloadable)
+        yield from _commented(name, value, reload_takes)
 
 
 def _sentence(field: Field) -> str:
@@ -114,12 +119,12 @@ def _sentence(field: Field) -> str:
     return f"{field.text[0].upper()}{field.text[1:]}{unit}{none}"
 
 
-def reference(config: type[Struct], reloadable: Collection[str]) -> str:
+def reference(config: type[Struct], reload_takes: Predicate) -> str:
     """Markdown: a heading and a table of fields per table of the configuration."""
-    return "\n".join(line for table in fields(config) for line in _section(table, table.name, table.name in reloadable))
+    return "\n".join(line for table in fields(config) for line in _section(table, table.name, reload_takes))
 
 
-def _section(table: Field, path: str, reloadable: bool) -> Iterator[str]:
+def _section(table: Field, path: str, reload_takes: Predicate) -> Iterator[str]:
     named, several = get_origin(table.kind) is dict, get_origin(table.kind) is tuple
     struct = inner_struct(get_args(table.kind)[1] if named else table.kind)
     assert struct is not None, f"{path} is a table"
@@ -135,9 +140,10 @@ def _section(table: Field, path: str, reloadable: bool) -> Iterator[str]:
             "required" if field.required else f"`{toml_text.literal(NONE if field.default is None else field.default)}`"
         )
         name = f"`{field.name}`" + (" (secret)" if field.secret else "")
-        cells = (name, default, field.unit or "–", field.text, field.none or "–", "yes" if reloadable else "restart")
+        reload = "yes" if reload_takes(join(path, field.name)) else "restart"
+        cells = (name, default, field.unit or "–", field.text, field.none or "–", reload)
         yield f"| {' | '.join(cells)} |"
     yield ""
     for field in rows:
         if inner_struct(field.kind) is not None:
-            yield from _section(field, join(path, field.name), reloadable)
+            yield from _section(field, join(path, field.name), reload_takes)

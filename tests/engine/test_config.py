@@ -258,6 +258,13 @@ def test_the_example_in_the_documentation_loads() -> None:
     Mapper(loads(example).feeds["fx"].map)
 
 
+def test_a_reload_keeps_what_it_does_not_take_of_a_table_that_it_takes() -> None:
+    old, new = loads(""), loads("[delivery]\nuser_rate = 5\npacing = 0.5")
+    assert config.needs_restart(old, new) == ["delivery.user_rate"]
+    after = config.reloaded(old, new).delivery
+    assert (after.user_rate, after.pacing) == (None, 0.5)
+
+
 def test_needs_restart_names_what_a_reload_can_not_take() -> None:
     old = Config()
     new = loads(FEED + "[log]\nlevel = 'debug'\n[limits]\ntopics = 5\n[delivery]\npacing = 0")
