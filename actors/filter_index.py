@@ -156,14 +156,14 @@ class _Field:
             self.strings = _Ranges(str)
         return self.strings
 
-    def represent(self, value: Any) -> Hashable:
+    def represent(self, value: Any) -> Any:
         """What of a value filters can tell apart: it or ``OTHER``, and with ranges that and the threshold below it."""
         kind = type(value)
         if value is MISSING:
             return MISSING
         if kind is dict or kind is list:
             return OTHER
-        exact = value if kind is float or kind is str else scalar(value)
+        exact: Scalar = value if kind is float or kind is str else scalar(value)
         named: Hashable = exact if exact in self.accepted or exact in self.rejected else OTHER
         if kind is float or kind is int:
             return named if self.numbers is None else (named, self.numbers.floor(number(value)))

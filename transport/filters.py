@@ -23,7 +23,7 @@ from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.wire_forms import DECIMAL_EXT
 
-MISSING: Final = msgspec.UNSET
+MISSING: Final[msgspec.UnsetType] = msgspec.UNSET
 """The value of a field that an event does not have."""
 
 MAX_CLAUSES = 32  # maps in a list

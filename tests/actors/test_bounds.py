@@ -70,12 +70,13 @@ class TestChurn(Churn.TestCase):
 
 @pytest.mark.parametrize("above", [True, False])
 def test_orders_of_arrival(above: bool) -> None:
-    """Rising, falling, one value, two values: the tree grows, shrinks and is empty at the end."""
-    for values in (range(200), range(200, 0, -1), [7] * 200, [7, 3] * 100, [7] * 20 + list(range(9, 7, -1)) * 50):
+    """Rising, falling, one value, a few: the tree grows, shrinks and is empty at the end."""
+    crowds = [value for value in (7, 9, 11, 13, 5, 3, 8) for _ in range(9)]
+    for values in (range(200), range(200, 0, -1), [7] * 200, [7, 3] * 100, crowds, [*crowds, 1, 1, 0, 10, 2]):
         tree: Bounds[float] = Bounds(float, above=above)
         for member, value in enumerate(values):
             tree.add(float(value), member)
-        tree.check()
+            tree.check()
         order = list(enumerate(values))
         random.Random(1).shuffle(order)
         for member, value in order:
@@ -91,7 +92,18 @@ def test_falling_values_beside_one_that_is_alone_fill_leaves() -> None:
         tree.add(0.0, member)
     for member in range(10, 14):
         tree.add(100.0 - member, member)
-    assert len(tree._root.children) == 2
+    assert len(list(tree._leaves(tree._root))) == 2
+
+
+def test_a_tree_of_few_is_flat_again() -> None:
+    tree: Bounds[float] = Bounds(float, above=True)
+    for member in range(200):
+        tree.add(float(member), member)
+    assert len(tree._way(0.0)) > 2
+    for member in range(199):
+        tree.remove(float(member), member)
+    assert len(tree._way(0.0)) == 1
+    tree.check()
 
 
 @pytest.mark.parametrize(("value", "member"), [(1.0, 9), (2.0, 1)])

@@ -150,6 +150,39 @@ class TestChurn(Churn.TestCase):
         monkeypatch.setattr(bounds, "FAN", 3)
 
 
+SPEC_CASES: list[Any] = [
+    *(None, True, False, 0, 1, 1.5, "", "1", "a", "b"),
+    *(["a", 1], {"in": ["a", None], "eq": "a"}, {"eq": 1, "in": [2]}),
+    *({"not": "a"}, {"not": [1, True]}, {"not": None}, {"exists": True}, {"exists": False}),
+    *({"gte": 1}, {"gt": 1}, {"lt": 1}, {"lte": 1.5, "gt": 0}, {"gte": -1, "not": 1}, {"lt": 2, "in": [1, "a"]}),
+    *({"gte": "a"}, {"lt": "b"}, {"gt": "", "lte": "a"}, {"gte": "a", "exists": False}, {"exists": False, "not": 1}),
+]
+VALUE_CASES: list[Any] = [
+    *(MISSING, None, True, False, -7, -1, 0, 1, 1.0, 1.2, 1.5, 2, 99, 2**70, -(2**400), 10**400),
+    *("", "1", "a", "a\0", "ab", "b", "c", [], [1], {}, {"a": 1}),
+]
+
+
+def test_every_pair_of_filters_and_every_value() -> None:
+    """Each way of asking alone and beside each other one, which decides what is told apart."""
+    owners = [Owner({"f": spec}) for spec in SPEC_CASES]
+    held = [[owner.filter.holds(lambda _, value=value: value) for value in VALUE_CASES] for owner in owners]
+    index: FilterIndex[Owner] = FilterIndex()
+    for first, holds_first in zip(owners, held, strict=True):
+        index.add(first)
+        for second, holds_second in zip(owners, held, strict=True):
+            if second is not first:
+                index.add(second)
+            for value, one, two in zip(VALUE_CASES, holds_first, holds_second, strict=True):
+                key = index.classify((value,))
+                assert set(index.owners(key)) == {o for o, holds in ((first, one), (second, two)) if holds}
+                assert index.accepts(first.filter, key) is one
+            if second is not first:
+                index.remove(second)
+        index.remove(first)
+    empty(index)
+
+
 def test_classes_say_what_filters_can_tell_apart() -> None:
     index, _ = index_of({"a": ["x", None], "n": {"gte": 0.5}}, {"n": {"lt": 2}, "t": [True, 1]})
     assert index.fields == ("a", "n", "t")
@@ -175,7 +208,9 @@ def test_words_only_are_looked_up_without_ado_and_still_exact() -> None:
     index.add(one)
     assert index.owners(index.classify((True,))) == []
     assert index.owners(index.classify((1,))) == [one]
+    assert not index._states["f"].plain
     index.remove(one)
+    assert index._states["f"].plain
     assert index.classify((1,)) == (OTHER,)
     assert index.owners(index.classify(("1",))) == [word]
 

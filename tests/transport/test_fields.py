@@ -14,6 +14,8 @@ from transport.fields import SHAPES_CACHED, Fields, fields_of, lookup
 from transport.filters import MISSING
 from transport.messages import Publication
 
+DEEP = b'{"a":' + b"[" * 9_999 + b"]" * 9_999 + b"}"
+
 
 def event(data: bytes, key: str | None = None) -> Publication:
     return Publication("t", "e", 1, 1.0, "trade", data, key)
@@ -53,7 +55,9 @@ def test_the_last_of_two_members_counts() -> None:
     assert both(("a",), event(b'{"a":1,"a":2}')) == (2,)
 
 
-@pytest.mark.parametrize("data", [b"[1]", b'"x"', b"1", b"null", b"", b"{", b'{"a":NaN}', b'{"a":\xff}', b"[" * 9999])
+@pytest.mark.parametrize(
+    "data", [b"[1]", b'"x"', b"1", b"null", b"", b"{", b'{"a":NaN}', b'{"a":\xff}', b'{"a":"\xff"}', DEEP]
+)
 def test_what_is_no_object_has_no_members(data: bytes) -> None:
     assert both(("@type", "a", "a.b"), event(data)) == ("trade", MISSING, MISSING)
 

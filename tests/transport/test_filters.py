@@ -95,6 +95,8 @@ def test_constraints_are_half_open() -> None:
     assert constraint({"gte": "a", "lt": "b"})[3:5] == ("a", "b")
     assert type(constraint({"gte": 1}).lower) is float
     assert constraint(["A", True, None]).accept == {"A", Truth.TRUE, None}
+    assert constraint({"in": [1, 2], "eq": 1}).accept == {1}
+    assert constraint({"eq": 1, "in": [2]}).accept == frozenset()
     assert constraint({"not": 1.5, "exists": True}) == ("f", None, {1.5}, None, None, True)
 
 
