@@ -35,6 +35,7 @@ from actors.supervisor import ChildSpec
 from actors.token import TokenSource
 from actors.topic_log import TopicLog
 from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
+from actors.user_shares import UserShares
 from engine.config import Config, usable_cores
 from engine.config import Stage as StageConfig
 from engine.feed_config import MAPPED
@@ -52,10 +53,11 @@ MAILBOX = 1_000_000
 
 
 class HubActors(NamedTuple):
-    """The hub's children; ``router`` is where the bus delivers."""
+    """The hub's children; ``router`` is where the bus delivers, ``log`` what the hub knows of topics."""
 
     specs: list[ChildSpec]
     router_ref: Ref
+    log: TopicLog
 
 
 def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_anew: Callable[[], None]) -> HubActors:
@@ -63,6 +65,7 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_ane
 
     A router's successor knows nobody's interest: ``begin_anew`` makes the peers tell it again.
     """
+    delivery = config.delivery
     log = TopicLog(config.limits.topics, new_epoch=lambda: secrets.token_hex(4))
     routers: list[Router] = []
 
@@ -74,6 +77,8 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_ane
             wake=wake,
             meter=meter,
             stages=stages,
+            policies=topic_policies(config),
+            shares=None if delivery.user_rate is None else UserShares(delivery.user_rate, delivery.user_window),
             topic_idle=config.history.topic_idle,
         )
         routers[:] = [router]
@@ -86,7 +91,7 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_ane
         runner = _stage_runner(name, table, partial(stages.forward, step=step), meter)
         stages.add(runner.ref, table.topics)
         runners.append(runner)
-    return HubActors([router, *runners], router.ref)
+    return HubActors([router, *runners], router.ref, log)
 
 
 def _stage_runner(name: str, table: StageConfig, forward: Forward, meter: Meter) -> ChildSpec:
@@ -155,6 +160,7 @@ class WorkerActors(NamedTuple):
     index_ref: Ref
     clients_ref: Ref
     door: Clients
+    table: Index
     broadcaster: Broadcaster
 
 
@@ -181,20 +187,18 @@ def worker_actors(
     )
     broadcaster = Broadcaster(pacer=pacer(config), meter=meter, processed=uplink.processed)
     spec["broadcaster"] = _mortal("broadcaster", lambda: broadcaster)
-    spec["index"] = _mortal(
-        "index",
-        lambda: Index(
-            broadcaster=spec["broadcaster"].ref,
-            clients=lambda: spec["clients"].ref,
-            uplink=uplink,
-            meter=meter,
-            policies=topic_policies(config),
-            request_timeout=config.limits.request_timeout,
-            route_ttl=config.limits.route_ttl,
-        ),
+    index = Index(
+        broadcaster=spec["broadcaster"].ref,
+        clients=lambda: spec["clients"].ref,
+        uplink=uplink,
+        meter=meter,
+        policies=topic_policies(config),
+        request_timeout=config.limits.request_timeout,
+        route_ttl=config.limits.route_ttl,
     )
+    spec["index"] = _mortal("index", lambda: index)
     spec["clients"] = _mortal("clients", lambda: door)
-    return WorkerActors(list(spec.values()), spec["index"].ref, spec["clients"].ref, door, broadcaster)
+    return WorkerActors(list(spec.values()), spec["index"].ref, spec["clients"].ref, door, index, broadcaster)
 
 
 class _Later:

@@ -10,6 +10,7 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.index import Index
 from actors.session import Session
 from engine.config import loads
 from engine.hub import Hub
@@ -108,6 +109,10 @@ class Spine:
         socket.session.on_message(msgspec.json.encode({"id": self._requests, **fields}), False)
         return self._requests
 
+    @property
+    def index(self) -> Index:
+        return self.worker._actors.table
+
     async def answer(self, socket: FakeSocket, request_id: int) -> dict[str, Any]:
         return await until(lambda: next((m for m in socket.messages if m.get("id") == request_id), None))
 
@@ -119,9 +124,9 @@ async def until(condition: Callable[[], Any]) -> Any:
         return found
 
 
-def run(test: Callable[[Spine], Awaitable[None]]) -> None:
+def run(test: Callable[[Spine], Awaitable[None]], kind: type[Spine] = Spine) -> None:
     async def main() -> None:
-        async with Spine() as spine:
+        async with kind() as spine:
             await test(spine)
 
     uvloop.run(main())
