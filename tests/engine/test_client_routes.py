@@ -246,3 +246,19 @@ def ended_with(made: Subscription) -> RequestError:
     with pytest.raises(RequestError) as caught:
         made.next_item().send(None)
     return caught.value
+
+
+def test_what_the_engine_began_is_not_left_with_a_subscription() -> None:
+    routes = ClientRoutes()
+    routes.deliver(ServerSubscribed(["user.u"]))
+    explicit = subscribed(routes, "user.u", "b")
+    assert routes.remove(explicit) == ["b"]
+
+
+def test_a_member_of_a_group_misses_what_the_engine_says_and_nothing_else() -> None:
+    routes = ClientRoutes()
+    member = subscribed(routes, "jobs", group="g")
+    routes.deliver(GapMessage(topic="jobs", epoch="e", first=1, last=2, reason="slow"))
+    assert routes.reconnected() == [member]
+    routes.deliver(GapMessage(topic="jobs", epoch="e", first=9, last=9, reason="slow"))
+    assert taken(member) == [Gap("jobs", "e", 1, 2, "slow"), Gap("jobs", "e", 9, 9, "slow")]
