@@ -506,9 +506,9 @@ PROMPT = """
 import sys
 from actors.failure import UpstreamRefused
 from actors.feed import Tls
-from actors.upstream_socket import _ssl_context
+from actors.upstream_socket import ssl_context
 try:
-    _ssl_context(Tls(cert_file=sys.argv[1], key_file=sys.argv[2]))
+    ssl_context(Tls(cert_file=sys.argv[1], key_file=sys.argv[2]))
 except UpstreamRefused as error:
     print("refused", error)
 """
