@@ -45,7 +45,7 @@ class Explanation:
         self._receivers = self._matched = 0
 
     def look(self, session: Session) -> None:
-        """Take a session in, if one of its patterns matches. Cost: about 5 µs per filter that matches a topic."""
+        """Take a session in, if one of its patterns matches. Cost: some 10 µs, and 5 µs more per further filter."""
         if session.closed or session.leaving:
             return
         held = session.subscriptions or {}
