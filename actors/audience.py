@@ -7,6 +7,7 @@ are selected per event: by its class, so that prices and confidences do not defe
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from actors.filter_index import FilterIndex
@@ -99,11 +100,13 @@ class Audience:
     # members --------------------------------------------------------------------------------------------------------
 
     def place(self, session: Session, ops: list[Any], joins: list[Join]) -> None:
-        """Find a session's cohort again after a change of its subscriptions: the least restrictive one counts.
+        """Find a session's cohort again after a change of its subscriptions.
 
         It leaves at once; a :class:`Join` is put to ``joins``, for the caller to say when.
         """
-        wanted = self._wanted(session)
+        subscriptions = self._of(session)
+        whole = any(subscription.filter is None or self.unfiltered for subscription in subscriptions)
+        wanted = self._delivery(subscriptions) if whole else None
         before = self._placed.get(session)
         if (None if before is None else before.delivery) == wanted:
             return
@@ -121,28 +124,24 @@ class Audience:
             self._placed[session] = route
             route.size += 1
             joins.append(Join(route, [session]))
-        if self._filters and self._filtered(session):
-            self.forget()  # it may be listed, or have been left out
         self._simplify()
 
-    def _wanted(self, session: Session) -> Delivery | None:
-        best = None
+    def changed(self, session: Session, pattern: str) -> None:
+        """A subscription came or went. Filter indexes know what that means for their own events, but a session's other
+        subscriptions here may have to be delivered otherwise now."""
         held = session.subscriptions or {}
-        for pattern in self.patterns:
-            subscription = held.get(pattern)
-            if subscription is None or subscription.group is not None:
-                continue
-            if subscription.filter is None or self.unfiltered:
-                delivery = self._delivery(subscription.delivery)
-                if best is None or delivery.restriction < best.restriction:
-                    best = delivery
-        return best
+        if self._filters and any(other in held for other in self.patterns if other != pattern):
+            self.forget()
 
-    def _filtered(self, session: Session) -> bool:
+    def _of(self, session: Session) -> list[Subscription]:
         held = session.subscriptions or {}
-        return any(pattern in held and held[pattern].filter is not None for pattern in self.patterns)
+        subscriptions = [held[pattern] for pattern in self.patterns if pattern in held]
+        return [subscription for subscription in subscriptions if subscription.group is None]
 
-    def _delivery(self, wanted: Delivery) -> Delivery:
+    def _delivery(self, subscriptions: Iterable[Subscription]) -> Delivery:
+        """The least restrictive one, whatever the filters say of an event: a topic's events keep their order only if a
+        session gets all of them in one way."""
+        wanted = min((subscription.delivery for subscription in subscriptions), key=_restriction)
         by_priority = self.policy.strategy is Strategy.PRIORITY_FIRST
         if self.policy.window_s <= wanted.window and not by_priority:
             return wanted
@@ -205,12 +204,8 @@ class Audience:
         for index, of_index in zip(self._filters, classes, strict=True):
             for subscription in index.owners(of_index):
                 session = subscription.session
-                if session in self._placed:
-                    continue
-                delivery = self._delivery(subscription.delivery)
-                before = wanted.get(session)
-                if before is None or delivery.restriction < before.restriction:
-                    wanted[session] = delivery
+                if session not in self._placed and session not in wanted:
+                    wanted[session] = self._delivery(self._of(session))
         selection = Selection(wanted, [index.version for index in self._filters], ops)
         self._hot.pop(key, None)
         self._keep(key, selection)
@@ -239,3 +234,6 @@ class Audience:
     def forget(self) -> None:
         """Forget all selections."""
         self._hot, self._cold, self._weight = {}, {}, 0
+
+
+_restriction = attrgetter("restriction")

@@ -106,6 +106,7 @@ class Audiences:
             index.add(subscription)
         joins: list[Join] = []
         for audience in self.of(pattern):
+            audience.changed(session, pattern)
             audience.place(session, ops, joins)
         return joins
 
@@ -119,10 +120,11 @@ class Audiences:
                 continue
             if subscription.filter is not None:
                 self._unfilter(pattern, subscription)
-                if session.private:
-                    ops.append(Seal(list(session.private.values())))
+            if session.private:
+                ops.append(Seal(list(session.private.values())))
             joins: list[Join] = []
             for audience in self.of(pattern):
+                audience.changed(session, pattern)
                 audience.place(session, ops, joins)
             ops += joins
             members = self._members[pattern]

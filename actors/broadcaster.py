@@ -285,6 +285,7 @@ class Broadcaster(LoopActor):
     def _hand_over(self, session: Session, publications: list[Publication]) -> None:
         """Events for one session alone, at once."""
         if publications and not session.closed:
+            self._write_out(time.time())  # what was sent to the route before these is on its way yet
             frames = [session.form.event(publication) for publication in publications]
             if session.outbox is not None:
                 session.queue(frames, publications)
@@ -332,6 +333,8 @@ class Broadcaster(LoopActor):
 
     def _urgent(self, op: Urgent) -> None:
         """A critical event: to all of them before what is pending."""
+        # One that is still on its way is first: who gets this one through an outbox could get it sooner.
+        self._write(self._rush, 1 << 62)
         routes, selection, publication = op
         frames: dict[WireForm, bytes] = {}
         lanes: dict[WireForm, list[Session]] = {}

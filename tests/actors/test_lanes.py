@@ -224,3 +224,42 @@ def test_order_and_loss_are_as_promised_in_whatever_lane(steps: list[tuple[Any, 
         mock.patch.object(broadcaster.Broadcaster._work, "__defaults__", (2,)),
     ):
         run(scenario)
+
+
+def _offsets(socket: FakeSocket) -> list[int]:
+    return [message["offset"] for message in socket.messages if message["op"] == "event"]
+
+
+def test_a_critical_event_does_not_overtake_one_that_is_still_on_its_way() -> None:
+    async def scenario(spine: Spine) -> None:
+        publisher, client = spine.connect(), spine.connect()
+        await spine.answer(client, spine.request(client, op="subscribe", topics=["t"]))
+        actor = spine.worker._actors.broadcaster
+        with mock.patch.object(actor, "_hurry"):  # a thousand others are first
+            spine.request(publisher, op="publish", topic="t", data=1, priority="critical")
+            await until(lambda: actor._rush)
+            client.stall()
+            again = spine.request(publisher, op="publish", topic="t", data=2, priority="critical")
+            await spine.answer(publisher, again)
+            await until(lambda: client.session is not None and client.session.outbox)
+            client.flow()
+        actor._hurry()
+        assert _offsets(client) == [1, 2]
+
+    run(scenario)
+
+
+def test_what_a_held_route_hands_over_does_not_overtake_what_it_has_sent() -> None:
+    async def scenario(spine: Spine) -> None:
+        publisher, client = spine.connect(), spine.connect()
+        await spine.answer(client, spine.request(client, op="subscribe", topics=["t"], conflate=True))
+        actor = spine.worker._actors.broadcaster
+        with mock.patch.object(actor, "_work"):  # a thousand others are first
+            spine.request(publisher, op="publish", topic="t", data=1)
+            await until(lambda: actor._jobs)
+            spine.request(publisher, op="publish", topic="t", data=2)
+            await spine.answer(client, spine.request(client, op="subscribe", topics=["t"], conflate=True))
+        actor._work()
+        assert _offsets(client) == [1, 2]
+
+    run(scenario)

@@ -26,9 +26,7 @@ WHERES: list[Any] = [
 OPTIONS: list[dict[str, Any]] = [{}, {}, {"window": 0.003}, {"conflate": True}, {"max_rate": 300}, {"batch": True}]
 WHO = st.integers(0, 2)
 STEPS = st.one_of(
-    st.tuples(
-        st.just("subscribe"), WHO, st.sampled_from(PATTERNS), st.sampled_from(WHERES), st.sampled_from(OPTIONS)
-    ),
+    st.tuples(st.just("subscribe"), WHO, st.sampled_from(PATTERNS), st.sampled_from(WHERES), st.sampled_from(OPTIONS)),
     st.tuples(st.just("unsubscribe"), WHO, st.sampled_from(PATTERNS)),
     *[
         st.tuples(
@@ -50,7 +48,7 @@ class Reader:
 
     def __init__(self, socket: FakeSocket) -> None:
         self.socket = socket
-        self.closed_at = 0  # messages read when it left; 0: it is there
+        self.missing: list[dict[str, Any]] = []
 
     def check(self, log: list[dict[str, Any]]) -> bool:
         """Assert that nothing is wrong; whether nothing is missing."""
@@ -78,17 +76,15 @@ class Reader:
         for event in got:
             counts[event["data"]["n"]] = counts.get(event["data"]["n"], 0) + 1
         assert not [n for n, count in counts.items() if count > 1], "twice"
-        complete = True
+        self.missing = []
         for event in log:
             n = event["data"]["n"]
             wishes = [_wish(states[i][2], event) for i in _in_force(states, n)]
             if n in counts:
                 assert any(wish is not None for wish in wishes), f"not wanted: {event}"
-            elif all(wish == "all" for wish in wishes):
-                complete = False
-            elif all(wish is not None for wish in wishes):
-                complete = complete and self._superseded(event, got)
-        return complete
+            elif None not in wishes and ("newest" not in wishes or not self._superseded(event, got)):
+                self.missing.append(event)
+        return not self.missing
 
     def _superseded(self, event: dict[str, Any], got: list[dict[str, Any]]) -> bool:
         """Conflated away: a newer one of its topic (all have one key) was got."""
@@ -114,19 +110,19 @@ def _in_force(states: list[tuple[int, int, dict[str, Any]]], n: int) -> list[int
 def _wish(held: dict[str, Any], event: dict[str, Any]) -> str | None:
     """``all``: it must come; ``newest``: it may be conflated away; ``None``: it must not come."""
     values = {**event["data"], "@type": event["type"]}
-    wish = None
-    best = None
-    for pattern, (where, request) in held.items():
-        if not matches(pattern, event["topic"]):
-            continue
-        if where is not None and not Filter.parse(where).holds(lambda name: values.get(name, MISSING)):
-            continue
-        interval = 1 / request["max_rate"] if "max_rate" in request else 0.0
-        conflate = request.get("conflate", False) or interval > 0
-        restriction = (max(interval, request.get("window", 0.0)), conflate, request.get("batch", False))
-        if best is None or restriction < best:
-            best, wish = restriction, "newest" if conflate else "all"
-    return wish
+    here = {pattern: wanted for pattern, wanted in held.items() if matches(pattern, event["topic"])}
+    if not any(
+        where is None or Filter.parse(where).holds(lambda name: values.get(name, MISSING)) for where, _ in here.values()
+    ):
+        return None
+    _, conflate, _ = min(_restriction(request) for _, request in here.values())
+    return "newest" if conflate else "all"
+
+
+def _restriction(request: dict[str, Any]) -> tuple[float, bool, bool]:
+    interval = 1 / request["max_rate"] if "max_rate" in request else 0.0
+    conflate = request.get("conflate", False) or interval > 0
+    return max(interval, request.get("window", 0.0)), conflate, request.get("batch", False)
 
 
 class Scene(Spine):
@@ -177,7 +173,10 @@ def test_nothing_missing_nothing_extra_in_order(steps: list[tuple[Any, ...]]) ->
         for reader in readers:
             reader.socket.flow()
             await spine.settle(reader.socket)
-        await until(lambda: all([reader.check(log) for reader in readers]))
+        try:
+            await until(lambda: all(reader.check(log) for reader in readers))
+        except TimeoutError:
+            raise AssertionError(f"missing: {[reader.missing for reader in readers]}") from None
         for reader in everyone:
             reader.check(log)
         for reader in everyone:
