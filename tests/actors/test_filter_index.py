@@ -155,10 +155,17 @@ SPEC_CASES: list[Any] = [
     *(["a", 1], {"in": ["a", None], "eq": "a"}, {"eq": 1, "in": [2]}),
     *({"not": "a"}, {"not": [1, True]}, {"not": None}, {"exists": True}, {"exists": False}),
     *({"gte": 1}, {"gt": 1}, {"lt": 1}, {"lte": 1.5, "gt": 0}, {"gte": -1, "not": 1}, {"lt": 2, "in": [1, "a"]}),
-    *({"gte": "a"}, {"lt": "b"}, {"gt": "", "lte": "a"}, {"gte": "a", "exists": False}, {"exists": False, "not": 1}),
+    *(
+        {"gt": 2**53},
+        {"gte": "a"},
+        {"lt": "b"},
+        {"gt": "", "lte": "a"},
+        {"gte": "a", "exists": False},
+        {"exists": False, "not": 1},
+    ),
 ]
 VALUE_CASES: list[Any] = [
-    *(MISSING, None, True, False, -7, -1, 0, 1, 1.0, 1.2, 1.5, 2, 99, 2**70, -(2**400), 10**400),
+    *(MISSING, None, True, False, -7, -1, 0, 1, 1.0, 1.2, 1.5, 2, 2**53 + 1, 99, 2**70, -(2**400), 10**400),
     *("", "1", "a", "a\0", "ab", "b", "c", [], [1], {}, {"a": 1}),
 ]
 
@@ -220,6 +227,20 @@ def test_an_owner_of_several_clauses_is_listed_once() -> None:
     key = index.classify((1, 2))
     assert len(index.match(key)) == 2
     assert index.owners(key) == [both]
+    for owner in list(index):
+        index.remove(owner)
+    empty(index)
+
+
+def test_events_are_read_for_the_fields_in_force() -> None:
+    index, (first,) = index_of({"a": 1})
+    publication = event({"a": 1, "b": 2}, key="K")
+    assert index.class_of(publication) == (1,)
+    second = Owner({"@key": "K", "b": 3})
+    index.add(second)
+    assert index.class_of(publication) == ("K", 1, OTHER)
+    index.remove(first)
+    assert index.class_of(publication) == ("K", OTHER)
 
 
 def test_a_filter_without_fields_holds_always() -> None:
