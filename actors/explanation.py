@@ -25,9 +25,9 @@ class Explanation:
     """What would become of one event in one worker now.
 
     A row is ``{"session", "user", "pattern", "receives", "because", "delivery"}``. ``receives`` is true or false, and
-    null where the hub decides: one member of a consumer group gets the event. ``pattern`` is the one that counts, the
-    least restrictive that accepts the event; ``because`` says what keeps it away, or what it depends on; ``delivery``
-    has the options with which it would come. A session that lags may lose an event all the same.
+    null where the hub decides: one member of a consumer group gets the event. ``pattern`` is the one that brings it;
+    ``because`` says what keeps it away, or what it depends on; ``delivery`` has the options with which it would come, the
+    least restrictive of all the session's patterns that match. A session that lags may lose an event all the same.
 
     Args:
         publication: the event; its position and time do not matter.
@@ -96,13 +96,15 @@ class Explanation:
             self._groups.update(groups.values())
         accepted, reasons = self._judge(found)
         if accepted:
-            pattern = min(accepted, key=lambda pattern: found[pattern].delivery.restriction)
+            pattern = accepted[0]
             conditions = []
             if found[pattern].filter is not None and self._reason(found[pattern]) is not None:
                 conditions.append(f"{Strategy.BROADCAST_ALL} ignores its filter: {self._reason(found[pattern])}")
             if session.rated:
                 conditions.append("as far as its user's rate allows")
-            return _row(session, pattern, True, "; ".join(conditions) or None, self._delivery(found[pattern]))
+            ordinary = [subscription for subscription in found.values() if subscription.group is None]
+            counts = min(ordinary, key=lambda subscription: subscription.delivery.restriction)
+            return _row(session, pattern, True, "; ".join(conditions) or None, self._delivery(counts))
         if not groups:
             because = "; ".join(f"{p}: {why}" if len(reasons) > 1 else why for p, why in reasons.items())
             return _row(session, next(iter(reasons)), False, because, {})

@@ -173,12 +173,14 @@ def test_the_clause_that_keeps_it_away() -> None:
     assert (found["patterns"], found["receivers"], found["matched"]) == (["a.>", "a.b"], 0, 1)
 
 
-def test_the_least_restrictive_one_counts() -> None:
+def test_it_comes_in_the_least_restrictive_way() -> None:
     slow, quick = {"delivery": Delivery(0.5, 0, True)}, {"delivery": Delivery(window=0.2)}
-    made = session(("a.*", slow), ("a.b", quick), (">", where({"tier": "daily"})))
-    assert row(explained(made)) == ("a.b", True, None, {"window": 0.2})
-    made = session(("a.*", where({"tier": "daily"}) | slow), (">", where({"tier": "w"})))
-    assert row(explained(made)) == ("a.*", True, None, {"max_rate": 2.0})
+    made = session(("a.*", slow), ("a.b", quick), (">", where({"tier": "daily"}) | slow))
+    assert row(explained(made)) == ("a.*", True, None, {"window": 0.2})
+    made = session(("a.*", where({"tier": "w"}) | quick), (">", where({"tier": "daily"}) | slow))
+    assert row(explained(made)) == (">", True, None, {"window": 0.2})
+    made = session(("a.*", {"group": "g"}), (">", where({"tier": "daily"}) | slow))
+    assert row(explained(made)) == (">", True, None, {"max_rate": 2.0})
 
 
 def test_the_topics_policy_counts() -> None:
