@@ -26,8 +26,8 @@ class Explanation:
 
     A row is ``{"session", "user", "pattern", "receives", "because", "delivery"}``. ``receives`` is true or false, and
     null where the hub decides: one member of a consumer group gets the event. ``pattern`` is the one that brings it;
-    ``because`` says what keeps it away, or what it depends on; ``delivery`` has the options with which it would come, the
-    least restrictive of all the session's patterns that match. A session that lags may lose an event all the same.
+    ``because`` says what keeps it away, or what it depends on; ``delivery`` has the options with which it would come,
+    the least restrictive of all the session's patterns that match. A session that lags may lose an event all the same.
 
     Args:
         publication: the event; its position and time do not matter.
