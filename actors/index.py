@@ -482,7 +482,9 @@ class Index(LoopActor):
     def on_sweep(self, _message: Sweep) -> None:
         """Answer requests that the hub has not answered in time; forget selections that nobody uses."""
         now = self.loop.time()
-        for ref in [ref for ref, pending in self._pending.items() if pending.deadline <= now]:
+        # What the server ordered waits for any hub: nobody would ask again.
+        late = [r for r, pending in self._pending.items() if pending.deadline <= now and not pending.by_server]
+        for ref in late:
             error = RequestError(ErrorCode.UNAVAILABLE, f"no answer from the hub in {self._request_timeout:g} s")
             if (pending := self._take(ref)) is not None:
                 self._give_up(pending, error)

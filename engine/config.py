@@ -31,7 +31,19 @@ FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
 NOT_BUILT = frozenset({"auth", "backplane", "store", "alerts", "admin.keys"})
 RELOADABLE = frozenset({"log", "limits", "delivery", "feeds", "redis"})
-FIXED = frozenset({"delivery.user_rate", "delivery.user_window"})  # fields of those tables that a reload does not take
+FIXED = frozenset(
+    {
+        "delivery.bus_window",
+        "delivery.user_rate",
+        "delivery.user_window",
+        "limits.group_events",
+        "limits.request_timeout",
+        "limits.route_ttl",
+        "limits.routes",
+        "limits.topics",
+    }
+)
+"""Fields of those tables that a reload does not take."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from transport.client_messages import DISCONNECTED, Gap
-from transport.codes import GapReason, Priority
+from transport.codes import PRIORITY_RANK, GapReason, Priority
 from transport.position import Position
-
-_RANK = {Priority.LOW: 0, None: 1, Priority.MEDIUM: 1, Priority.HIGH: 2, Priority.CRITICAL: 3}
 
 
 class _Mark:
@@ -52,10 +50,10 @@ class Positions:
         if mark is None:
             # Nothing is known of what came before: events of lower priority may still follow.
             mark = self._keep(topic, _Mark(epoch, 0, self._connection))
-            mark.top = mark.last[_RANK[priority]] = offset
+            mark.top = mark.last[PRIORITY_RANK[priority]] = offset
             born_meanwhile = self._whole and self._connection > 0 and not self.forgot
             return True, Gap(topic, epoch, 1, offset - 1, DISCONNECTED) if born_meanwhile and offset > 1 else None
-        rank = _RANK[priority]
+        rank = PRIORITY_RANK[priority]
         if mark.epoch == epoch and offset <= mark.last[rank]:
             return False, None
         gap = self._hole(topic, mark, epoch, offset - 1)

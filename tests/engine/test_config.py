@@ -267,7 +267,7 @@ def test_a_reload_keeps_what_it_does_not_take_of_a_table_that_it_takes() -> None
 
 def test_needs_restart_names_what_a_reload_can_not_take() -> None:
     old = Config()
-    new = loads(FEED + "[log]\nlevel = 'debug'\n[limits]\ntopics = 5\n[delivery]\npacing = 0")
+    new = loads(FEED + "[log]\nlevel = 'debug'\n[limits]\nconnections = 5\n[delivery]\npacing = 0")
     assert config.needs_restart(old, new) == []
     new = loads("[server]\nport = 1\nworkers = 2\n[history]\ntopic_idle = 1\n[stages.s]\nactor = 'a:B'")
     assert config.needs_restart(old, new) == ["server.port", "server.workers", "history.topic_idle", "stages.s"]
