@@ -132,6 +132,40 @@ def test_where_every_worker_is_behind_events_wait_and_go_in_their_order(policy: 
     assert hub.dropped == {}
 
 
+def test_a_new_event_waits_behind_those_for_which_there_is_a_member_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_members, "UNACKNOWLEDGED", 1)
+    hub = Hub()
+    hub.enlist("a", "j.*")
+    assert hub.publish() + hub.publish() == ["a:1"]
+    hub.groups.acknowledge(Ack("a", "j.a", "e", 1))
+    assert hub.publish() == [], "in the batch of the acknowledgement"
+    assert hub.flow() == ["a:2"]
+
+
+def test_a_new_pattern_takes_over_what_waits_for_it() -> None:
+    hub = Hub()
+    hub.enlist("a", "j.*")
+    hub.peer.window_open = False
+    for topic in ("j.a", "j.b", "j.a"):
+        hub.publish(topic)
+    assert hub.enlist("b", "j.a", peer=FakePeer()) == ["b:1", "b:3"]
+    hub.peer.window_open = True
+    hub.groups.opened(hub.peer)
+    assert hub.flow() == ["a:2"]
+
+
+def test_a_new_pattern_leaves_the_lanes_of_other_topics_as_they_are() -> None:
+    hub = Hub()
+    hub.enlist("a", "j.*")
+    ((group, lane),) = hub.groups.lanes("j.b")
+    hub.peer.window_open = False
+    hub.enlist("a", "j.a")
+    assert group.take(lane, Publication("j.b", "e", 1, 0.0, "message", b"1"), ACKS, hub.now) is None
+    hub.peer.window_open = True
+    hub.groups.opened(hub.peer)
+    assert hub.flow() == ["a:1"]
+
+
 def test_a_member_holds_at_most_so_many_and_an_acknowledgement_lets_the_next_one_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -162,6 +196,15 @@ def test_the_share_of_a_member_that_leaves_goes_to_the_others_oldest_first() -> 
     assert hub.publish() == [], "events wait for a member"
     assert hub.enlist("c", "j.*") == [f"c:{n}" for n in (1, 2, 4, 5, 6, 7)]
     assert hub.dropped == {}
+
+
+def test_what_waits_in_several_lanes_goes_oldest_first() -> None:
+    hub = Hub()
+    hub.enlist("a", "j.*", "j.a")
+    for topic in ("j.b", "j.a", "j.a", "j.b", "j.a"):
+        hub.publish(topic)
+    hub.enlist("b", "j.*")
+    assert hub.delist("a", "j.*", "j.a") == [f"b:{n}" for n in range(1, 6)]
 
 
 def test_giving_up_one_of_two_patterns_gives_up_what_came_for_it_alone() -> None:
@@ -239,6 +282,17 @@ def test_a_full_group_drops_the_oldest_that_waits_and_what_is_assigned_stays(
     assert hub.ack("a", 2) == ["a:6"]
 
 
+def test_the_oldest_of_a_full_group_is_so_over_all_topics() -> None:
+    hub = Hub(limit=3)
+    hub.enlist("a", "j.*", "j.a")
+    hub.peer.window_open = False
+    for topic in ("j.a", "j.b", "j.b", "j.a", "j.a"):
+        hub.publish(topic)
+    hub.peer.window_open = True
+    hub.groups.opened(hub.peer)
+    assert hub.flow() == ["a:3", "a:4", "a:5"]
+
+
 def test_a_group_full_of_assigned_events_takes_no_more() -> None:
     hub = Hub(limit=2)
     hub.enlist("a", "j.*")
@@ -267,9 +321,13 @@ def test_what_nobody_comes_back_for_is_forgotten_with_its_group() -> None:
     hub.enlist("a", "j.a", "j.b")
     hub.publish()
     hub.publish("j.b")
+    hub.delist("a", "j.b")
     hub.sweep(1.0)
+    hub.enlist("a", "j.b")
+    hub.ack("a", 2, "j.b")
+    hub.publish("j.b")
     hub.delist("a", "j.a")
-    assert hub.sweep(VACANT_S - 1) == ["a:2"] and len(hub.groups.lanes("j.a")) == 1
+    assert hub.sweep(VACANT_S - 1) == ["a:3"] and len(hub.groups.lanes("j.a")) == 1
     hub.sweep(1.0)
     assert hub.dropped == {"group_empty": 1}
     assert hub.groups.lanes("j.a") == () and len(hub.groups.lanes("j.b")) == 1
@@ -325,7 +383,10 @@ STEPS = st.one_of(
 
 
 class World:
-    """Six sessions at two workers, three in each of two groups; what the groups say is checked against what is known."""
+    """Six sessions at two workers, three in each of two groups; what these say is checked against what is known.
+
+    Lanes are kept as the router keeps them, until a pattern changes that matches the topic.
+    """
 
     def __init__(self) -> None:
         self.now, self.offset, self.dropped = 1_000.0, 0, dict[str, int]()
@@ -335,8 +396,12 @@ class World:
         self.shares: list[dict[Key, float]] = [{} for _ in SESSIONS]  # when it was assigned
         self.silent = [False for _ in SESSIONS]
         self.late: set[tuple[int, Key]] = set()  # who had what
-        self.known: dict[str, set[str]] = {"g0": set(), "g1": set()}  # patterns that a group had; it may forget some
         self.taken = self.done = 0
+        self.routes: dict[str, Any] = {}
+
+    def change(self, changed: list[str]) -> None:
+        for pattern in changed:
+            self.routes = {topic: route for topic, route in self.routes.items() if not matches(pattern, topic)}
 
     def peer(self, n: int) -> FakePeer:
         return self.peers[n % 4 // 2]
@@ -377,7 +442,9 @@ class World:
     def publish(self, topic: str) -> None:
         self.offset += 1
         publication = Publication(topic, "e", self.offset, self.now, "message", b"1")
-        for group, lane in self.groups.lanes(topic):
+        if topic not in self.routes:
+            self.routes[topic] = self.groups.lanes(topic)
+        for group, lane in self.routes[topic]:
             self.taken += 1
             if handed := group.take(lane, publication, POLICIES[topic], self.now):
                 assert not any(
@@ -396,7 +463,8 @@ class World:
 
     def step(self, kind: str, what: Any, more: Any) -> None:
         if kind == "enlist":
-            self.groups.enlist(self.peer(what), Enlist(1, str(what), f"g{what % 2}", [more]), self.now)
+            enlist = Enlist(1, str(what), f"g{what % 2}", [more])
+            self.change(self.groups.enlist(self.peer(what), enlist, self.now))
             self.patterns[what].add(more)
         elif kind == "delist":
             self.groups.delist(self.peer(what), Delist(str(what), [more]), self.now)
@@ -445,7 +513,7 @@ class World:
                     del self.shares[n][key]
                     self.silent[n] = True
                     self.late.add((n, key))
-        self.groups.sweep(self.now)
+        self.change(self.groups.sweep(self.now))
 
     def check(self) -> None:
         unfinished = 0
@@ -453,6 +521,8 @@ class World:
             team = [n for n in SESSIONS if n % 2 == int(name[1])]
             unfinished += len(group.unfinished)
             assert len(group.unfinished) <= LIMIT
+            ready = {member for rank in group._ready._by_rank.values() for member in rank}
+            assert ready <= set(group.members.values()), "who has left is not remembered"
             held = {key: n for n in team for key in self.shares[n]}
             assert {key: int(e.member.id) for key, e in group.unfinished.items() if e.member} == held
             for key, entry in group.unfinished.items():
@@ -461,14 +531,14 @@ class World:
         assert self.taken == self.done + unfinished + sum(self.dropped.values()), "nothing is lost uncounted"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(STEPS, max_size=60))
 def test_every_event_is_done_or_waits_or_is_counted_whatever_happens(steps: list[tuple[str, Any, Any]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(group_members, "UNACKNOWLEDGED", BOUND)
         world = World()
-        for n in SESSIONS:
-            world.step("enlist", n, PATTERNS[n % 3])
+        for n in SESSIONS[:4]:
+            world.step("enlist", n, "j.*")
         for step in steps:
             world.step(*step)
 
