@@ -152,17 +152,17 @@ class Bounds(Generic[Threshold]):
     Args:
         kind: of all thresholds: ``float`` or ``str``.
         above: :meth:`cut` gives the ids whose threshold is above a value; else those at or below it.
+
+    Attributes:
+        size: thresholds, equal ones counted apart; only to be read.
     """
 
-    __slots__ = ("_kind", "_root", "_size")
+    __slots__ = ("_kind", "_root", "size")
 
     def __init__(self, kind: type[Threshold], *, above: bool) -> None:
         self._kind: type[Any] = kind
         self._root = _Level(above, [])
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
+        self.size = 0
 
     def __iter__(self) -> Iterator[tuple[Threshold, int]]:
         """All thresholds with their ids, in order."""
@@ -175,12 +175,12 @@ class Bounds(Generic[Threshold]):
     @property
     def all(self) -> BitMap:
         """Every id; not to be changed."""
-        return self._root.members() if self._size else BitMap()
+        return self._root.members() if self.size else BitMap()
 
     def cut(self, value: Threshold) -> list[BitMap]:
         """Some bitmaps, together the ids above ``value``, or at or below it. Not to be changed."""
         found: list[BitMap] = []
-        if not self._size:
+        if not self.size:
             return found
         child: Any = self._root
         while type(child) is _Level:
@@ -199,7 +199,7 @@ class Bounds(Generic[Threshold]):
     def floor(self, value: Threshold) -> Threshold | None:
         """The greatest threshold that is at most ``value``."""
         child: Any = self._root
-        if not self._size or value < child.firsts[0]:
+        if not self.size or value < child.firsts[0]:
             return None
         while type(child) is _Level:
             child = child.children[bisect_right(child.firsts, value) - 1]
@@ -209,7 +209,7 @@ class Bounds(Generic[Threshold]):
     def add(self, value: Threshold, member: int) -> None:
         """Give an id a threshold."""
         root = self._root
-        self._size += 1
+        self.size += 1
         if not root:
             root.insert(0, self._leaf(), value)
         way = self._way(value)
@@ -242,7 +242,7 @@ class Bounds(Generic[Threshold]):
         way = self._way(value)
         level, place = way[-1]
         level.children[place].remove(value, member)
-        self._size -= 1
+        self.size -= 1
         for level, place in reversed(way):
             for union in level.touched(place):
                 union.discard(member)
@@ -258,7 +258,7 @@ class Bounds(Generic[Threshold]):
         """Assert that order, unions and size are what they must be. Cost: all of it."""
         values = [value for value, _ in self]
         assert values == sorted(values), "order of thresholds"
-        assert len(values) == self._size, "size"
+        assert len(values) == self.size, "size"
         self._check(self._root)
 
     def _check(self, level: _Level) -> None:

@@ -55,7 +55,7 @@ class Churn(RuleBasedStateMachine):
     def whole(self) -> None:
         if hasattr(self, "bounds"):
             self.bounds.check()
-            assert len(self.bounds) == len(self.held)
+            assert self.bounds.size == len(self.held)
             assert set(self.bounds.all) == self.held.keys()
             assert sorted(self.bounds) == sorted((threshold, member) for member, threshold in self.held.items())
 
@@ -82,7 +82,7 @@ def test_orders_of_arrival(above: bool) -> None:
         for member, value in order:
             tree.remove(float(value), member)
         tree.check()
-        assert (len(tree), tree.cut(1.0), tree.floor(1e9), len(tree.all)) == (0, [], None, 0)
+        assert (tree.size, tree.cut(1.0), tree.floor(1e9), len(tree.all)) == (0, [], None, 0)
         assert not tree._root.children
 
 
@@ -115,4 +115,4 @@ def test_what_is_not_there_cannot_be_removed(value: float, member: int) -> None:
     with pytest.raises((LookupError, ValueError)):
         tree.remove(value, member)
     tree.check()
-    assert len(tree) == 1
+    assert tree.size == 1
