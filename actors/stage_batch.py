@@ -76,8 +76,37 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
+class _Found:
+    """What a stage made of a batch.
+
+    Attributes:
+        results: index of the source (-1: none) and result, ``None`` for one that failed.
+        faults, error: see :class:`Outcome`.
+    """
+
+    def __init__(self) -> None:
+        self.results: list[tuple[int, Publish | None]] = []
+        self.faults: dict[StageFailure, int] = {}
+        self.error = ""
+
+    def add(self, index: int, event: Event) -> bool:
+        """A result; False if nobody could read it."""
+        try:
+            self.results.append((index, to_publish(event)))
+        except Exception as error:  # beside RequestError whatever a field of a strange type raises
+            self.fault(index, StageFailure.NONSENSE, f"{event.topic!r:.100}: {error}")
+            return False
+        return True
+
+    def fault(self, index: int, reason: StageFailure, error: str) -> None:
+        """A source for which nothing was done."""
+        self.results.append((index, None))
+        self.faults[reason] = self.faults.get(reason, 0) + 1
+        self.error = error
+
+
 class StageBatch:
-    """See the module.
+    """See the module. Never changes: the loop may give it up while the stage's thread is at it.
 
     Args:
         stage: its name, for publishers.
@@ -88,8 +117,6 @@ class StageBatch:
 
     def __init__(self, stage: str, sources: Sequence[Source], first: int, drop: bool) -> None:
         self._stage, self._sources, self._first, self._drop = stage, sources, first, drop
-        self._faults: dict[StageFailure, int] = {}
-        self._error = ""
 
     def events(self) -> list[Event]:
         """What the stage gets."""
@@ -101,61 +128,48 @@ class StageBatch:
         Raises:
             Nonsense: it is no list of events, or one that nobody could read was made of none of the batch.
         """
-        found: list[tuple[int, Publish | None]] = []
+        found = _Found()
         for event in _events(results):
             index = event.source - self._first if isinstance(event, StagedEvent) else -1
             if not 0 <= index < len(self._sources):
                 index = -1  # made of nothing, or of an event of an earlier batch that the stage held back
-            publish = self._readable(event)
-            if publish is None and index < 0:
-                raise Nonsense(self._error)
-            found.append((index, publish))
+            if not found.add(index, event) and index < 0:
+                raise Nonsense(found.error)
         return self._outcome(found)
 
     def mapped(self, function: Callable[[Event], object]) -> Outcome:
         """Call ``function`` with each event by itself; one that fails costs the others nothing."""
-        found: list[tuple[int, Publish | None]] = []
+        found = _Found()
         for index, event in enumerate(self.events()):
             try:
                 results = function(event)
             except Exception as error:
-                self._fault(StageFailure.RAISED, repr(error))
-                found.append((index, None))
+                found.fault(index, StageFailure.RAISED, repr(error))
                 continue
             try:
                 events = [] if results is None else [results] if isinstance(results, Event) else _events(results)
             except Nonsense as error:
-                self._fault(StageFailure.NONSENSE, str(error))
-                found.append((index, None))
+                found.fault(index, StageFailure.NONSENSE, str(error))
                 continue
-            found += [(index, self._readable(each)) for each in events]
+            for each in events:
+                found.add(index, each)
         return self._outcome(found)
 
     def failed(self, reason: StageFailure, error: str = "") -> Outcome:
         """The stage did nothing for any of them."""
-        self._faults, self._error = {reason: len(self._sources)}, error
-        return self._outcome([(index, None) for index in range(len(self._sources))])
+        found = _Found()
+        for index in range(len(self._sources)):
+            found.fault(index, reason, error)
+        return self._outcome(found)
 
-    def _readable(self, event: Event) -> Publish | None:
-        try:
-            return to_publish(event)
-        except Exception as error:  # beside RequestError whatever a field of a strange type raises
-            self._fault(StageFailure.NONSENSE, f"{event.topic!r:.100}: {error}")
-            return None
-
-    def _fault(self, reason: StageFailure, error: str) -> None:
-        self._faults[reason] = self._faults.get(reason, 0) + 1
-        self._error = error
-
-    def _outcome(self, found: list[tuple[int, Publish | None]]) -> Outcome:
-        """``found``: index of the source (-1: none) and result, ``None`` for one that failed."""
-        sources, faults = self._sources, self._faults
-        good = {index for index, publish in found if publish is not None}
+    def _outcome(self, found: _Found) -> Outcome:
+        sources, results, faults = self._sources, found.results, found.faults
+        good = {index for index, publish in results if publish is not None}
         passed: list[Source] = []
         refused: list[Answer] = []
         settled: set[int] = set()
         dropped = 0
-        for index, publish in found:
+        for index, publish in results:
             peer, source = sources[index]  # of -1 the last one's peer: nobody is answered
             if publish is None:
                 if index in good or index in settled:
@@ -175,7 +189,7 @@ class StageBatch:
             if source.ref and index not in settled:
                 refused.append((peer, _refusal(source, ErrorCode.FORBIDDEN, "a stage dropped this event")))
         failed = bool(faults) and not good and len(settled) == len(sources)
-        return Outcome(passed, refused, faults, dropped, failed, self._error)
+        return Outcome(passed, refused, faults, dropped, failed, found.error)
 
 
 def _event(publish: Publish, number: int) -> StagedEvent:

@@ -245,6 +245,7 @@ class StageRunner(LoopActor):
 
     def _give_up(self, reason: StageFailure) -> None:
         """Let on all that waits for the stage, what it is at included, and wait for it no more until it is done."""
+        assert self._waits(), f"stage {self._stage} is {self._at}: nothing waits for it"
         self._go(StageState.LATE, START_TIMEOUT_S if self._at is StageState.STARTING else self._policy.timeout_s)
         batch, self._batch = self._batch, None
         if batch is not None:

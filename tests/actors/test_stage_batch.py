@@ -79,7 +79,7 @@ def test_results_answer_the_publishers_of_the_events_that_they_were_made_of() ->
 
 def test_what_a_stage_held_back_answers_nobody_later() -> None:
     (held,) = batch(publish(5), first=1).events()
-    later = batch(publish(6), first=2)
+    later = batch(publish(6), first=9)
     outcome = later.returned([held, *later.events()])
     assert refs(outcome) == [0, 6] and not outcome.refused
 
@@ -121,6 +121,11 @@ def test_a_good_result_beside_a_bad_one_of_the_same_event_is_enough() -> None:
         outcome = run(lambda events: [events[0].replace(topic=".."), events[0]], publish(4), drop=drop)
         assert (refs(outcome), outcome.refused, outcome.dropped) == ([4], [], 0)
         assert (outcome.faults, outcome.failed) == ({StageFailure.NONSENSE: 1}, False)
+
+
+def test_what_a_stage_has_dropped_it_has_done() -> None:
+    outcome = run(lambda events: [events[0].replace(topic="..")], publish(1), publish(2))
+    assert (refs(outcome), told(outcome), outcome.failed) == ([1], [(2, "forbidden")], False)
 
 
 def test_twice_bad_goes_on_once() -> None:

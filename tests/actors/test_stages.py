@@ -52,8 +52,10 @@ def test_an_event_meets_only_those_that_want_it() -> None:
     refused = [("peer", Refused(1, "forbidden", "dropped", None))]
     it.forward(batch[:2], refused, 3)
     assert behind.told == [Staged(batch[:2], refused)]
+    it.forward([], refused, 1)
+    assert behind.told[1:] == [Staged([], refused)], "an answer waits for nobody"
     it.forward([], [], 3)
-    assert len(behind.told) == 1 and first.told == []
+    assert len(behind.told) == 2 and first.told == []
 
 
 def test_a_stage_may_send_an_event_to_another_topic_but_not_back() -> None:

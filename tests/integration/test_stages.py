@@ -24,13 +24,13 @@ heartbeat_timeout = 2.0
 [stages.moody]
 actor = "{HERE}:Enricher"
 topics = ["a.>"]
-timeout = 0.1
+timeout = 0.3
 options = {{ name = "moody" }}
 
 [stages.strict]
 actor = "{HERE}:Enricher"
 topics = ["strict.>"]
-timeout = 0.1
+timeout = 0.3
 on_error = "drop"
 
 [stages.mark]
