@@ -13,31 +13,20 @@ selected for a class may be kept, and is right for as long as no filter that cam
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from enum import Enum
 from itertools import islice
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from pyroaring import BitMap
 
-from actors.bounds import Bounds
+from actors.field_index import OTHER, FieldIndex, Ids, accepts, bitmap
 from transport.fields import Fields, fields_of
-from transport.filters import MISSING, Constraint, Filter, Scalar, number, scalar
+from transport.filters import MISSING, Filter
 from transport.messages import Publication
 
 CHANGES_KEPT = 256
 """Filters that came or went by which a kept selection can be judged; asking each takes 1 to 10 µs."""
-
-
-class _Unnamed(Enum):
-    OTHER = "a value that no filter names"
-
-
-OTHER = _Unnamed.OTHER
-_NOTHING = (None, None, None, None)  # is asked of the value
-_WORDS = frozenset((str, type(None)))  # kinds of values that equal nothing of another kind
 
 
 class Filtered(Hashable, Protocol):
@@ -49,7 +38,6 @@ class Filtered(Hashable, Protocol):
 
 Owner = TypeVar("Owner", bound=Filtered)
 Key = tuple[Hashable, ...]
-Ids = dict[Scalar, int | BitMap]  # a single id as it is: a bitmap of one takes 200 bytes
 
 
 class FilterCounts(NamedTuple):
@@ -62,147 +50,12 @@ class FilterCounts(NamedTuple):
     thresholds: int  # of ranges, equal ones counted apart
 
 
-class _Ranges:
-    """The ranges of one field over numbers, or over strings."""
-
-    __slots__ = ("_least", "lower", "upper")
-
-    def __init__(self, kind: type[Any]) -> None:
-        self._least: Any = -math.inf if kind is float else ""  # stands for what lies below all thresholds
-        self.lower: Bounds[Any] = Bounds(kind, above=True)
-        self.upper: Bounds[Any] = Bounds(kind, above=False)
-
-    @property
-    def size(self) -> int:
-        return self.lower.size + self.upper.size
-
-    def floor(self, value: Any) -> Any:
-        """The greatest threshold that is at most ``value``."""
-        lower = self.lower.floor(value) if self.lower.size else None
-        upper = self.upper.floor(value) if self.upper.size else None
-        if upper is None:
-            return self._least if lower is None else lower
-        return upper if lower is None else max(lower, upper)
-
-
-class _Field:
-    """What all clauses ask of one field."""
-
-    __slots__ = ("absent", "accepted", "choosy", "needs", "numbers", "odd", "rejected", "strings")
-
-    def __init__(self) -> None:
-        self.needs = BitMap()  # want it to be present
-        self.absent = BitMap()  # want it not to be
-        self.choosy = BitMap()  # accept some values only: those in
-        self.accepted: Ids = {}
-        self.rejected: Ids = {}
-        self.numbers: _Ranges | None = None
-        self.strings: _Ranges | None = None
-        self.odd = 0  # accepted values that are no words
-
-    def __bool__(self) -> bool:
-        return bool(self.needs) or bool(self.absent)
-
-    @property
-    def plain(self) -> bool:
-        """Whether :meth:`represent` needs no more than to look into ``accepted``."""
-        return not self.odd and not self.rejected and self.numbers is None and self.strings is None
-
-    def add(self, constraint: Constraint, clause: int) -> None:
-        _, accept, reject, lower, upper, exists = constraint
-        if exists is False:
-            self.absent.add(clause)
-        if exists is not False or constraint[1:5] != _NOTHING:
-            self.needs.add(clause)
-        if accept is not None:
-            self.choosy.add(clause)
-            for value in accept:
-                if _put(self.accepted, value, clause) and type(value) not in _WORDS:
-                    self.odd += 1
-        if reject is not None:
-            for value in reject:
-                _put(self.rejected, value, clause)
-        if lower is not None:
-            self._ranges(lower).lower.add(lower, clause)
-        if upper is not None:
-            self._ranges(upper).upper.add(upper, clause)
-
-    def remove(self, constraint: Constraint, clause: int) -> None:
-        _, accept, reject, lower, upper, _ = constraint
-        self.absent.discard(clause)
-        self.needs.discard(clause)
-        if accept is not None:
-            self.choosy.discard(clause)
-            for value in accept:
-                if _take(self.accepted, value, clause) and type(value) not in _WORDS:
-                    self.odd -= 1
-        if reject is not None:
-            for value in reject:
-                _take(self.rejected, value, clause)
-        if lower is not None:
-            self._ranges(lower).lower.remove(lower, clause)
-        if upper is not None:
-            self._ranges(upper).upper.remove(upper, clause)
-        if self.numbers is not None and not self.numbers.size:
-            self.numbers = None
-        if self.strings is not None and not self.strings.size:
-            self.strings = None
-
-    def _ranges(self, bound: Any) -> _Ranges:
-        if type(bound) is float:
-            if self.numbers is None:
-                self.numbers = _Ranges(float)
-            return self.numbers
-        if self.strings is None:
-            self.strings = _Ranges(str)
-        return self.strings
-
-    def represent(self, value: Any) -> Any:
-        """What of a value filters can tell apart: it or ``OTHER``, and with ranges that and the threshold below it."""
-        kind = type(value)
-        if kind is float or kind is int:
-            exact = value if kind is float else scalar(value)
-            named = exact if exact in self.accepted or exact in self.rejected else OTHER
-            if self.numbers is None:
-                return named
-            return named, self.numbers.floor(value if kind is float else number(value))
-        if value is MISSING:
-            return MISSING
-        if kind is dict or kind is list:
-            return OTHER
-        exact = scalar(value)
-        named = exact if exact in self.accepted or exact in self.rejected else OTHER
-        return named if kind is not str or self.strings is None else (named, self.strings.floor(value))
-
-    def failing(self, seen: Any) -> Iterator[BitMap]:
-        """Bitmaps of the clauses that do not accept a represented value; not to be changed."""
-        if seen is MISSING:
-            yield self.needs
-            return
-        name, floor = seen if type(seen) is tuple else (seen, None)
-        if self.absent:
-            yield self.absent
-        if self.choosy:
-            fitting = self.accepted.get(name)
-            yield self.choosy if fitting is None else self.choosy - _bitmap(fitting)
-        if self.rejected and (unfit := self.rejected.get(name)) is not None:
-            yield _bitmap(unfit)
-        for kind, ranges in ((float, self.numbers), (str, self.strings)):
-            if ranges is not None:
-                if type(floor) is kind:
-                    yield from ranges.lower.cut(floor)
-                    yield from ranges.upper.cut(floor)
-                else:
-                    yield ranges.lower.all
-                    yield ranges.upper.all
-
-
 class FilterIndex(Generic[Owner]):
     """The filtered subscriptions to one topic pattern. Pure; used on one thread.
 
-    Measured with 1,000,000 of them that name up to four fields (``bench/test_filter_index.py``): a match 110 µs, an
-    event's class 1 µs, joining 10 µs, leaving 20 µs, 120 to 160 bytes each beside the owner and its filter. Joining and
-    leaving cost nothing for fields that the filter does not name.
+    Measured with 1,000,000 of them that name up to four fields (``bench/test_filter_index.py``): a match 0.1 to 0.2 ms,
+    an event's class 1 µs, joining 10 µs and leaving 20 µs, more where memory is cold; 120 to 160 bytes each beside the
+    owner and its filter. Joining and leaving cost nothing for fields that the filter does not name.
 
     Attributes:
         fields: the fields that the filters name, sorted.
@@ -222,7 +75,7 @@ class FilterIndex(Generic[Owner]):
         self._all = BitMap()
         self._free = BitMap()  # ids below the highest one in use
         self._several = BitMap()  # ids of owners with more than one
-        self._states: dict[str, _Field] = {}
+        self._states: dict[str, FieldIndex] = {}
         self._plan: list[tuple[Ids | None, Callable[[Any], Hashable]]] = []  # per field: see classify
 
     def __len__(self) -> int:
@@ -284,7 +137,7 @@ class FilterIndex(Generic[Owner]):
             for constraint in constraints:
                 state = self._states.get(constraint.field)
                 if state is None:
-                    state = self._states[constraint.field] = _Field()
+                    state = self._states[constraint.field] = FieldIndex()
                     replan = True
                 plain = state.plain
                 state.add(constraint, clause)
@@ -376,7 +229,7 @@ class FilterIndex(Generic[Owner]):
         """Whether one filter accepts a class: what :meth:`match` says of all. Its owner need not be in any more."""
         seen = dict(zip(self.fields, key, strict=True))
         return any(
-            all(_accepts(constraint, seen[constraint.field]) for constraint in constraints)
+            all(accepts(constraint, seen[constraint.field]) for constraint in constraints)
             for constraints in changed.clauses
         )
 
@@ -414,28 +267,14 @@ class FilterIndex(Generic[Owner]):
                 theirs, ours = getattr(state, part), getattr(mine, part)
                 assert theirs.keys() == ours.keys(), f"{part} values of {name}"
                 for value, ids in theirs.items():
-                    assert _renamed(_bitmap(ids), new_ids) == _bitmap(ours[value]), f"{part} {value} of {name}"
-            for bounds, others in zip(_bounds(mine), _bounds(state), strict=True):
+                    assert _renamed(bitmap(ids), new_ids) == bitmap(ours[value]), f"{part} {value} of {name}"
+            for bounds, others in zip(mine.bounds, state.bounds, strict=True):
                 bounds.check()
                 assert sorted(bounds) == sorted((value, new_ids[i]) for value, i in others), f"thresholds of {name}"
         states = self._states.values()
         values = sum(len(state.accepted) + len(state.rejected) for state in states)
-        thresholds = sum(bounds.size for state in states for bounds in _bounds(state))
+        thresholds = sum(bounds.size for state in states for bounds in state.bounds)
         return FilterCounts(len(self._ids), len(self._all), len(self.fields), values, thresholds)
-
-
-def _accepts(constraint: Constraint, seen: Any) -> bool:
-    _, accept, reject, lower, upper, exists = constraint
-    if seen is MISSING:
-        return exists is False and constraint[1:5] == _NOTHING
-    name, floor = seen if type(seen) is tuple else (seen, None)
-    if exists is False or (accept is not None and name not in accept) or (reject is not None and name in reject):
-        return False
-    above: Any = lower  # bounds and floor are compared only where they are of one kind
-    below: Any = upper
-    if above is not None and (type(floor) is not type(above) or floor < above):
-        return False
-    return below is None or (type(floor) is type(below) and bool(floor < below))
 
 
 def _filter(owner: Filtered) -> Filter:
@@ -447,44 +286,5 @@ def _tuple(held: int | tuple[int, ...]) -> tuple[int, ...]:
     return held if isinstance(held, tuple) else (held,)
 
 
-def _bitmap(held: int | BitMap) -> BitMap:
-    return held if isinstance(held, BitMap) else BitMap((held,))
-
-
 def _renamed(ids: BitMap, names: list[int]) -> BitMap:
     return BitMap([names[i] for i in ids])
-
-
-def _bounds(state: _Field) -> list[Bounds[Any]]:
-    return [
-        bounds
-        for ranges in (state.numbers, state.strings)
-        if ranges is not None
-        for bounds in (ranges.lower, ranges.upper)
-    ]
-
-
-def _put(ids: Ids, value: Scalar, clause: int) -> bool:
-    """Add an id to those of a value; whether the value is new."""
-    held = ids.get(value)
-    if held is None:
-        ids[value] = clause
-        return True
-    if isinstance(held, BitMap):
-        held.add(clause)
-    else:
-        ids[value] = BitMap((held, clause))
-    return False
-
-
-def _take(ids: Ids, value: Scalar, clause: int) -> bool:
-    """Take an id from those of a value; whether the value has gone with it."""
-    held = ids[value]
-    if not isinstance(held, BitMap):
-        assert held == clause, "the id of another clause"
-        del ids[value]
-        return True
-    held.remove(clause)
-    if len(held) == 1:
-        ids[value] = held.min()
-    return False

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors import bounds
-from actors.filter_index import CHANGES_KEPT, OTHER, FilterIndex, Key
+from actors.field_index import OTHER
+from actors.filter_index import CHANGES_KEPT, FilterIndex, Key
 from transport.fields import lookup
 from transport.filters import MISSING, Filter, Truth
 from transport.messages import Publication
