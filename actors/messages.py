@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transport.messages import Missed, Publication, Publish, Published, Refused, Share, Users
+from transport.messages import Missed, Publication, Published, Refused, Share, Users
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 
 if TYPE_CHECKING:
@@ -86,6 +86,10 @@ class WindowOpened(NamedTuple):
 
 class SharesDue(NamedTuple):
     """To the router by itself: see :class:`actors.user_desk.UserDesk`."""
+
+
+class GroupsDue(NamedTuple):
+    """To the router by itself: see :meth:`actors.group_desk.GroupDesk.sweep`."""
 
 
 class Sweep(NamedTuple):
@@ -238,7 +242,11 @@ class Finish(NamedTuple):
 
 
 class Operations(NamedTuple):
-    """Index → broadcaster: one batch; with it the bus's batches up to ``sequence`` are taken in."""
+    """Index → broadcaster: one batch; with it the bus's batches up to ``sequence`` are taken in.
+
+    ``arrived`` is when the bus's batch came, by ``time.perf_counter``.
+    """
 
     ops: list[Any]
     sequence: int = 0
+    arrived: float = 0.0

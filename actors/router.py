@@ -8,9 +8,11 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
+from actors.group_desk import GroupDesk, GroupRoute
+from actors.groups import Groups
 from actors.interests import Interests, Peer
 from actors.loop_actor import LoopActor
-from actors.messages import Arrived, PeerGone, SharesDue, Staged, Sweep, WindowOpened
+from actors.messages import Arrived, GroupsDue, PeerGone, SharesDue, Staged, Sweep, WindowOpened
 from actors.route_cache import RouteCache
 from actors.stages import Stages
 from actors.topic_log import TopicLog
@@ -24,6 +26,7 @@ from transport.messages import Fence, Interest, Missed, Publication, Publish, Pu
 from transport.meter import Meter
 
 SNAPSHOT_EVENTS = 10_000  # of one answer; more is refused, not cut
+GROUP_EVENTS = 10_000  # that wait or are not acknowledged, per group
 SWEEP_INTERVAL = 60.0  # s between looks for idle topics
 
 
@@ -44,6 +47,7 @@ class Router(LoopActor):
         wake: tells the bus that peers' queues have grown; once per batch.
         stages: on the way here; ``None``: there are none.
         policies: of topics; ``None``: all have the default.
+        groups: of consumers; owned by the process, as the log; ``None``: none yet.
         shares: of users' rates; ``None``: there are no limits.
         topic_idle: seconds after which a topic without events is forgotten.
         routes, route_ttl: topics whose receivers are remembered at most, and for how many seconds.
@@ -58,6 +62,7 @@ class Router(LoopActor):
         meter: Meter,
         stages: Stages | None = None,
         policies: TopicPolicies | None = None,
+        groups: Groups | None = None,
         shares: UserShares | None = None,
         topic_idle: float = 3600.0,
         routes: int = 65_536,
@@ -72,8 +77,16 @@ class Router(LoopActor):
         self._routes: RouteCache[tuple[Peer, ...]] = RouteCache(routes, route_ttl)
         self._lagging: dict[Peer, dict[tuple[str, str], list[int]]] = {}
         self._engine = _Engine()
+        policies = TopicPolicies({}) if policies is None else policies
+        self._groups = GroupDesk(
+            groups=Groups(GROUP_EVENTS, meter.dropped) if groups is None else groups,
+            policies=policies,
+            changed=self._routes.drop_all,
+            fence=lambda peer, ref: self._fence(peer, Interest(ref, [], [], [], [])),
+            clock=monotonic,
+        )
         self._users = UserDesk(
-            policies=TopicPolicies({}) if policies is None else policies,
+            policies=policies,
             publish=self.publish,
             later=lambda delay_s: self.later(delay_s, SharesDue()),
             shares=shares,
@@ -81,18 +94,30 @@ class Router(LoopActor):
         )
         self._on_item: dict[type, Callable[[Peer, Any], None]] = {
             Interest: self._on_interest,
+            **self._groups.handlers,
             **self._users.handlers,
         }
         """What to do with the messages of peers that are no publishes."""
 
     def on_start(self) -> None:
-        """Begin the periodic look at idle topics."""
+        """Begin the periodic looks at idle topics and at consumer groups."""
         self.later(SWEEP_INTERVAL, Sweep())
+        self._watch_groups()
 
     def on_sweep(self, _message: Sweep) -> None:
         """Forget topics that were idle for long."""
         self._log.forget_idle(self._clock() - self._topic_idle)
         self.later(SWEEP_INTERVAL, Sweep())
+
+    def on_groups_due(self, _message: GroupsDue) -> None:
+        """Give to others what members of groups have not acknowledged in time."""
+        self._groups.sweep()
+        self._wake_bus()
+        self._watch_groups()
+
+    def _watch_groups(self) -> None:
+        if self._groups.interval is not None:
+            self.later(self._groups.interval, GroupsDue())
 
     # events ---------------------------------------------------------------------------------------------------------
 
@@ -110,6 +135,7 @@ class Router(LoopActor):
                 publishes = []
                 handler(peer, item)
         self._flow(peer, publishes)
+        self._groups.flow()
         self._wake_bus()
 
     def publish(self, event: Publish) -> None:
@@ -148,7 +174,7 @@ class Router(LoopActor):
             targets = recent.get(topic)
             if targets is None and (targets := self._routes.find(topic)) is None:
                 misses += 1
-                targets = self._interests.of(topic)
+                targets = self._groups.route(topic, self._interests.of(topic))
                 self._routes.put(topic, targets, instant)
             if targets:
                 packed = pack(publication)
@@ -159,12 +185,15 @@ class Router(LoopActor):
                         target.out.append(packed)
                     else:
                         self._lag(target, publication)
+            if type(targets) is GroupRoute:
+                self._groups.share_out(targets, publication, instant)
             if publish.ref:
                 results.append((publish.ref, publication.epoch, publication.offset))
         meter = self._meter
         meter.events_published += len(publishes)
-        meter.route_misses += misses
-        meter.route_hits += len(publishes) - misses
+        meter.router_misses += misses
+        meter.router_hits += len(publishes) - misses
+        meter.route.observe_many(self._monotonic() - instant, len(publishes))
         if results:
             peer.out.append(pack(Published(results)))
 
@@ -183,8 +212,9 @@ class Router(LoopActor):
         span[1] = publication.offset
 
     def on_window_opened(self, message: WindowOpened) -> None:
-        """The peer reads again: first what it missed, then what comes."""
+        """The peer reads again: first what it missed, then what comes, and what waited for its members."""
         self._tell_missed(message.peer)
+        self._groups.opened(message.peer)
         self._wake_bus()
 
     def _tell_missed(self, peer: Peer) -> None:
@@ -229,5 +259,6 @@ class Router(LoopActor):
         peer = message.peer
         self._routes.drop_all(self._interests.gone(peer))
         self._lagging.pop(peer, None)
+        self._groups.gone(peer)
         self._users.gone(peer)
         self._wake_bus()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -56,6 +56,9 @@ class TopicPolicies:
         for pattern in policies:
             self._patterns.add(pattern)
         self._rank = {pattern: n for n, pattern in enumerate(sorted(policies, key=_breadth))}
+
+    def __iter__(self) -> Iterator[TopicPolicy]:
+        return iter(self._policies.values())
 
     def of(self, topic: str) -> TopicPolicy:
         """The policy of ``topic``. Costs a match of patterns (O(tokens)); who asks per event keeps the answer.

@@ -21,6 +21,7 @@ from actors.clients import ClientLimits, Clients
 from actors.feed import FeedSpec, Publisher, Tls
 from actors.feed_protocol import FeedProtocol, MappedProtocol, ProtocolSpec
 from actors.feed_supervisor import FeedSupervisor
+from actors.groups import Groups
 from actors.heliograph_protocol import HeliographProtocol
 from actors.index import Index
 from actors.recovery import RecoveryPolicy
@@ -61,12 +62,13 @@ class HubActors(NamedTuple):
 
 
 def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_anew: Callable[[], None]) -> HubActors:
-    """The router and the stages on the way to it. The log belongs to the hub and survives the router.
+    """The router and the stages on the way to it. Log and groups belong to the hub and survive the router.
 
     A router's successor knows nobody's interest: ``begin_anew`` makes the peers tell it again.
     """
     delivery = config.delivery
     log = TopicLog(config.limits.topics, new_epoch=lambda: secrets.token_hex(4))
+    groups = Groups(config.limits.group_events, meter.dropped)
     routers: list[Router] = []
 
     def make_router() -> Router:
@@ -78,8 +80,11 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_ane
             meter=meter,
             stages=stages,
             policies=topic_policies(config),
+            groups=groups,
             shares=None if delivery.user_rate is None else UserShares(delivery.user_rate, delivery.user_window),
             topic_idle=config.history.topic_idle,
+            routes=config.limits.routes,
+            route_ttl=config.limits.route_ttl,
         )
         routers[:] = [router]
         return router

@@ -8,12 +8,26 @@ from typing import Any
 import pytest
 
 from actors import router as module
+from actors.groups import Groups
 from actors.messages import Arrived, PeerGone, Staged, Sweep, WindowOpened
 from actors.router import Router
 from actors.stages import Stages
 from actors.topic_log import TopicLog
+from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
 from transport.codec import join, unpack_batch
-from transport.messages import Fence, Interest, Missed, Publication, Publish, Published, Refused
+from transport.messages import (
+    Ack,
+    Assigned,
+    Delist,
+    Enlist,
+    Fence,
+    Interest,
+    Missed,
+    Publication,
+    Publish,
+    Published,
+    Refused,
+)
 from transport.meter import Meter
 
 NOW = 1_700_000_000.0
@@ -46,7 +60,7 @@ class FakeStage:
 class Hub:
     """A router that is not started (its handlers are called), with its surroundings."""
 
-    def __init__(self, topics: int = 100, stages: int = 0) -> None:
+    def __init__(self, topics: int = 100, stages: int = 0, policies: TopicPolicies | None = None) -> None:
         self.now, self.wakes, epochs = NOW, 0, iter(range(100))
         self.log = TopicLog(topics, lambda: f"e{next(epochs)}")
         self.meter = Meter()
@@ -54,11 +68,17 @@ class Hub:
         self.way = Stages(self.behind)  # type: ignore[arg-type]
         for stage in self.stages:
             self.way.add(stage, ["a"])  # type: ignore[arg-type]
-        self.router = Router(
+        self.groups, self.policies = Groups(100, self.meter.dropped), policies
+        self.router = self.make()
+
+    def make(self) -> Router:
+        return Router(
             log=self.log,
             wake=self.wake,
             meter=self.meter,
             stages=self.way,
+            policies=self.policies,
+            groups=self.groups,
             topic_idle=60.0,
             routes=8,
             route_ttl=TTL,
@@ -203,12 +223,12 @@ def test_what_is_known_of_a_topic_is_looked_up_anew_when_it_changes_or_is_old() 
     feed, meter = FakePeer(), hub.meter
 
     def misses(*topics: str) -> int:
-        before = meter.route_misses
+        before = meter.router_misses
         hub.say(feed, *map(publish, topics))
-        return meter.route_misses - before
+        return meter.router_misses - before
 
     assert misses("a.x", "b.x", "a.x") == 2
-    assert meter.route_hits == 1
+    assert meter.router_hits == 1
     late = hub.worker("b.x")
     assert misses("a.x", "b.x") == 1, "only that of the topic whose receivers have changed"
     hub.say(late, Interest(0, ["a.>"], [], [], []))
@@ -356,3 +376,119 @@ def test_a_batch_behind_the_stages_may_be_of_several_publishers() -> None:
     hub.router.on_staged(Staged(batch, []))
     assert one.said() == [Published([(1, "e0", 1)]), Published([(3, "e0", 3)])]
     assert other.said() == [Published([(2, "e0", 2)])]
+
+
+# consumer groups ------------------------------------------------------------------------------------------------------
+
+BALANCED = TopicPolicies(
+    {
+        "jobs.>": TopicPolicy(Strategy.LOAD_BALANCED, acks=True, ack_timeout_s=2.0),
+        "dice.*": TopicPolicy(Strategy.LOAD_BALANCED),
+        "jobs.news": TopicPolicy(Strategy.BROADCAST_ALL),
+    }
+)
+
+
+def assigned(peer: FakePeer) -> list[tuple[str, int]]:
+    return [(item.member, item.publication.offset) for item in peer.said() if type(item) is Assigned]
+
+
+def ack(member: str, offset: int) -> Ack:
+    return Ack(member, "jobs.x", "e0", offset)
+
+
+def test_an_event_goes_to_one_member_of_each_group_and_to_every_other_subscriber() -> None:
+    hub = Hub(policies=BALANCED)
+    one, other, feed = FakePeer(), hub.worker("dice.*"), FakePeer()
+    assert hub.say(one, Enlist(4, "a", "g", ["dice.*"])) == [Fence(4, hub.log.position, {}, [])]
+    hub.say(other, Enlist(0, "b", "g", ["dice.x"]), Enlist(0, "c", "h", ["dice.*"]))
+    hub.say(feed, *(publish("dice.x") for _ in range(4)), publish("dice"))
+    said = other.said()
+    assert offsets(said) == [("dice.x", n) for n in range(1, 5)]
+    mine = [(item.member, item.publication.offset) for item in said if type(item) is Assigned]
+    assert [offset for member, offset in mine if member == "c"] == [1, 2, 3, 4]
+    assert [offset for member, offset in mine if member == "b"] == [2, 4] and assigned(one) == [("a", 1), ("a", 3)]
+
+
+def test_a_group_is_refused_where_the_strategy_is_another_one_and_nothing_of_it_holds() -> None:
+    hub = Hub(policies=BALANCED)
+    worker, feed = FakePeer(), FakePeer()
+    (refused,) = hub.say(worker, Enlist(3, "a", "g", ["jobs.x", "price.*"]))
+    assert (refused.ref, refused.code, refused.field) == (-3, "conflict", "group")
+    assert 'price.* is content_based: consumer groups need [topics."price.*"]' in refused.message
+    assert hub.say(worker, Enlist(0, "a", "g", [">"])) == [], "nobody asks"
+    hub.say(feed, publish("jobs.x"))
+    assert worker.said() == []
+
+
+def test_of_what_a_groups_pattern_matches_other_strategies_are_left_out() -> None:
+    hub = Hub(policies=BALANCED)
+    worker = FakePeer()
+    hub.say(worker, Enlist(0, "a", "g", ["jobs.>"]))
+    hub.say(FakePeer(), publish("jobs.news"), publish("jobs.x"))
+    assert assigned(worker) == [("a", 1)]
+
+
+def test_members_get_what_waits_behind_their_fence_and_in_its_order() -> None:
+    hub = Hub(policies=BALANCED)
+    one, other, feed = FakePeer(), FakePeer(), FakePeer()
+    hub.say(one, Enlist(1, "a", "g", ["jobs.x"]))
+    hub.say(feed, publish("jobs.x"), publish("jobs.x"), publish("jobs.x"))
+    hub.say(one, ack("a", 2))
+    hub.router.on_peer_gone(PeerGone(one))
+    hub.say(feed, publish("jobs.x"))
+    fence, *rest = hub.say(other, Enlist(2, "b", "g", ["jobs.x"]))
+    assert type(fence) is Fence and [item.publication.offset for item in rest] == [1, 3, 4]
+    assert hub.say(other, Delist("b", ["jobs.x"]), Enlist(0, "c", "g", ["jobs.x"]))[0].member == "c"
+
+
+def test_what_is_not_acknowledged_in_time_is_assigned_again() -> None:
+    hub = Hub(policies=BALANCED)
+    worker = FakePeer()
+
+    async def scenario() -> None:
+        class Keeping(Router):
+            def on_start(self) -> None:
+                super().on_start()
+                hub.router = self
+
+        ref = Keeping.start(
+            log=hub.log,
+            wake=hub.wake,
+            meter=hub.meter,
+            policies=TopicPolicies({"jobs.x": TopicPolicy(Strategy.LOAD_BALANCED, acks=True, ack_timeout_s=0.04)}),
+            monotonic=lambda: hub.now,
+        )
+        said = hub.say(worker, Enlist(0, "a", "g", ["jobs.x"]), publish("jobs.x"), publish("jobs.x"), ack("a", 1))
+        assert [item.publication.offset for item in said] == [1, 2]
+        hub.now += 0.04  # and the router looks by itself
+        async with asyncio.timeout(5):
+            while not worker.out:
+                await asyncio.sleep(0)
+        await ref.stop_async(timeout=5)
+
+    asyncio.run(scenario())
+    assert assigned(worker) == [("a", 2)]
+
+
+def test_a_member_of_a_worker_that_is_behind_waits_for_it() -> None:
+    hub = Hub(policies=BALANCED)
+    worker, feed = FakePeer(), FakePeer()
+    hub.say(worker, Enlist(0, "a", "g", ["jobs.x"]))
+    worker.window_open = False
+    hub.say(feed, publish("jobs.x"))
+    assert worker.out == []
+    worker.window_open = True
+    before = hub.wakes
+    hub.router.on_window_opened(WindowOpened(worker))
+    assert assigned(worker) == [("a", 1)] and hub.wakes == before + 1
+
+
+def test_groups_outlive_the_router() -> None:
+    hub = Hub(policies=BALANCED)
+    one, again = FakePeer(), FakePeer()
+    hub.say(one, Enlist(0, "a", "g", ["jobs.x"]), publish("jobs.x"))
+    hub.router = hub.make()
+    hub.router.on_peer_gone(PeerGone(one))
+    (item,) = hub.say(again, Enlist(0, "a", "g", ["jobs.x"]))
+    assert (item.member, item.publication.offset) == ("a", 1)
