@@ -16,7 +16,6 @@ from actors.route import Route
 from actors.subscription import PLAIN, Delivery, Subscription
 from actors.topic_policy import Strategy, TopicPolicy
 from transport.codes import Priority
-from transport.fields import fields_of
 from transport.messages import Publication
 from transport.wire_forms import WireForm
 
@@ -104,9 +103,7 @@ class Audience:
 
         It leaves at once; a :class:`Join` is put to ``joins``, for the caller to say when.
         """
-        subscriptions = self._of(session)
-        whole = any(subscription.filter is None or self.unfiltered for subscription in subscriptions)
-        wanted = self._delivery(subscriptions) if whole else None
+        wanted = self.wanted(session)
         before = self._placed.get(session)
         if (None if before is None else before.delivery) == wanted:
             return
@@ -125,6 +122,26 @@ class Audience:
             route.size += 1
             joins.append(Join(route, [session]))
         self._simplify()
+
+    def wanted(self, session: Session) -> Delivery | None:
+        """The cohort that a session's subscriptions ask for; ``None``: they are filtered, or not for these topics."""
+        subscriptions = self._of(session)
+        whole = any(subscription.filter is None or self.unfiltered for subscription in subscriptions)
+        return self._delivery(subscriptions) if whole else None
+
+    def cohort(self, session: Session) -> Route | None:
+        """Where a session is."""
+        return self._placed.get(session)
+
+    @property
+    def placed(self) -> int:
+        """Sessions in all cohorts."""
+        return len(self._placed)
+
+    @property
+    def selections(self) -> int:
+        """Classes of events whose receivers are remembered."""
+        return len(self._hot) + len(self._cold)
 
     def changed(self, session: Session, pattern: str) -> None:
         """A subscription came or went. Filter indexes know what that means for their own events, but a session's other
@@ -193,7 +210,7 @@ class Audience:
         return known
 
     def _select(self, publication: Publication, ops: list[Any]) -> tuple[Selection, bool]:
-        classes = [index.classify(fields_of(index.fields).of(publication)) for index in self._filters]
+        classes = [index.class_of(publication) for index in self._filters]
         key: Hashable = classes[0] if len(classes) == 1 else tuple(classes)
         selection = self._hot.get(key) or self._cold.pop(key, None)
         if selection is not None and self._holds(selection, classes):

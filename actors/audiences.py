@@ -15,9 +15,18 @@ from actors.messages import Disband, Join, Seal
 from actors.subscription import Subscription
 from actors.subscriptions import PatternIndex
 from actors.topic_policy import TopicPolicies, TopicPolicy
+from transport.codes import ErrorCode
+from transport.errors import RequestError
+from transport.filters import Filter
 
 if TYPE_CHECKING:
     from actors.session import Session
+
+
+FIELDS = 256
+"""Fields that the filters on one pattern may name in all: each event is read for every one of them."""
+PRIVATE_ROUTES = 16
+"""Held routes of one session; a client that changes its rate all the time leaves no more behind."""
 
 
 class Statistics(NamedTuple):
@@ -27,6 +36,11 @@ class Statistics(NamedTuple):
     members: int  # subscriptions without consumer groups
     filtered: int
     audiences: int
+    selections: int  # classes of events whose receivers are remembered
+    clauses: int  # these and what follows: of filters, summed over patterns
+    fields: int
+    values: int
+    thresholds: int
 
 
 class Audiences:
@@ -44,6 +58,8 @@ class Audiences:
         self._filters: dict[str, FilterIndex[Subscription]] = {}
         self._audiences: dict[tuple[tuple[str, ...], TopicPolicy], Audience] = {}
         self._audiences_of: dict[str, set[Audience]] = {}
+        self.filtered = 0
+        """Subscriptions with a filter."""
 
     def __contains__(self, pattern: str) -> bool:
         return pattern in self._members
@@ -82,6 +98,14 @@ class Audiences:
             ops.extend(_merged(joins))
         return audience
 
+    def admit(self, pattern: str, wanted: Filter) -> None:
+        """Raise :class:`RequestError` if the filters on a pattern would name too many fields with this one."""
+        index = self._filters.get(pattern)
+        fields = len(set(wanted.fields).union(index.fields if index is not None else ()))
+        if fields > FIELDS:
+            message = f"all filters on {pattern!r} together may name {FIELDS} fields, with this one they name {fields}"
+            raise RequestError(ErrorCode.LIMIT_EXCEEDED, message, "where")
+
     def enter(self, session: Session, pattern: str, subscription: Subscription, ops: list[Any]) -> list[Join]:
         """A subscription begins, or replaces the one on the same pattern.
 
@@ -91,6 +115,10 @@ class Audiences:
             session.subscriptions = {}
         before = session.subscriptions.get(pattern)
         session.subscriptions[pattern] = subscription
+        if session.private is not None and len(session.private) > PRIVATE_ROUTES:
+            for audience in self._audiences.values():
+                audience.forget()
+            self._disband_private(session, ops)
         if before is not None and before.filter is not None:
             self._unfilter(pattern, before)
         if pattern not in self._members:
@@ -104,6 +132,7 @@ class Audiences:
                 index = self._filters[pattern] = FilterIndex()
                 self._refilter(*self.of(pattern))
             index.add(subscription)
+            self.filtered += 1
         joins: list[Join] = []
         for audience in self.of(pattern):
             audience.changed(session, pattern)
@@ -132,12 +161,16 @@ class Audiences:
             if not members:
                 del self._members[pattern]
                 unused.append(pattern)
-        if not held and session.private:
-            ops.extend(Disband(route) for route in session.private.values())
-            session.private = None
+        if not held:
+            self._disband_private(session, ops)
         for pattern in unused:
             self._retire(pattern, ops)
         return unused
+
+    def _disband_private(self, session: Session, ops: list[Any]) -> None:
+        """Only while no selection is remembered that leads to them."""
+        ops.extend(Disband(route) for route in (session.private or {}).values())
+        session.private = None
 
     def _retire(self, pattern: str, ops: list[Any]) -> None:
         self._patterns.remove(pattern)
@@ -154,6 +187,7 @@ class Audiences:
     def _unfilter(self, pattern: str, subscription: Subscription) -> None:
         index = self._filters[pattern]
         index.remove(subscription)
+        self.filtered -= 1
         if not len(index):
             del self._filters[pattern]
             self._refilter(*self.of(pattern))
@@ -169,12 +203,26 @@ class Audiences:
 
     def statistics(self) -> Statistics:
         """How much is there. O(patterns)."""
+        filters = [index.counts() for index in self._filters.values()]
         return Statistics(
             len(self._patterns),
             sum(map(len, self._members.values())),
-            sum(map(len, self._filters.values())),
+            self.filtered,
             len(self._audiences),
+            self.selections(),
+            sum(counts.clauses for counts in filters),
+            sum(counts.fields for counts in filters),
+            sum(counts.values for counts in filters),
+            sum(counts.thresholds for counts in filters),
         )
+
+    def selections(self) -> int:
+        """Classes of events whose receivers are remembered. O(audiences of patterns with filters)."""
+        return sum(a.selections for a in {a: None for pattern in self._filters for a in self.of(pattern)})
+
+    def filters(self, pattern: str) -> FilterIndex[Subscription] | None:
+        """The index of a pattern's filtered subscriptions, if it has any."""
+        return self._filters.get(pattern)
 
 
 def _merged(joins: list[Join]) -> list[Join]:

@@ -37,11 +37,12 @@ from actors.messages import (
 )
 from actors.session import Session
 from actors.subscription import EVERYTHING, PLAIN, Subscription, delivery
-from actors.topic_policy import TopicPolicies
+from actors.topic_policy import Strategy, TopicPolicies
 from transport.codec import pack
 from transport.codes import ErrorCode, GapReason, Priority
 from transport.errors import RequestError
 from transport.fields import lookup
+from transport.filters import Filter
 from transport.messages import (
     Assigned,
     Delist,
@@ -118,6 +119,7 @@ class Index(LoopActor):
         super().__init__()
         self._broadcaster, self._clients, self._uplink, self._meter = broadcaster, clients, uplink, meter
         self._request_timeout, self._route_ttl = request_timeout, route_ttl
+        self._policies = policies
         self.audiences = Audiences(policies, self._reroute)
         self._attendance = Attendance(lambda topic: policies.of(topic).presence)
         self._waiting: dict[str, int] = {}  # pattern → requests that wait for a fence
@@ -144,6 +146,7 @@ class Index(LoopActor):
 
     def on_downlink(self, message: Downlink) -> None:
         """A batch in its order. Cost per event that no filter or pacing concerns: one look-up and one append."""
+        arrived = time.perf_counter()
         ops: list[Any] = []
         answers: list[Any] = []
         seen_of = self._seen.get
@@ -177,7 +180,7 @@ class Index(LoopActor):
         self._meter.route_hits += events - misses
         if answers:
             self._clients().tell(Answered(answers))
-        self._broadcaster.tell(Operations(ops, message.sequence))
+        self._broadcaster.tell(Operations(ops, message.sequence, arrived))
 
     def _spread(self, audience: Audience, item: Publication, ops: list[Any]) -> bool:
         began = time.perf_counter()
@@ -306,6 +309,12 @@ class Index(LoopActor):
         for topic, (epoch, offset) in fence.positions.items():
             self._epoch_changed(topic, epoch, offset, ops)
         patterns = list(dict.fromkeys(request.topics))
+        try:
+            for pattern in patterns if request.where is not None else ():
+                self.audiences.admit(pattern, request.where)
+        except RequestError as error:
+            self._give_up(pending, error)
+            return
         joins = self._take_in(session, patterns, _subscription(session, request), ops)
         self._release(pending.patterns)
         # Also those it was in before: what is pending there came before the answer.
@@ -317,9 +326,12 @@ class Index(LoopActor):
         answer["position"] = fence.position
         form, wanted = session.form, request.where
         frames = [form.message(answer)]
-        frames += [form.event(event) for event in fence.events if wanted is None or wanted.holds(lookup(event))]
+        frames += [form.event(event) for event in fence.events if wanted is None or self._accepts(wanted, event)]
         ops.append(Send(session, b"".join(frames), tuple(patterns)))
         ops.extend(joins)
+
+    def _accepts(self, wanted: Filter, event: Publication) -> bool:
+        return self._policies.of(event.topic).strategy is Strategy.BROADCAST_ALL or wanted.holds(lookup(event))
 
     def _epoch_changed(self, topic: str, epoch: str, offset: int, ops: list[Any]) -> None:
         """Tell those who are there of a new epoch before somebody joins who begins with it."""

@@ -26,7 +26,7 @@ class Subscribe(_Request, tag="subscribe"):
     snapshot: bool = False
     where: Any = None  # see transport.filters
     conflate: bool = False
-    max_rate: Annotated[float, Meta(gt=0)] | None = None  # events per second and key
+    max_rate: Annotated[float, Meta(ge=0.001, le=1e6)] | None = None  # events per second and key
     window: Annotated[float, Meta(ge=0, le=1)] = 0.0  # s
     batch: bool = False  # a window's events in one frame
     group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
