@@ -67,6 +67,7 @@ class Broadcaster(LoopActor):
         self._rush: deque[_Job] = deque()  # critical events: written before all else
         self._scheduled = self._rushing = False
         self._began = 0.0
+        self._waiting = self._oldest = 0.0  # arrival of the oldest batch for the next flush, and in this one; 0: none
         self._taken = self._flushing = 0  # numbers of the bus's batches
         self._execute: dict[type, Callable[[Any], None]] = {
             Hold: self._hold,
@@ -95,6 +96,7 @@ class Broadcaster(LoopActor):
         if message.sequence:
             self._taken = message.sequence
         if self._dirty or self._selected:
+            self._waiting = self._waiting or message.arrived
             self._schedule()
         elif not self._scheduled and message.sequence:
             self._processed(message.sequence)
@@ -118,6 +120,7 @@ class Broadcaster(LoopActor):
     def _flush(self) -> None:
         self._began = self.loop.time()
         self._flushing = self._taken
+        self._oldest, self._waiting = self._waiting or time.perf_counter(), 0.0
         now = time.time()
         dirty = self._dirty[:]
         self._dirty.clear()
@@ -210,6 +213,7 @@ class Broadcaster(LoopActor):
 
     def _rest(self) -> None:
         self._pacer.flushed(self._began, self.loop.time())
+        self._meter.broadcast.observe(time.perf_counter() - self._oldest)
         self._scheduled = False
         self._processed(self._flushing)
         if self._dirty or self._selected:
@@ -259,6 +263,7 @@ class Broadcaster(LoopActor):
         if clock - timing.told >= SKIPPED_INTERVAL:
             timing.told = clock
             notices = timing.holding.take_skipped()
+            self._meter.skipped += sum(notices.values()) * route.size
         for publication in pending:
             self._meter.delivery.observe_many(now - publication.ts, route.size)
         if route.delivery.by_priority:
@@ -292,6 +297,10 @@ class Broadcaster(LoopActor):
             else:
                 self._meter.deliveries += len(frames)
                 session.send(b"".join(frames))
+
+    def held_events(self) -> int:
+        """Events that wait on held routes. O(routes that wait)."""
+        return sum(len(route.timing.holding) for route in self._held if route.timing is not None)
 
     # sealing --------------------------------------------------------------------------------------------------------
 

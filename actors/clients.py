@@ -418,6 +418,10 @@ class Clients(LoopActor):
             if count:
                 self._meter.dropped[reason] = self._meter.dropped.get(reason, 0) + count
 
+    def count_skipped(self, events: int) -> None:
+        """A session in the slow lane was told that so many events were conflated away."""
+        self._meter.skipped += events
+
     def outbox_size(self) -> int:
         """Bytes that wait in all outboxes."""
         return sum(outbox.size for outbox in self._outboxes)

@@ -209,10 +209,10 @@ class Session:
             now = time.monotonic()
             if now - self.told >= SKIPPED_INTERVAL:
                 self.told = now
-                frames += [self.form.message(skipped(topic, count)) for topic, count in outbox.skips().items()]
+                frames += self._told(outbox)
             self.write(b"".join(frames))  # may call on_paused before it returns
         if not outbox and not self.paused and not self.closed and not self.rated:
-            skips = outbox.skips()
+            told = self._told(outbox)
             self.outbox = None
             self.dropped += outbox.dropped
             self.clients.outbox_gone(outbox)
@@ -220,5 +220,11 @@ class Session:
                 lane = route.lanes[self.form]
                 lane.slow.pop(self, None)
                 lane.fast[self] = self.write
-            if skips:
-                self.write(b"".join([self.form.message(skipped(topic, count)) for topic, count in skips.items()]))
+            if told:
+                self.write(b"".join(told))
+
+    def _told(self, outbox: Outbox) -> list[bytes]:
+        """What says how many events were conflated away."""
+        skips = outbox.skips()
+        self.clients.count_skipped(sum(skips.values()))
+        return [self.form.message(skipped(topic, count)) for topic, count in skips.items()]

@@ -73,10 +73,26 @@ class DeliverySeconds(Histogram):
 
 
 class MatchSeconds(Histogram):
-    """Finding the route of an event that the route cache did not know."""
+    """Finding receivers that no cache knew: a topic's audience, or who of it accepts a class of events."""
 
     BOUNDS: ClassVar[tuple[float, ...]] = (
-        1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 1e-1,
+        1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 1e-1,
+    )  # fmt: skip
+
+
+class RouteSeconds(Histogram):
+    """How long the router had an event's batch, counted once per event: what the event waited for it."""
+
+    BOUNDS: ClassVar[tuple[float, ...]] = (
+        1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 1.0,
+    )  # fmt: skip
+
+
+class BroadcastSeconds(Histogram):
+    """One flush: from the arrival of the oldest batch in it at the index to the last write to a client's socket."""
+
+    BOUNDS: ClassVar[tuple[float, ...]] = (
+        1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 5.0,
     )  # fmt: skip
 
 
@@ -89,14 +105,23 @@ class Meter(msgspec.Struct, kw_only=True):
         dropped: events that somebody will not get, by reason.
         disconnects: sessions that ended, by WebSocket close code.
         stage_failures: events for which a stage did nothing, by "STAGE:REASON" (:mod:`actors.stage_batch`).
-        route_hits, route_misses: events whose route the cache knew, or not.
-        delivery, match: see their types.
+        route_hits, route_misses: events whose receivers a worker's caches knew, or not.
+        router_hits, router_misses: events whose workers the hub's cache knew, or not.
+        skipped: events that a newer one of their key has replaced, one per event and client, counted when it is told.
+        group_returned: events that a member of a consumer group had and did not acknowledge, so that others get them.
+        delivery, match, route, broadcast: see their types.
         connections: WebSocket sessions now.
         subscriptions: topic patterns now, one per pattern and session.
+        filtered: those of them that have a filter.
+        selections: classes of events whose receivers are remembered.
+        held_events: events that wait on routes for a window's or rate's time, one per event and route.
+        group_members: sessions in consumer groups, one per group and session.
+        group_waiting, group_unacknowledged: events that wait for a member, or for a member's word.
         slow_sessions: sessions in the slow lane now.
         outbox_bytes: bytes that wait in slow sessions' outboxes.
         loop_lag: how late the loop ran a timer last, seconds.
         bus_queue: events that the hub holds for a worker, by worker.
+        bus_closed: 1 for a worker that is so far behind that the hub goes on without it, else 0, by worker.
         stages_bypassed: 1 for a stage that is left alone after failures in a row, else 0, by stage.
     """
 
@@ -108,15 +133,28 @@ class Meter(msgspec.Struct, kw_only=True):
     stage_failures: dict[str, int] = {}
     route_hits: int = 0
     route_misses: int = 0
+    router_hits: int = 0
+    router_misses: int = 0
+    skipped: int = 0
+    group_returned: int = 0
     delivery: DeliverySeconds = msgspec.field(default_factory=DeliverySeconds)
     match: MatchSeconds = msgspec.field(default_factory=MatchSeconds)
+    route: RouteSeconds = msgspec.field(default_factory=RouteSeconds)
+    broadcast: BroadcastSeconds = msgspec.field(default_factory=BroadcastSeconds)
     # gauges
     connections: int = 0
     subscriptions: int = 0
+    filtered: int = 0
+    selections: int = 0
+    held_events: int = 0
+    group_members: int = 0
+    group_waiting: int = 0
+    group_unacknowledged: int = 0
     slow_sessions: int = 0
     outbox_bytes: int = 0
     loop_lag: float = 0.0
     bus_queue: dict[str, int] = {}
+    bus_closed: dict[str, int] = {}
     stages_bypassed: dict[str, int] = {}
 
     def snapshot(self) -> dict[str, Any]:
@@ -139,8 +177,11 @@ class Meter(msgspec.Struct, kw_only=True):
 
 COUNTERS = (
     "events_published", "deliveries", "dropped", "disconnects", "stage_failures", "route_hits", "route_misses",
-    "delivery", "match",
+    "router_hits", "router_misses", "skipped", "group_returned", "delivery", "match", "route", "broadcast",
 )  # fmt: skip
 """Fields of :class:`Meter` that only rise."""
-GAUGES = ("connections", "subscriptions", "slow_sessions", "outbox_bytes", "bus_queue", "stages_bypassed")
+GAUGES = (
+    "connections", "subscriptions", "filtered", "selections", "held_events", "group_members", "group_waiting",
+    "group_unacknowledged", "slow_sessions", "outbox_bytes", "bus_queue", "bus_closed", "stages_bypassed",
+)  # fmt: skip
 """Fields of :class:`Meter` whose sum over processes means something."""
