@@ -1,6 +1,8 @@
 """What does the router cost an event? One iteration of `router` is a batch of 100 publishes of 100 of 500 topics, from
 the bus's batch to packed publications in the workers' queues: offset, last event, receivers, packing.
 
+`groups` is the same where each event goes to one member of a consumer group of 100 at one worker, and is acknowledged.
+
 One iteration of `hub` is 2,000 events in 20 batches from a publisher through a hub to a worker, over inproc sockets and
 until the worker has unpacked the last one. All three share a loop: the figure is their sum.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import zmq
@@ -17,15 +19,16 @@ import zmq
 from actors.messages import Arrived
 from actors.router import Router
 from actors.topic_log import TopicLog
+from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
 from bench.conftest import DATA
 from engine.config import Config
 from engine.hub import Hub
 from transport.bus_client import BusClient
-from transport.codec import pack
-from transport.messages import Interest, Publish
+from transport.codec import join, pack, unpack_batch
+from transport.messages import Ack, Enlist, Interest, Publish
 from transport.meter import Meter
 
-TOPICS, BATCH = 500, 100
+TOPICS, BATCH, MEMBERS = 500, 100, 100
 EVENTS, BATCHES = 2_000, 20
 
 
@@ -58,6 +61,29 @@ def test_router(measure: Callable[..., Any], workers: int) -> None:
 
     measure(router.on_arrived, BATCH, setup=batch)
     assert [len(peer.out) for peer in peers] == [BATCH] * workers
+
+
+@pytest.mark.parametrize("acks", [False, True])
+def test_groups(measure: Callable[..., Any], acks: bool) -> None:
+    policies = TopicPolicies({"price.*": TopicPolicy(Strategy.LOAD_BALANCED, acks=acks)})
+    router = Router(log=TopicLog(TOPICS, lambda: "0a1b2c3d"), wake=lambda: None, meter=Meter(), policies=policies)
+    worker, feed = _Peer(), _Peer()
+    router.on_arrived(Arrived(worker, [Enlist(0, f"member-{n}", "g", ["price.*"]) for n in range(MEMBERS)]))
+    publishes = [Publish(0, f"price.EUR_{n}", "message", DATA) for n in range(BATCH)]
+
+    def setup() -> tuple[tuple[Any], dict[str, Any]]:
+        assigned = unpack_batch(join(worker.out))
+        worker.out.clear()
+        events = [(item.member, item.publication) for item in assigned]
+        done = [Ack(member, event.topic, event.epoch, event.offset) for member, event in events] if acks else []
+        return ([Arrived(worker, cast(list[Any], done)), Arrived(feed, list(publishes))],), {}
+
+    def batch(arrived: list[Arrived]) -> None:
+        for message in arrived:
+            router.on_arrived(message)
+
+    measure(batch, BATCH, setup=setup)
+    assert len(worker.out) == BATCH
 
 
 class _End:
