@@ -64,12 +64,14 @@ class Group:
     Attributes:
         members: by session id.
         unfinished: what waits or is not acknowledged, in the order of events.
+        returned: times that a member lost an event that it had not acknowledged, so that others get it.
     """
 
     def __init__(self, name: str, limit: int, dropped: dict[str, int]) -> None:
         self.name, self._limit, self._dropped = name, limit, dropped
         self.members: dict[str, Member] = {}
         self.unfinished: dict[Key, Entry] = {}
+        self.returned = 0
         self._ready = Members()
         self._patterns = PatternIndex()
         self._holders: dict[str, int] = {}  # members by pattern
@@ -211,10 +213,16 @@ class Group:
             self._lay_lanes()
         return gone
 
+    @property
+    def waiting(self) -> int:
+        """Events that wait for a member. O(lanes)."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
+
     # what waits -----------------------------------------------------------------------------------------------------
 
     def _release(self, entries: list[Entry]) -> None:
         """Members no longer have these; they wait again, at their age."""
+        self.returned += len(entries)
         for entry in entries:
             assert entry.member is not None, "it was assigned"
             del entry.member.share[entry.key]

@@ -10,7 +10,7 @@ Pure: time is passed in, what is to be sent is returned.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from actors.consumer_group import Group, Handed, Lane
 from actors.group_members import Member
@@ -22,6 +22,15 @@ from transport.messages import Ack, Delist, Enlist
 
 GROUPS: Final = 10_000
 """Groups at once; one more is refused. A group is forgotten when all of its patterns were vacant for long."""
+
+
+class GroupCounts(NamedTuple):
+    """How much is in all groups."""
+
+    members: int  # one per group and session
+    waiting: int  # events
+    unacknowledged: int
+    returned: int  # ever: see :class:`Group`
 
 
 class _Session:
@@ -53,6 +62,7 @@ class Groups:
         self._sessions: dict[str, _Session] = {}
         self._of_peer: dict[Peer, set[str]] = {}
         self._stirred: dict[Group, None] = {}
+        self._returned = 0  # to groups that are forgotten
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -176,4 +186,16 @@ class Groups:
             self._stirred[group] = None
             if not len(group):
                 del self._groups[group.name]
+                self._returned += group.returned
         return forgotten
+
+    def counts(self) -> GroupCounts:
+        """How much there is. O(groups and their lanes)."""
+        groups = self._groups.values()
+        waiting = sum(group.waiting for group in groups)
+        return GroupCounts(
+            sum(len(group.members) for group in groups),
+            waiting,
+            sum(len(group.unfinished) for group in groups) - waiting,
+            self._returned + sum(group.returned for group in groups),
+        )

@@ -66,7 +66,11 @@ class Hub:
 
     async def refresh(self) -> None:
         """Bring the gauges up to date."""
-        self.meter.bus_queue = {name: len(peer.out) for name, peer in self._bus.peers.items()}
+        meter, peers = self.meter, self._bus.peers
+        meter.bus_queue = {name: len(peer.out) for name, peer in peers.items()}
+        meter.bus_closed = {name: int(not peer.window_open) for name, peer in peers.items()}
+        groups = self._actors.groups.counts()
+        meter.group_members, meter.group_waiting, meter.group_unacknowledged, meter.group_returned = groups
 
     async def topics(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """``{after, limit}``: the topics that have an event, by name, at most ``limit`` above ``after``."""

@@ -59,6 +59,7 @@ class HubActors(NamedTuple):
     specs: list[ChildSpec]
     router_ref: Ref
     log: TopicLog
+    groups: Groups
 
 
 def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_anew: Callable[[], None]) -> HubActors:
@@ -96,7 +97,7 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_ane
         runner = _stage_runner(name, table, partial(stages.forward, step=step), meter)
         stages.add(runner.ref, table.topics)
         runners.append(runner)
-    return HubActors([router, *runners], router.ref, log)
+    return HubActors([router, *runners], router.ref, log, groups)
 
 
 def _stage_runner(name: str, table: StageConfig, forward: Forward, meter: Meter) -> ChildSpec:

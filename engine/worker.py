@@ -98,7 +98,10 @@ class Worker:
 
     async def refresh(self) -> None:
         """Bring the gauges up to date."""
-        self.meter.outbox_bytes = self._clients.outbox_size()
+        meter, audiences = self.meter, self._actors.table.audiences
+        meter.outbox_bytes = self._clients.outbox_size()
+        meter.filtered, meter.selections = audiences.filtered, audiences.selections()
+        meter.held_events = self._actors.broadcaster.held_events()
 
     async def order(self, order: Mapping[str, Any]) -> Any:
         """An operator's question about sessions, or order to them; see :class:`SessionDirectory`.
