@@ -87,3 +87,24 @@ def test_a_python_client_filters_batches_and_has_an_inbox(
                 await anext(low)
 
     asyncio.run(scenario())
+
+
+def test_a_python_member_of_a_group_acknowledges(engine_process: Callable[..., EngineProcess]) -> None:
+    engine = engine_process('[topics."jobs.>"]\nstrategy = "load_balanced"\nacks = true\nack_timeout = 60')
+
+    async def scenario() -> None:
+        async with asyncio.timeout(20), AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(Client(engine.url, connect_within=5)) for _ in range(2)]
+            first, second = [await stack.enter_async_context(c.subscribe("jobs.*", group="g")) for c in clients]
+            assert await clients[0].subscriptions() == {"jobs.*": {"group": "g"}}
+            _, found = await asyncio.to_thread(engine.admin, "/api/explain", "POST", {"topic": "jobs.a", "data": 1})
+            assert (found["groups"], [row["receives"] for row in found["sessions"]]) == (["g"], [None, None])
+            for n in range(4):
+                await clients[0].publish("jobs.a", n)
+            mine, theirs = [await anext(first) for _ in range(2)], [await anext(second) for _ in range(2)]
+            assert sorted(event.data for event in mine + theirs) == [0, 1, 2, 3]
+            await clients[1].ack(theirs[0])
+            await clients[1].close()  # without having acknowledged the other one
+            assert (await anext(first)).data == theirs[1].data
+
+    asyncio.run(scenario())
