@@ -31,7 +31,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engine import admin_explain, admin_sessions
+from engine import admin_explain, admin_index, admin_sessions
 from engine.admin_gate import Gate
 from engine.admin_http import answer, read_body
 from engine.config import Config
@@ -169,6 +169,7 @@ def application(backend: Backend, gate: Gate, load: Callable[[], Config] | None 
             Route("/api/drain", api.drain, methods=["POST"]),
             *admin_sessions.routes(backend),
             *admin_explain.routes(backend),
+            *admin_index.routes(backend),
             *(Route(path, _later, methods=[method]) for method, path in LATER),
         ],
         redirect_slashes=False,

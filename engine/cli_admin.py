@@ -172,9 +172,14 @@ def _show(looks: Iterator[tuple[Mapping[str, Any], dict[str, float]]], interval:
 def _tables(figures: Mapping[str, Any], rates: Mapping[str, float]) -> Group:
     from rich.console import Group
 
-    feeds = figures.get("feeds")
-    rest = {name: value for name, value in figures.items() if name != "feeds"}
-    return Group(_table(rest, rates), "", _feeds_table(feeds)) if feeds else Group(_table(rest, rates))
+    layers, feeds = figures.get("layers"), figures.get("feeds")
+    rest = {name: value for name, value in figures.items() if name not in ("layers", "feeds")}
+    parts: list[Table | str] = [_table(rest, rates)]
+    if layers:
+        parts += ["", _layers_table(layers)]
+    if feeds:
+        parts += ["", _feeds_table(feeds)]
+    return Group(*parts)
 
 
 def _table(figures: Mapping[str, Any], rates: Mapping[str, float]) -> Table:
@@ -187,6 +192,26 @@ def _table(figures: Mapping[str, Any], rates: Mapping[str, float]) -> Table:
     for name, value, rate in rows(figures, rates):
         table.add_row(name, value, *([rate] if rates else []))
     return table
+
+
+def _layers_table(layers: Mapping[str, Mapping[str, float | None]]) -> Table:
+    """How long each layer takes, along an event's way, and how often it need not look."""
+    from rich.table import Table
+
+    table = Table("layer", show_edge=False)
+    for column in ("p50", "p99", "cache hits"):
+        table.add_column(column, justify="right")
+    for name, layer in layers.items():
+        times = (_latency(layer[q]) for q in ("p50", "p99"))
+        rate = layer["hit_rate"]
+        table.add_row(name, *times, ABSENT if rate is None else f"{rate:.1%}")
+    return table
+
+
+def _latency(seconds: float | None) -> str:
+    if seconds is None:
+        return ABSENT
+    return f"{seconds * 1e6:,.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms"
 
 
 def _feeds_table(feeds: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -284,8 +284,9 @@ class Daemon:
     def health(self) -> dict[str, Any]:
         """The contract's shape: a component per process and per feed."""
         processes = self._supervisor.processes if self._supervisor is not None else {}
-        components = {name: _component(process) for name, process in processes.items() if process.wanted}
-        components |= self._figures.feeds.components() | self._figures.stage_components()
+        components = self._figures.components(
+            {name: _component(process) for name, process in processes.items() if process.wanted}
+        )
         return {
             "status": self._status(components),
             "version": VERSION,

@@ -103,12 +103,13 @@ class LocalEngine:
         await asyncio.shield(self._over)
 
     async def _look(self, interval: float) -> None:
-        """Measure how late the loop is, as the heartbeats of processes do."""
+        """Measure how late the loop is and take the figures, as the heartbeats of processes do."""
         clock = asyncio.get_running_loop().time
         while True:
             due = clock() + interval
             await asyncio.sleep(interval)
             self._worker.meter.loop_lag = max(0.0, clock() - due)
+            await self._refresh_nodes()
 
     async def _look_at_feeds(self, interval: float) -> None:
         """Keep up to date what health says of them: at each change and, for what changes all the time, now and then."""
@@ -150,11 +151,10 @@ class LocalEngine:
     def health(self) -> dict[str, Any]:
         """The contract's shape."""
         failed = self._over.done() and not self._draining
-        components = {
-            name: {"status": "down" if failed else "ok", "reason": None, "retry_in": None}
-            for name in ("hub", "worker-0", "feeds")
-        }
-        components |= self._figures.feeds.components() | self._figures.stage_components()
+        status = "down" if failed else "ok"
+        components = self._figures.components(
+            {name: {"status": status, "reason": None, "retry_in": None} for name in ("hub", "worker-0", "feeds")}
+        )
         worst = {component["status"] for component in components.values()}
         status = "down" if "down" in worst else "degraded" if "degraded" in worst else "ok"
         return {
@@ -181,6 +181,9 @@ class LocalEngine:
     async def _collect(self) -> None:
         if not self._draining:  # the feeds go first
             await self._refresh_feeds()
+        await self._refresh_nodes()
+
+    async def _refresh_nodes(self) -> None:
         await self._hub.refresh()
         await self._worker.refresh()
         for name, meter in (("hub", self._hub.meter), ("worker-0", self._worker.meter), ("feeds", self._feeds.meter)):

@@ -15,6 +15,8 @@ from engine.feed_figures import FeedFigures
 from transport.meter import COUNTERS, GAUGES, Histogram, Meter
 
 RETIRED_KEPT = 16  # incarnations per process whose late reports are told from those of a new one
+SLOW_SHARE = 0.25  # of a worker's sessions; with so many in the slow lane the worker is degraded
+SLOW_LEAST = 10  # sessions; fewer slow ones than this are their own affair
 
 
 class _Life(NamedTuple):
@@ -40,7 +42,8 @@ class Figures:
         self._live: dict[str, _Life] = {}
         self._dead = Meter()  # the counters of all that ended
         self._retired: dict[str, deque[str]] = {}
-        self._seconds = {"delivery": 0.0, "match": 0.0}  # the histograms' sums when last asked for
+        self._seconds = dict.fromkeys(("delivery", "match", "route", "broadcast"), 0.0)
+        """The histograms' sums when last asked for."""
 
     def update(self, process: str, incarnation: str, snapshot: Any) -> None:
         """Take a report; one of an incarnation that has been succeeded or forgotten is too late and ignored.
@@ -102,15 +105,14 @@ class Figures:
             return value.count
         return float(sum(value.values()) if isinstance(value, dict) else value)
 
-    def stage_components(self) -> dict[str, Any]:
-        """What health says of the stages."""
-        ok, bypassed = ("ok", None), ("degraded", "it failed too often and is left alone for a while")
-        components = {}
-        for life in self._live.values():
-            for stage, bypass in life.meter.stages_bypassed.items():
-                status, reason = bypassed if bypass else ok
-                components[f"stage {stage}"] = {"status": status, "reason": reason, "retry_in": None}
-        return components
+    def components(self, processes: dict[str, Any]) -> dict[str, Any]:
+        """What health says of processes, as given, but degraded where they are in trouble, of feeds and of stages."""
+        degraded = {
+            name: {"status": "degraded", "reason": reason, "retry_in": None}
+            for name, reason in self.troubles().items()
+            if name in processes and processes[name]["status"] == "ok"
+        }
+        return processes | degraded | self.feeds.components() | self.stage_components()
 
     def stage_components(self) -> dict[str, Any]:
         """What health says of the stages."""
@@ -122,29 +124,67 @@ class Figures:
                 components[f"stage:{stage}"] = {"status": status, "reason": reason, "retry_in": None}
         return components
 
+    def troubles(self) -> dict[str, str]:
+        """What keeps processes that live from doing their work well, by process."""
+        found = {}
+        for process, life in self._live.items():
+            meter = life.meter
+            if meter.slow_sessions >= max(SLOW_LEAST, SLOW_SHARE * meter.connections):
+                found[process] = f"{meter.slow_sessions} of {meter.connections} clients do not keep up"
+        for life in self._live.values():
+            for peer, closed in life.meter.bus_closed.items():
+                if closed and peer in self._live:
+                    found[peer] = "it does not keep up: the hub goes on without it, its clients get gaps"
+        return found
+
+    def layers(self) -> dict[str, dict[str, float | None]]:
+        """Along an event's way: quantiles in seconds since the start, and the share of events that caches knew.
+
+        ``None``: nothing was observed; ``hit_rate`` of a layer without a cache.
+        """
+        total = self.merged()
+        return {
+            "router": _layer(total.route, total.router_hits, total.router_misses),
+            "index": _layer(total.match, total.route_hits, total.route_misses),
+            "broadcaster": _layer(total.broadcast),
+            "delivery": _layer(total.delivery),
+        }
+
     def stats(self) -> dict[str, Any]:
         """The engine at a glance, for people and ``GET /stats``: the metrics' names without prefix and ``_total``.
 
         Counters count since the daemon's start; ``delivery_seconds`` are estimates over the same time, or ``None``.
-        ``feeds`` is what ``GET /api/feeds`` says of them.
+        ``layers`` is :meth:`layers`, ``feeds`` what ``GET /api/feeds`` says of them.
         """
         total = self.merged()
         return {
             "version": self.version,
             "connections": total.connections,
             "subscriptions": total.subscriptions,
+            "filtered_subscriptions": total.filtered,
             "events_published": total.events_published,
             "deliveries": total.deliveries,
             "events_dropped": total.dropped,
+            "events_skipped": total.skipped,
             "stage_failures": total.stage_failures,
             "stages_bypassed": total.stages_bypassed,
             "disconnects": {str(code): times for code, times in total.disconnects.items()},
             "slow_sessions": total.slow_sessions,
             "outbox_bytes": total.outbox_bytes,
+            "held_events": total.held_events,
+            "group_members": total.group_members,
+            "group_events_waiting": total.group_waiting,
+            "group_events_unacknowledged": total.group_unacknowledged,
+            "group_events_returned": total.group_returned,
+            "layers": self.layers(),
             "delivery_seconds": {"p50": total.delivery.quantile(0.5), "p99": total.delivery.quantile(0.99)},
             "route_cache_hits": total.route_hits,
             "route_cache_misses": total.route_misses,
+            "router_cache_hits": total.router_hits,
+            "router_cache_misses": total.router_misses,
+            "cached_selections": total.selections,
             "bus_queue_events": total.bus_queue,
+            "bus_window_closed": total.bus_closed,
             "loop_lag_seconds": self.loop_lags(),
             "feeds": self.feeds.shown(),
             "process_restarts": dict(self.restarts),
@@ -155,6 +195,12 @@ class Figures:
         from engine.exposition import render  # prometheus_client: 1.7 MB that an engine nobody scrapes does not need
 
         return render(self)
+
+
+def _layer(seconds: Histogram, hits: int | None = None, misses: int = 0) -> dict[str, float | None]:
+    looks = 0 if hits is None else hits + misses
+    rate = hits / looks if hits is not None and looks else None
+    return {"p50": seconds.quantile(0.5), "p99": seconds.quantile(0.99), "hit_rate": rate}
 
 
 def _add(a: float, b: float) -> float:

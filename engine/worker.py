@@ -12,6 +12,7 @@ import msgspec
 import zmq
 
 from actors.explanation import Explanation
+from actors.index_check import problems
 from actors.messages import Downlink, HubFound, HubLost
 from actors.session import Session
 from actors.session_directory import SessionDirectory
@@ -29,7 +30,9 @@ from transport.meter import Meter
 from transport.websocket import WebSocketConnection
 
 STOP_TIMEOUT = 2.0  # s for the worker's actors to finish what is queued
-EXPLAIN_SLICE = 0.002  # s for which an explanation may hold up the loop
+SLICE = 0.002  # s for which an operator's question may hold up the loop, more or less
+CHECK_TIMEOUT = 15.0  # s that a check of the index may take in all
+PROBLEMS = 100  # that a check names; with so many it ends
 
 
 class Worker:
@@ -107,13 +110,15 @@ class Worker:
         """An operator's question about sessions, or order to them; see :class:`SessionDirectory`.
 
         ``{"do": "explain", "topic", "type", "data", "key", "session", "limit"}`` is answered with
-        :attr:`Explanation.summary`.
+        :attr:`Explanation.summary`, ``{"do": "index", "check"}`` as :mod:`engine.admin_index` says.
 
         Raises:
             RequestError: why a session refused it.
         """
         if order["do"] == "explain":
             return await self._explain(order)
+        if order["do"] == "index":
+            return await self._inspect(order["check"])
         return self._directory.execute(order)
 
     async def _explain(self, order: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,10 +133,32 @@ class Worker:
         began = time.monotonic()
         for session in list(sessions.values()):
             explanation.look(session)
-            if time.monotonic() - began > EXPLAIN_SLICE:
+            if time.monotonic() - began > SLICE:
                 await asyncio.sleep(0)
                 began = time.monotonic()
         return explanation.summary
+
+    async def _inspect(self, check: bool) -> dict[str, Any]:
+        """How much is in the index and, if asked for, whether it is sound; in slices, too."""
+        audiences = self._actors.table.audiences
+        found: dict[str, Any] = {"worker": self._uplink.name, **audiences.statistics()._asdict()}
+        if not check:
+            return found
+        wrong: list[str] = []
+        unchecked: list[str] = []
+        found |= {"problems": wrong, "complete": False}
+        began = sliced = time.monotonic()
+        for problem in problems(audiences, self._clients.sessions.values(), unchecked):
+            if problem is not None:
+                wrong.append(problem)
+            now = time.monotonic()
+            if now - began > CHECK_TIMEOUT or len(wrong) >= PROBLEMS:
+                return found
+            if now - sliced > SLICE:
+                await asyncio.sleep(0)
+                sliced = time.monotonic()
+        found["complete"] = not unchecked
+        return found
 
     def _stats(self) -> dict[str, Any]:
         meter = self.meter

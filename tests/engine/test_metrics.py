@@ -22,19 +22,32 @@ DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 CONTRACT = {
     "connections": {"transport"},
     "subscriptions": set(),
+    "filtered_subscriptions": set(),
     "events_published_total": set(),
     "deliveries_total": set(),
     "events_dropped_total": {"reason"},
+    "events_skipped_total": set(),
     "disconnects_total": {"code"},
     "stage_failures_total": {"stage", "reason"},
     "stage_bypassed": {"stage"},
     "delivery_seconds": set(),
     "match_seconds": set(),
+    "route_seconds": set(),
+    "broadcast_seconds": set(),
     "route_cache_hits_total": set(),
     "route_cache_misses_total": set(),
+    "router_cache_hits_total": set(),
+    "router_cache_misses_total": set(),
+    "cached_selections": set(),
     "slow_sessions": set(),
     "outbox_bytes": set(),
+    "held_events": set(),
+    "group_members": set(),
+    "group_events_waiting": set(),
+    "group_events_unacknowledged": set(),
+    "group_events_returned_total": set(),
     "bus_queue_events": {"worker"},
+    "bus_window_closed": {"worker"},
     "loop_lag_seconds": {"process"},
     "feed_state": {"feed", "state"},
     "feed_attempts_total": {"feed"},
@@ -70,10 +83,23 @@ def busy() -> Meter:
         outbox_bytes=11,
         loop_lag=0.012,
         bus_queue={"worker-0": 13},
+        bus_closed={"worker-0": 1},
+        router_hits=15,
+        router_misses=16,
+        skipped=17,
+        filtered=18,
+        selections=19,
+        held_events=20,
+        group_members=21,
+        group_waiting=22,
+        group_unacknowledged=23,
+        group_returned=24,
         stages_bypassed={"spread": 1},
     )
     meter.delivery.observe_many(0.003, 14)
     meter.match.observe(2e-5)
+    meter.route.observe_many(3e-4, 25)
+    meter.broadcast.observe(0.004)
     return meter
 
 
@@ -93,7 +119,7 @@ def test_the_contracts_names_and_labels() -> None:
     found: dict[str, set[str]] = {}
     for name, labels in samples(figures):
         found.setdefault(re.sub("_(bucket|count|sum)$", "", name), set()).update(label for label, _ in labels)
-    for histogram in ("delivery_seconds", "match_seconds"):
+    for histogram in ("delivery_seconds", "match_seconds", "route_seconds", "broadcast_seconds"):
         found[histogram].remove("le")
     assert found == CONTRACT
     assert figures.render().decode().count("# TYPE") == len(CONTRACT)
@@ -124,6 +150,17 @@ def test_values_reach_the_text() -> None:
     assert value("delivery_seconds_count") == 28
     assert value("delivery_seconds_sum") == pytest.approx(28 * 0.003)
     assert value("match_seconds_count") == 2
+    assert (value("route_seconds_count"), value("broadcast_seconds_count")) == (50, 2)
+    assert value("route_seconds_bucket", le="0.00025") == 0
+    assert value("route_seconds_bucket", le="0.0005") == 50
+    assert (value("route_cache_hits_total"), value("route_cache_misses_total")) == (10, 12)
+    assert (value("router_cache_hits_total"), value("router_cache_misses_total")) == (30, 32)
+    assert (value("events_skipped_total"), value("group_events_returned_total")) == (34, 48)
+    gauges = ("filtered_subscriptions", "cached_selections", "held_events")
+    assert [value(name) for name in gauges] == [36, 38, 40]
+    groups = ("group_members", "group_events_waiting", "group_events_unacknowledged")
+    assert [value(name) for name in groups] == [42, 44, 46]
+    assert value("bus_window_closed", worker="worker-0") == 2
     assert value("bus_queue_events", worker="worker-0") == 26
     assert value("loop_lag_seconds", process="worker-1") == 0.012
     assert value("feed_state", feed="fx", state="connected") == 1
@@ -213,14 +250,46 @@ def test_stats() -> None:
     assert 0.0025 <= stats["delivery_seconds"]["p50"] <= 0.005
 
 
-def test_health_knows_the_stages() -> None:
+def test_stats_have_a_line_per_layer() -> None:
     figures = Figures("0.1.0")
-    assert figures.stage_components() == {}
-    figures.update("hub", "a", Meter(stages_bypassed={"one": 0, "two": 1}).snapshot())
-    figures.update("worker-0", "a", Meter().snapshot())
-    components = figures.stage_components()
-    assert components["stage one"] == {"status": "ok", "reason": None, "retry_in": None}
-    assert components["stage two"]["status"] == "degraded" and components["stage two"]["reason"]
+    nothing = {"p50": None, "p99": None, "hit_rate": None}
+    assert figures.layers() == dict.fromkeys(("router", "index", "broadcaster", "delivery"), nothing)
+    figures.update("worker-0", "a", busy().snapshot())
+    layers = figures.stats()["layers"]
+    rates = {name: layer["hit_rate"] for name, layer in layers.items()}
+    assert rates == {"router": 15 / 31, "index": 5 / 11, "broadcaster": None, "delivery": None}
+    bounds = {"router": (2.5e-4, 5e-4), "index": (1e-5, 2.5e-5), "broadcaster": (2.5e-3, 5e-3)}
+    for name, (lower, upper) in bounds.items():
+        assert lower < layers[name]["p50"] < layers[name]["p99"] <= upper, name
+    figures.update("worker-0", "b", Meter(route_misses=5).snapshot())
+    assert figures.layers()["index"]["hit_rate"] == 5 / 16, "what another life has counted stays"
+
+
+@pytest.mark.parametrize(
+    ("slow", "connections", "degraded"),
+    [(9, 12, False), (10, 40, True), (10, 41, False), (25, 99, True), (0, 0, False)],
+)
+def test_a_worker_of_which_many_clients_are_slow_is_degraded(slow: int, connections: int, degraded: bool) -> None:
+    figures = Figures("0.1.0")
+    figures.update("worker-0", "a", Meter(slow_sessions=slow, connections=connections).snapshot())
+    figures.update("worker-1", "a", Meter(connections=connections).snapshot())
+    expected = {"worker-0": f"{slow} of {connections} clients do not keep up"} if degraded else {}
+    assert figures.troubles() == expected
+
+
+def test_a_worker_that_the_hub_goes_on_without_is_degraded_as_long_as_it_lives() -> None:
+    figures = Figures("0.1.0")
+    ok = {"status": "ok", "reason": None, "retry_in": None}
+    figures.update("hub", "a", Meter(bus_closed={"worker-0": 1, "worker-1": 0, "gone": 1}).snapshot())
+    for name in ("worker-0", "worker-1"):
+        figures.update(name, "a", Meter().snapshot())
+    found = figures.components({"hub": ok, "worker-0": ok, "worker-1": ok})
+    assert (found["hub"], found["worker-1"]) == (ok, ok)
+    assert found["worker-0"]["status"] == "degraded" and "gaps" in found["worker-0"]["reason"]
+    down = {"status": "down", "reason": "restarting", "retry_in": None}
+    assert figures.components({"worker-0": down})["worker-0"] == down
+    figures.restarted("worker-0")
+    assert figures.troubles() == {}
 
 
 def test_health_knows_the_stages() -> None:
@@ -230,6 +299,7 @@ def test_health_knows_the_stages() -> None:
     figures.update("worker-0", "a", Meter().snapshot())
     components = figures.stage_components()
     assert components["stage:one"] == {"status": "ok", "reason": None, "retry_in": None}
+    assert figures.components({}) == components
     assert components["stage:two"]["status"] == "degraded" and components["stage:two"]["reason"]
 
 
