@@ -26,7 +26,7 @@ class RedisMessage(bytes):
 
     Attributes:
         subscription: the channel or glob that we asked for; ``None``: this is no message, but Redis's answer to that.
-        channel: where it was published.
+        channel: where it was published; empty for an answer.
     """
 
     subscription: bytes | None
@@ -34,11 +34,23 @@ class RedisMessage(bytes):
 
     @classmethod
     def of(cls, push: Sequence[Any]) -> RedisMessage:
-        """From what Redis pushes: ``message, channel, payload``, ``pmessage, glob, channel, payload``, or an answer."""
-        kind = push[0]
-        message = cls(push[-1] if kind in (b"message", b"pmessage") else b"")
-        message.subscription = push[1] if kind in (b"message", b"pmessage") else None
-        message.channel = push[-2]
+        """From what Redis pushes: ``message, channel, payload``, ``pmessage, glob, channel, payload``, or an answer.
+
+        Raises:
+            ValueError: no Redis pushes such a thing.
+        """
+        subscription: bytes | None
+        match push:
+            case (b"message", bytes(channel), bytes(payload)):
+                subscription = channel
+            case (b"pmessage", bytes(subscription), bytes(channel), bytes(payload)):
+                pass
+            case (bytes(kind), bytes() | None, int()) if kind.endswith(b"subscribe"):
+                subscription, channel, payload = None, b"", b""
+            case _:
+                raise ValueError(f"{push!r:.100} is nothing that Redis pushes")
+        message = cls(payload)
+        message.subscription, message.channel = subscription, channel
         return message
 
 

@@ -21,6 +21,9 @@ PORT: Final = 6379
 TURN: Final = 256
 """Messages taken from what was read before anybody else on the loop has a turn: some milliseconds of work."""
 
+NO_REDIS: Final = (ValueError, RecursionError)
+"""What bytes raise that no Redis sends: numbers that are none, lists in lists in lists, pushes of other things."""
+
 _PING: Final = command("PING")
 
 
@@ -100,7 +103,7 @@ class RedisSocket:
                 taken += 1
                 if taken % TURN == 0:
                     await asyncio.sleep(0)
-        except (exceptions.RedisError, ValueError) as error:  # a ValueError of bytes that are no Redis's
+        except (exceptions.RedisError, *NO_REDIS) as error:
             raise _translated(error) from None
         finally:
             self._over = True
@@ -110,7 +113,7 @@ class RedisSocket:
                     pong.exception()  # whoever waits gets it, and nobody has to
 
     def _on_push(self, push: Any) -> None:
-        if type(push) is not list or push[0] == b"pong":  # without any subscription yet, it is a plain answer
+        if type(push) is not list or push[:1] == [b"pong"]:  # without any subscription yet, it is a plain answer
             if self._pongs and not (pong := self._pongs.popleft()).done():
                 pong.set_result(None)
         else:
@@ -149,7 +152,7 @@ async def redis_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncIter
         try:
             async with asyncio.timeout(spec.connect_timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
-        except (exceptions.RedisError, ValueError) as error:
+        except (exceptions.RedisError, *NO_REDIS) as error:
             raise _translated(error) from None
         except TimeoutError as error:
             if str(error):
@@ -172,7 +175,7 @@ def _translated(error: Exception) -> Exception:
         case exceptions.ResponseError():
             is_away = text.startswith(("BUSY", "MASTERDOWN", "CLUSTERDOWN"))
             return UpstreamRefused(FailureKind.UNAVAILABLE if is_away else FailureKind.REJECTED, text)
-        case exceptions.InvalidResponse() | ValueError():
+        case exceptions.InvalidResponse() | ValueError() | RecursionError():
             return UpstreamRefused(FailureKind.PROTOCOL, text)
     if "max number of clients" in text:
         return UpstreamRefused(FailureKind.UNAVAILABLE, text)

@@ -56,6 +56,6 @@ def parameters(request: Request, known: Collection[str]) -> dict[str, str]:
 def page(given: dict[str, str]) -> tuple[str, int]:
     """Parameters ``cursor`` and ``limit``: after which row a page begins, and how many it has at most."""
     limit = given.get("limit", str(PAGE))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_PAGE):
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and 1 <= int(limit) <= MAX_PAGE):
         raise RequestError(ErrorCode.BAD_REQUEST, f"a page has 1 to {MAX_PAGE} rows, not {limit!r}", "limit")
     return given.get("cursor", ""), int(limit)

@@ -21,6 +21,8 @@ from transport.topics import check_topic
 
 MAX_PAYLOAD_BYTES = 16 << 20
 """Of one event; what crosses the bus with it has room beside it there."""
+MAX_TEXT_BYTES = 1 << 20
+"""Of an event's type, and of its key."""
 _raw = msgspec.json.Decoder(msgspec.Raw)
 _exact = msgspec.json.Decoder(float_hook=Decimal)
 _plain = msgspec.json.Decoder()
@@ -82,20 +84,42 @@ def to_publish(event: Event, ref: int = 0) -> Publish:
         RequestError: ``invalid_topic``, ``limit_exceeded`` or ``bad_request``, naming the field.
     """
     topic, priority, source_ts = check_topic(event.topic), event.priority, event.source_ts
-    if not isinstance(event.type, str):
-        raise _wrong("type", "text", event.type)
-    if not (event.key is None or isinstance(event.key, str)):
-        raise _wrong("key", "text", event.key)
+    _check_text("type", event.type)
+    if event.key is not None:
+        _check_text("key", event.key)
     if not (priority is None or priority in set(Priority)):
         raise _wrong("priority", f"one of {', '.join(Priority)}", priority)
-    if not (source_ts is None or (isinstance(source_ts, (int, float)) and math.isfinite(source_ts))):
-        raise _wrong("source_ts", "a finite number", source_ts)
+    if source_ts is not None:
+        source_ts = _finite("source_ts", source_ts)
     _check_payload(event.payload)
     return Publish(ref, topic, event.type, event.payload, event.key, priority and str(priority), source_ts)
 
 
 def _wrong(field: str, wanted: str, value: object) -> RequestError:
     return RequestError(ErrorCode.BAD_REQUEST, f"{field} is {wanted}, not {value!r:.100}", field)
+
+
+def _check_text(field: str, text: str) -> None:
+    if not isinstance(text, str):
+        raise _wrong(field, "text", text)
+    size = len(text)
+    if not text.isascii():
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise _wrong(field, "Unicode text", text) from None
+    if size > MAX_TEXT_BYTES:
+        raise RequestError(ErrorCode.LIMIT_EXCEEDED, f"{field} has {size} bytes, at most {MAX_TEXT_BYTES}", field)
+
+
+def _finite(field: str, value: float) -> float:
+    try:
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _wrong(field, "a finite number", value)
+    return number
 
 
 def _check_payload(payload: bytes) -> None:

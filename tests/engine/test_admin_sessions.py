@@ -93,6 +93,7 @@ def test_sessions_of_a_user() -> None:
         ("limit=-1", "limit"),
         ("limit=%C2%B2", "limit"),
         ("limit=" + "9" * 50, "limit"),
+        ("limit=000000100999999", "limit"),
         ("user=a.b", "user"),
         ("usr=alice", "usr"),
         ("limit=1&limit=2", "limit"),

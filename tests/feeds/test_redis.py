@@ -536,6 +536,26 @@ async def test_what_a_server_says_is_a_kind_of_failure(command: bytes, answer: b
         assert running.hub.kinds() == [kind], running.feed.reason
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"*0\r\n",
+        b"*1\r\n$7\r\nmessage\r\n",
+        b"*3\r\n$7\r\nmessage\r\n:1\r\n$1\r\n1\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n:1000000000000\r\n",
+        b"*1\r\n" * 10_000,
+        b"*3\r\n$8\r\npmessage\r\n$1\r\na\r\n$1\r\na\r\n",
+        b"*3\r\n$9\r\nsubscribe\r\n*0\r\n:1\r\n",
+    ],
+    ids=lambda answer: answer[:40].decode(),
+)
+@on_still_clock
+async def test_pushes_of_something_that_is_no_redis_end_the_connection(answer: bytes) -> None:
+    async with answering(b"SUBSCRIBE", answer) as url, feed_from(spec(url)) as running:
+        await until(running.hub.kinds)
+        assert running.hub.kinds() == [FailureKind.PROTOCOL], running.feed.reason
+
+
 @on_still_clock
 async def test_a_server_that_says_nothing_times_out() -> None:
     with deaf_port() as port:

@@ -6,7 +6,7 @@ import pytest
 
 from transport.codes import Priority
 from transport.errors import RequestError
-from transport.event import MAX_PAYLOAD_BYTES, Event, to_json, to_publish
+from transport.event import MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, Event, to_json, to_publish
 from transport.messages import Publish
 
 
@@ -81,6 +81,11 @@ def test_an_event_as_a_publish() -> None:
         ({"priority": "urgent"}, "bad_request", "priority"),
         ({"source_ts": float("inf")}, "bad_request", "source_ts"),
         ({"source_ts": "now"}, "bad_request", "source_ts"),
+        ({"source_ts": 10**400}, "bad_request", "source_ts"),
+        ({"type": "\ud800"}, "bad_request", "type"),
+        ({"key": "a\udfff"}, "bad_request", "key"),
+        ({"type": "x" * (MAX_TEXT_BYTES + 1)}, "limit_exceeded", "type"),
+        ({"key": "ä" * (MAX_TEXT_BYTES // 2 + 1)}, "limit_exceeded", "key"),
         ({"payload": "1"}, "bad_request", "payload"),
         ({"payload": b""}, "bad_request", "payload"),
         ({"payload": b"{} {}"}, "bad_request", "payload"),
@@ -89,7 +94,7 @@ def test_an_event_as_a_publish() -> None:
         ({"payload": b"[" * 100_000 + b"]" * 100_000}, "bad_request", "payload"),
         ({"payload": b"1" * (MAX_PAYLOAD_BYTES + 1)}, "limit_exceeded", "data"),
     ],
-    ids=range(14),
+    ids=range(19),
 )
 def test_an_event_that_nobody_could_read_is_refused(changes: dict[str, object], code: str, field: str) -> None:
     with pytest.raises(RequestError) as caught:
