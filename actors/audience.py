@@ -42,14 +42,20 @@ class Selection:
     def __init__(self, wanted: dict[Session, Delivery], versions: list[int], ops: list[Any]) -> None:
         lanes: dict[WireForm, list[Session]] = {}
         routes = []
+        by_priority = False
         for session, delivery in wanted.items():
-            if delivery.held:
-                routes.append(_private(session, delivery, ops))
-            else:
-                lanes.setdefault(session.form, []).append(session)
+            if delivery is not PLAIN:  # most are
+                by_priority = by_priority or delivery.by_priority
+                if delivery.held:
+                    routes.append(_private(session, delivery, ops))
+                    continue
+            lane = lanes.get(session.form)
+            if lane is None:
+                lane = lanes[session.form] = []
+            lane.append(session)
         self.lanes = tuple((form, tuple(sessions)) for form, sessions in lanes.items())
         self.routes = tuple(routes)
-        self.by_priority = any(delivery.by_priority for delivery in wanted.values())
+        self.by_priority = by_priority
         self.size = len(wanted)
         self.versions = versions
 
@@ -158,7 +164,9 @@ class Audience:
     def _delivery(self, subscriptions: Iterable[Subscription]) -> Delivery:
         """The least restrictive one, whatever the filters say of an event: a topic's events keep their order only if a
         session gets all of them in one way."""
-        wanted = min((subscription.delivery for subscription in subscriptions), key=_restriction)
+        return self._under_policy(min((subscription.delivery for subscription in subscriptions), key=_restriction))
+
+    def _under_policy(self, wanted: Delivery) -> Delivery:
         by_priority = self.policy.strategy is Strategy.PRIORITY_FIRST
         if self.policy.window_s <= wanted.window and not by_priority:
             return wanted
@@ -218,11 +226,14 @@ class Audience:
                 self._keep(key, selection)
             return selection, True
         wanted: dict[Session, Delivery] = {}
+        alone = len(self.patterns) == 1  # no session has another subscription here: looking costs 2 us each
         for index, of_index in zip(self._filters, classes, strict=True):
             for subscription in index.owners(of_index):
                 session = subscription.session
                 if session not in self._placed and session not in wanted:
-                    wanted[session] = self._delivery(self._of(session))
+                    wanted[session] = (
+                        self._under_policy(subscription.delivery) if alone else self._delivery(self._of(session))
+                    )
         selection = Selection(wanted, [index.version for index in self._filters], ops)
         self._hot.pop(key, None)
         self._keep(key, selection)

@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actors.loop_actor import LoopActor
 from actors.messages import (
@@ -33,6 +33,9 @@ from transport.messages import Publication
 from transport.meter import Meter
 from transport.pacing import Pacer
 from transport.wire_forms import WireForm, gap, skipped
+
+if TYPE_CHECKING:
+    from actors.audience import Selection
 
 WRITES_PER_TURN = 1024  # about 5 ms of kernel time; then reads, pings and heartbeats get their turn
 SKIPPED_INTERVAL = 1.0  # s between two `skipped` of a route
@@ -158,12 +161,16 @@ class Broadcaster(LoopActor):
 
     def _prepare_selected(self, now: float) -> None:
         """What filters decide: sessions that were selected for the same of these events share one buffer."""
+        if not self._selected:
+            return
         selected = self._selected[:]
         self._selected.clear()
-        if not selected:
-            return
         if any(op.selection.by_priority for op in selected):
             selected.sort(key=lambda op: _rank(op.publication))
+        selection = selected[0].selection
+        if all(op.selection is selection for op in selected):
+            self._prepare_alike(selection, [op.publication for op in selected], now)
+            return
         frames: dict[tuple[WireForm, int], bytes] = {}
         chosen: dict[WireForm, dict[Session, list[int]]] = {}
         for place, (selection, publication) in enumerate(selected):
@@ -185,6 +192,22 @@ class Broadcaster(LoopActor):
             for which, writes in cohorts.items():
                 self._meter.deliveries += len(which) * len(writes)
                 self._jobs.append(_Job(iter(writes), b"".join([frames[form, place] for place in which])))
+
+    def _prepare_alike(self, selection: Selection, publications: list[Publication], now: float) -> None:
+        """Events of one class, or a single one: nothing to find out per session."""
+        meter = self._meter
+        for publication in publications:
+            meter.delivery.observe_many(now - publication.ts, selection.size)
+        for form, sessions in selection.lanes:
+            frames = [form.event(publication) for publication in publications]
+            slow = [session for session in sessions if session.outbox is not None]
+            writes = [session.write for session in sessions if session.outbox is None]
+            if writes:
+                meter.deliveries += len(frames) * len(writes)
+                self._jobs.append(_Job(iter(writes), b"".join(frames)))
+            # after the snapshot: a slow session that drains now is not among those written to
+            for session in slow:
+                session.queue(frames, publications)
 
     def _work(self, budget: int = WRITES_PER_TURN) -> None:
         """Write until the budget is used, then go on in the loop's next turn."""

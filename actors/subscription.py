@@ -94,7 +94,8 @@ class Subscription:
 def delivery(request: Subscribe) -> Delivery:
     """What a request asks for. A rate has to lose something: it implies conflation."""
     interval = 0.0 if request.max_rate is None else 1 / request.max_rate
-    return Delivery(interval, request.window, request.conflate or interval > 0, request.batch)
+    wanted = Delivery(interval, request.window, request.conflate or interval > 0, request.batch)
+    return PLAIN if wanted == PLAIN else wanted
 
 
 EVERYTHING = Subscription(cast("Session", None))

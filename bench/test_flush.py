@@ -14,7 +14,6 @@ from actors.messages import Join, Operations
 from actors.ref import Ref
 from actors.route import Route
 from bench import fakes
-from bench.wsload import TOPIC
 from transport.messages import Publication
 from transport.meter import Meter
 from transport.pacing import Pacer
@@ -30,7 +29,7 @@ def test_flush(
     publications: Callable[..., list[Publication]],
     events: int,
 ) -> None:
-    route, form = Route((TOPIC,)), JsonForm()
+    route, form = Route(), JsonForm()
     members = [fakes.session(form) for _ in range(MEMBERS)]
     operations = [(route, publication) for publication in publications(events)]
     flushed: list[int] = []

@@ -16,6 +16,7 @@ from actors.index import Index
 from actors.mailbox import Mailbox
 from actors.messages import Downlink, SubscribeFor
 from actors.subscriptions import PatternIndex
+from actors.topic_policy import TopicPolicies
 from bench import fakes
 from bench.wsload import TOPIC
 from transport.messages import Fence, Publication
@@ -49,6 +50,7 @@ def test_route_cache(
         clients=fakes.Ref,
         uplink=fakes.Uplink(),
         meter=meter,
+        policies=TopicPolicies({}),
         request_timeout=60.0,
     )
     session, _ = fakes.session(JsonForm())

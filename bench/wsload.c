@@ -6,6 +6,11 @@
  * are CLOCK_REALTIME nanoseconds of the publish, from which latency is taken.
  * -d SECONDS are measured after -w SECONDS of warm-up. With --drain SECONDS what was published until then is awaited,
  * which costs the figures nothing, and reported: how many messages each connection has of those that were published.
+ *
+ * --subs FILE: the first subscription of connection n is line n. --msgs FILE: message n is line n, over and over.
+ * --counts reports per connection how many messages it has and the sum of their sequences, `"t":%T,"s":%S`.
+ * --keys N: message n is a value of key n % N, of which a newer one may replace an older one on its way. Reported is how
+ * old what a connection has of a key became before a newer one came, and what it never got of the newest ones.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -32,19 +37,20 @@ static int pubport = 0, binsub = 0;
 static double dur = 5, warm = 1, settle = 0.5, drain = 0;
 static char *pids = NULL;
 static int verbose = 0, check = 0; static uint64_t holes = 0, dups = 0;
+static char **sublines = NULL, **msglines = NULL; static int nsubline = 0, nmsgline = 0, counts = 0, nkeys = 0;
 static const char *after = NULL; /* send only the first -s at once, the others when a frame that begins with this arrives */
 
-typedef struct { int fd; int state; char *in; int len, cap; int sent; uint64_t got, off; } Conn; /* 0 connecting 1 handshake 2 open 3 closed */
+typedef struct { int fd; int state; char *in; int len, cap; int sent; uint64_t got, off, sum, *heldt, *helds; } Conn; /* 0 connecting 1 handshake 2 open 3 closed */
 static Conn *cs;
 static int ep, nopen = 0, nclosed = 0, nfail = 0;
 static uint64_t msgs = 0, frames = 0, bytes = 0; static int measuring = 0;
 /* latency histogram: log-linear, 1us..~100s */
 #define HB 2048
-static uint64_t hist[HB]; static uint64_t lat_max = 0; static double lat_sum = 0;
+static uint64_t hist[HB], ages[HB]; static uint64_t lat_max = 0, age_max = 0; static double lat_sum = 0;
 static int hb(uint64_t us) { if (us < 64) return us; int e = 63 - __builtin_clzll(us); int r = (e - 6) * 64 + 64 + ((us >> (e - 6)) & 63); return r < HB ? r : HB - 1; }
 static double hv(int b) { if (b < 64) return b; int e = (b - 64) / 64 + 6; return ((uint64_t)(64 + ((b - 64) & 63))) << (e - 6); }
 static uint64_t now(void) { struct timespec t; clock_gettime(CLOCK_REALTIME, &t); return t.tv_sec * 1000000000ull + t.tv_nsec; }
-static double pct(double p) { uint64_t n = 0, want; for (int i = 0; i < HB; i++) n += hist[i]; if (!n) return 0; want = n * p; uint64_t a = 0; for (int i = 0; i < HB; i++) { a += hist[i]; if (a > want) return hv(i) / 1000.0; } return hv(HB - 1) / 1000.0; }
+static double pct(const uint64_t *h, double p) { uint64_t n = 0, want; for (int i = 0; i < HB; i++) n += h[i]; if (!n) return 0; want = n * p; uint64_t a = 0; for (int i = 0; i < HB; i++) { a += h[i]; if (a > want) return hv(i) / 1000.0; } return hv(HB - 1) / 1000.0; }
 
 static int tcp(int prt, int nb) {
   static uint32_t k = 0;
@@ -89,11 +95,23 @@ static void order(Conn *c, const char *p, int n) { /* every "offset":N once, ris
     if (c->off && o > c->off + 1) holes += o - c->off - 1; else if (c->off && o <= c->off) dups++;
     if (o > c->off) c->off = o; }
 }
+static void value(Conn *c, const char *p, const char *e) { /* what follows the marker: T,"s":S */
+  uint64_t t = 0, s = 0; while (p < e && *p >= '0' && *p <= '9') t = t * 10 + (*p++ - '0');
+  if (e - p < 5 || memcmp(p, ",\"s\":", 5)) return;
+  for (p += 5; p < e && *p >= '0' && *p <= '9'; p++) s = s * 10 + (*p - '0');
+  c->sum += s; if (!nkeys) return;
+  if (!c->heldt) { c->heldt = calloc(nkeys, sizeof(uint64_t)); c->helds = calloc(nkeys, sizeof(uint64_t)); }
+  int k = s % nkeys; if (measuring && c->heldt[k]) { uint64_t d = (now() - c->heldt[k]) / 1000; ages[hb(d)]++; if (d > age_max) age_max = d; }
+  c->heldt[k] = t; c->helds[k] = s + 1;
+}
+static int stale(Conn *c, uint64_t published) { /* keys of which it lacks the newest value */
+  int n = 0; for (int k = 0; k < nkeys && k < (int64_t)published; k++) { uint64_t last = published - 1 - (published - 1 - k) % nkeys; n += !c->helds || c->helds[k] != last + 1; } return n;
+}
 static void scan(Conn *c, const char *p, int n) {
   if (check && memmem(p, n, "\"op\":\"event\"", 12)) order(c, p, n);
   int ml = strlen(marker); const char *e = p + n;
   while (p < e && (p = memmem(p, e - p, marker, ml))) {
-    p += ml; c->got++;
+    p += ml; c->got++; if (counts || nkeys) value(c, p, e);
     if (measuring) { msgs++;
       uint64_t t = 0; const char *q = p; if (q < e && *q == ' ') q++; while (q < e && *q >= '0' && *q <= '9') t = t * 10 + (*q++ - '0');
       if (t > 1000000000000000000ull) { uint64_t d = now() - t; if (d >> 63) d = 0; lat_sum += d; if (d > lat_max) lat_max = d; hist[hb(d / 1000)]++; } }
@@ -101,7 +119,7 @@ static void scan(Conn *c, const char *p, int n) {
 }
 static void subscribe(Conn *c, int upto) {
   char m[4096], f[8192];
-  for (; c->sent < upto && c->sent < nsub; c->sent++) { int n = expand(m, subs[c->sent], c - cs, 0); n = wsframe(f, binsub ? 2 : 1, m, n); if (write(c->fd, f, n) != n) perror("sub"); }
+  for (; c->sent < upto && c->sent < nsub; c->sent++) { int n = expand(m, c->sent == 0 && sublines ? sublines[(c - cs) % nsubline] : subs[c->sent], c - cs, 0); n = wsframe(f, binsub ? 2 : 1, m, n); if (write(c->fd, f, n) != n) perror("sub"); }
 }
 static void feed(Conn *c) {
   char tmp[8192];
@@ -152,6 +170,11 @@ static void pump(int ms) {
 static double cpu_of(char *list) { double s = 0; if (!list) return 0; char *d = strdup(list), *sv = 0; for (char *p = strtok_r(d, ",", &sv); p; p = strtok_r(0, ",", &sv)) { char f[64], l[4096]; sprintf(f, "/proc/%s/stat", p); FILE *x = fopen(f, "r"); if (!x) continue; if (fgets(l, sizeof l, x)) { char *q = strrchr(l, ')'); unsigned long u = 0, k = 0; sscanf(q + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &u, &k); s += (u + k) / (double)sysconf(_SC_CLK_TCK); } fclose(x); } free(d); return s; }
 static double rss_of(char *list) { double s = 0; if (!list) return 0; char *d = strdup(list), *sv = 0; for (char *p = strtok_r(d, ",", &sv); p; p = strtok_r(0, ",", &sv)) { char f[64]; sprintf(f, "/proc/%s/smaps_rollup", p); FILE *x = fopen(f, "r"); char l[256]; long kb; if (!x) continue; while (fgets(l, sizeof l, x)) if (sscanf(l, "Pss: %ld kB", &kb) == 1) s += kb / 1024.0; fclose(x); } free(d); return s; }
 
+static char **lines_of(const char *file, int *n) { /* ends the program where there are none */
+  FILE *f = fopen(file, "r"); char **l = NULL, *b = NULL; size_t cap = 0; ssize_t k; *n = 0; if (!f) { perror(file); exit(2); }
+  while ((k = getline(&b, &cap, f)) > 0) { if (b[k - 1] == '\n') b[k - 1] = 0; l = realloc(l, (*n + 1) * sizeof *l); l[(*n)++] = strdup(b); }
+  fclose(f); free(b); if (!*n) { fprintf(stderr, "%s is empty\n", file); exit(2); } return l; }
+
 int main(int ac, char **av) {
   for (int i = 1; i < ac; i++) {
     char *a = av[i], *v = i + 1 < ac ? av[i + 1] : "";
@@ -160,7 +183,8 @@ int main(int ac, char **av) {
     else if (O("-m")) marker = v; else if (O("-d")) dur = atof(v); else if (O("-w")) warm = atof(v); else if (O("--pub")) pubmode = v; else if (O("--pubport")) pubport = atoi(v);
     else if (O("--pubpath")) pubpath = v; else if (O("--pubmsg")) pubmsg = v; else if (O("--pubinit")) pubinit = v; else if (O("--pubproto")) pubproto = v; else if (O("--rate")) rate = atoi(v); else if (O("--burst")) burst = atoi(v);
     else if (O("--topics")) topics = atoi(v); else if (O("--pids")) pids = v; else if (O("--payload")) payload = atoi(v); else if (O("--ramp")) ramp = atoi(v); else if (O("--settle")) settle = atof(v); else if (O("--header")) { char *x = malloc(strlen(v) + 3 + strlen(extra)); sprintf(x, "%s%s\r\n", extra, v); extra = x; }
-    else if (!strcmp(a, "-v")) verbose++; else if (!strcmp(a, "--bin")) binsub = 1; else if (!strcmp(a, "--check")) check = 1; else if (O("--after")) after = v; else if (O("--drain")) drain = atof(v); else { fprintf(stderr, "unknown %s\n", a); return 2; } }
+    else if (!strcmp(a, "-v")) verbose++; else if (!strcmp(a, "--bin")) binsub = 1; else if (!strcmp(a, "--check")) check = 1; else if (!strcmp(a, "--counts")) counts = 1; else if (O("--keys")) nkeys = atoi(v);
+    else if (O("--subs")) { sublines = lines_of(v, &nsubline); if (!nsub) nsub = 1; } else if (O("--msgs")) msglines = lines_of(v, &nmsgline); else if (O("--after")) after = v; else if (O("--drain")) drain = atof(v); else { fprintf(stderr, "unknown %s\n", a); return 2; } }
   struct rlimit rl = {1048576, 1048576}; if (setrlimit(RLIMIT_NOFILE, &rl)) { getrlimit(RLIMIT_NOFILE, &rl); rl.rlim_cur = rl.rlim_max; setrlimit(RLIMIT_NOFILE, &rl); }
   if (!pubport) pubport = port;
   ep = epoll_create1(0); cs = calloc(nconn, sizeof *cs);
@@ -193,7 +217,7 @@ int main(int ac, char **av) {
       if (rate && pend == 0) { uint64_t due = el * rate; due -= due % burst; 
         if (due > seq) { int n = due - seq; if (n > 2000) n = 2000; pend = 0; poff = 0;
           for (int i = 0; i < n && pend < (int)sizeof pb - 140000; i++, seq++) {
-            int k = expand(m, pubmsg, -1, seq);
+            int k = expand(m, msglines ? msglines[seq % nmsgline] : pubmsg, -1, seq);
             if (!strcmp(pubmode, "ws")) pend += wsframe(pb + pend, 1, m, k);
             else if (!strcmp(pubmode, "wsbin")) pend += wsframe(pb + pend, 2, m, k);
             else if (!strcmp(pubmode, "http")) { pend += sprintf(pb + pend, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n", pubpath, extra, k); memcpy(pb + pend, m, k); pend += k; }
@@ -208,15 +232,17 @@ int main(int ac, char **av) {
   uint64_t measured = msgs, lo, hi, want = seq; double pub = (seq - base_seq) / sec; measuring = 0;
   for (uint64_t until = now() + drain * 1e9;;) {
     int behind = 0; lo = ~0ull, hi = 0;
-    for (int i = 0; i < nconn; i++) { if (cs[i].got < lo) lo = cs[i].got; if (cs[i].got > hi) hi = cs[i].got; behind += cs[i].state == 2 && cs[i].got < want; }
+    for (int i = 0; i < nconn; i++) { if (cs[i].got < lo) lo = cs[i].got; if (cs[i].got > hi) hi = cs[i].got; behind += cs[i].state == 2 && (nkeys ? stale(&cs[i], want) > 0 : cs[i].got < want); }
     if (now() >= until || (!pend && !behind)) break;
     if (pend) { int w = write(pfd, pb + poff, pend - poff); if (w > 0) { poff += w; if (poff == pend) pend = poff = 0; } else if (errno != EAGAIN) break; }
     if (pfd >= 0 && !read(pfd, tmp, sizeof tmp)) { close(pfd); pfd = -1; pend = 0; }
     pump(1);
   }
   printf("open %d closed %d | published %.0f/s | delivered %.0f/s | frames %.0f/s | %.1f MB/s | latency ms mean %.3f p50 %.3f p99 %.3f p99.9 %.3f max %.3f | server cpu %.2f cores, %.3f us/delivery | client cpu %.2f | per-conn got %llu..%llu | stalls %llu | server mem %.1f MiB\n",
-         nopen, nclosed, pub, measured / sec, frames / sec, bytes / sec / 1e6, measured ? lat_sum / measured / 1e6 : 0, pct(.5), pct(.99), pct(.999), lat_max / 1e6, cpu / sec, measured ? cpu * 1e6 / measured : 0, ccl / sec, (unsigned long long)lo, (unsigned long long)hi, (unsigned long long)stalls, rss_of(pids));
+         nopen, nclosed, pub, measured / sec, frames / sec, bytes / sec / 1e6, measured ? lat_sum / measured / 1e6 : 0, pct(hist, .5), pct(hist, .99), pct(hist, .999), lat_max / 1e6, cpu / sec, measured ? cpu * 1e6 / measured : 0, ccl / sec, (unsigned long long)lo, (unsigned long long)hi, (unsigned long long)stalls, rss_of(pids));
   if (drain) printf("drained: got %llu..%llu of %llu published\n", (unsigned long long)lo, (unsigned long long)hi, (unsigned long long)want);
+  if (nkeys) { int lack = 0; for (int i = 0; i < nconn; i++) lack += stale(&cs[i], want); printf("values: age ms p50 %.3f p99 %.3f p99.9 %.3f max %.3f | newest never came %d\n", pct(ages, .5), pct(ages, .99), pct(ages, .999), age_max / 1e3, lack); }
+  if (counts) { printf("counts"); for (int i = 0; i < nconn; i++) printf(" %llu:%llu", (unsigned long long)cs[i].got, (unsigned long long)cs[i].sum); printf("\n"); }
   if (check) printf("offsets missing %llu, repeated or out of order %llu\n", (unsigned long long)holes, (unsigned long long)dups);
   return check && (holes || dups);
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -50,6 +51,13 @@ NATIVE = Dialect(
 )
 
 
+class Count(NamedTuple):
+    """What one client has at the end."""
+
+    messages: int
+    sum: int  # of their sequences
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What one run showed. Rates are per second of the measured time; latencies, from publish to client, in ms."""
 
@@ -74,6 +82,10 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     others: float = 0.0  # cores' worth of the server's core that strangers took, from start to end of the run
     missing: int = 0  # offsets
     repeated: int = 0
+    counts: tuple[Count, ...] = ()
+    age_p99: float = 0.0  # ms; what a client had of a key, when a newer value came
+    age_worst: float = 0.0
+    never: int = 0  # newest values of keys that did not come, over all clients
 
     @property
     def saturated(self) -> bool:
@@ -103,6 +115,11 @@ _RESULT = re.compile(
 _DRAINED = re.compile(r"drained: got (?P<least>\d+)\.\.(?P<most>\d+) of (?P<total>\d+)")
 _OFFSETS = re.compile(r"offsets missing (?P<missing>\d+), repeated or out of order (?P<repeated>\d+)")
 
+_VALUES = re.compile(
+    r"values: age ms .* p99 (?P<age_p99>\S+) .* max (?P<age_worst>\S+) \| newest never came (?P<never>\d+)"
+)
+_COUNTS = re.compile(r"^counts (.*)$", re.MULTILINE)
+
 
 def parse(output: str) -> Load:
     """Raises :class:`ValueError` with the output where the load client did not get to its end."""
@@ -112,8 +129,11 @@ def parse(output: str) -> Load:
         if found is None:
             raise ValueError(f"the load client failed: {output.strip() or 'no output'}")
         fields |= found.groupdict()
-    if (found := _OFFSETS.search(output)) is not None:
-        fields |= found.groupdict()
+    for pattern in (_OFFSETS, _VALUES):
+        if (found := pattern.search(output)) is not None:
+            fields |= found.groupdict()
+    if (found := _COUNTS.search(output)) is not None:
+        fields["counts"] = [pair.split(":") for pair in found[1].split()]
     return msgspec.convert(fields, Load, strict=False)
 
 
@@ -128,7 +148,14 @@ def build() -> Path:
 
 
 class Run:
-    """One load, under way. ``seconds`` are measured after ``warm`` seconds; without a ``rate`` nothing is published."""
+    """One load, under way. ``seconds`` are measured after ``warm`` seconds; without a ``rate`` nothing is published.
+
+    Args:
+        subscriptions: one for each client, instead of the dialect's.
+        messages: published in turns, instead of the dialect's; with both the run ends with :attr:`Load.counts`, for
+            which data begins with ``{"t":%T,"s":%S``.
+        keys: message n is a value of key ``n % keys``, of which clients may miss all but the newest.
+    """
 
     def __init__(
         self,
@@ -144,6 +171,9 @@ class Run:
         filler: int | None = None,
         check: bool = True,
         core: int = CLIENT_CORE,
+        subscriptions: Sequence[str] = (),
+        messages: Sequence[str] = (),
+        keys: int = 0,
     ) -> None:
         if filler is None:
             filler = dialect.filler(MESSAGE_BYTES)
@@ -159,6 +189,16 @@ class Run:
                 options["--pubinit"] = dialect.init
         arguments = [str(part) for option in options.items() for part in option]
         arguments += [part for message in dialect.subscribe for part in ("-s", message)]
+        self._directory = tempfile.TemporaryDirectory()
+        for option, lines in (("--subs", subscriptions), ("--msgs", messages)):
+            if lines:
+                path = Path(self._directory.name, option.strip("-"))
+                path.write_text("".join(f"{line}\n" for line in lines))
+                arguments += [option, str(path)]
+        if subscriptions and messages:
+            arguments.append("--counts")
+        if keys:
+            arguments += ["--keys", str(keys), "--topics", str(keys)]
         self._pids, self._began, self._busy = pids, time.monotonic(), _strangers(pids)
         self._process = subprocess.Popen(
             [build(), *arguments, *(["--check"] if check else [])],
@@ -176,6 +216,8 @@ class Run:
             self._process.kill()
             self._process.communicate()
             raise
+        finally:
+            self._directory.cleanup()
         others = (_strangers(self._pids) - self._busy) / (time.monotonic() - self._began)
         return msgspec.structs.replace(parse(output), others=max(0.0, others))
 
