@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heapreplace
 from typing import Final, NamedTuple
 
 from actors.group_members import Member, Members
@@ -86,33 +87,40 @@ class Group:
 
     # membership -----------------------------------------------------------------------------------------------------
 
-    def join(self, member: Member, pattern: str) -> bool:
-        """A member subscribes to a pattern; whether that is new to the group, and lanes have changed."""
+    def join(self, member: Member, patterns: Iterable[str]) -> list[str]:
+        """A member subscribes to patterns; those that are new to the group, for whose topics lanes have changed."""
         self.members[member.id] = member
-        if pattern not in member.patterns:
-            member.patterns.add(pattern)
-            self._holders[pattern] = self._holders.get(pattern, 0) + 1
-            self._vacant.pop(pattern, None)
+        new: list[str] = []
+        for pattern in patterns:
+            if pattern not in member.patterns:
+                member.patterns.add(pattern)
+                self._holders[pattern] = self._holders.get(pattern, 0) + 1
+                self._vacant.pop(pattern, None)
+            if self._patterns.add(pattern):
+                new.append(pattern)
         self._ready.place(member)
-        new = self._patterns.add(pattern)
         if new:
             self._lay_lanes()
         return new
 
     def leave(self, member: Member, patterns: Iterable[str], now: float) -> None:
         """A member gives up patterns; what of its share it had for them waits for others."""
+        vacated = False
         for pattern in member.patterns.intersection(patterns):
             member.patterns.discard(pattern)
             self._holders[pattern] -= 1
             if not self._holders[pattern]:
                 del self._holders[pattern]
                 self._vacant[pattern] = now
+                vacated = True
         self._release([entry for entry in member.share.values() if member.patterns.isdisjoint(entry.lane.patterns)])
         if not member.patterns:
             self._ready.leave(member)
             self.members.pop(member.id, None)
+        if not vacated:
+            return
         for lane in self._lanes.values():
-            if not self._held(lane):
+            if lane.waiting and not self._held(lane):
                 self._lose([entry for entry in lane.waiting.values() if not entry.acks])
 
     def _held(self, lane: Lane) -> bool:
@@ -154,16 +162,19 @@ class Group:
         return self._assign(entry, member, now)
 
     def flow(self, now: float) -> Iterator[Handed]:
-        """What waits, as far as there are members for it, the oldest first."""
-        lanes = [lane for lane in self._lanes.values() if lane.waiting]
-        while lanes:
-            lane = min(lanes, key=_age)
+        """What waits, as far as there are members for it, the oldest first. O(lanes + events × log lanes)."""
+        oldest = [(_age(lane), lane) for lane in self._lanes.values() if lane.waiting and self._held(lane)]
+        heapify(oldest)
+        while oldest:
+            lane = oldest[0][1]
             member = self._ready.choose(lane.patterns)
             if member is not None:
                 _, entry = lane.waiting.popitem(last=False)
                 yield self._assign(entry, member, now)
             if member is None or not lane.waiting:
-                lanes.remove(lane)
+                heappop(oldest)
+            else:
+                heapreplace(oldest, (_age(lane), lane))
 
     def _assign(self, entry: Entry, member: Member, now: float) -> Handed:
         if entry.acks:
@@ -223,13 +234,15 @@ class Group:
     def _release(self, entries: list[Entry]) -> None:
         """Members no longer have these; they wait again, at their age."""
         self.returned += len(entries)
+        by_lane: dict[Lane, list[Entry]] = {}
         for entry in entries:
             assert entry.member is not None, "it was assigned"
             del entry.member.share[entry.key]
             entry.member = None
-        for lane in {entry.lane: None for entry in entries}:
-            waiting = [*lane.waiting.values(), *(entry for entry in entries if entry.lane is lane)]
-            lane.waiting = OrderedDict((entry.key, entry) for entry in sorted(waiting, key=_number))
+            by_lane.setdefault(entry.lane, []).append(entry)
+        for lane, returned in by_lane.items():
+            waiting = sorted([*lane.waiting.values(), *returned], key=_number)
+            lane.waiting = OrderedDict((entry.key, entry) for entry in waiting)
 
     def _make_room(self) -> bool:
         """Drop the oldest that waits; without any, there is no room."""
@@ -257,8 +270,11 @@ class Group:
         for lane in self._lanes.values():
             lane.waiting.clear()
         unmatched: list[Entry] = []
+        lanes: dict[str, Lane] = {}
         for entry in self.unfinished.values():
-            lane = entry.lane = self.lane(entry.publication.topic)
+            topic = entry.publication.topic
+            lane = lanes.get(topic) or lanes.setdefault(topic, self.lane(topic))
+            entry.lane = lane
             if entry.member is None:
                 lane.waiting[entry.key] = entry
             if not lane.patterns:

@@ -89,19 +89,15 @@ class Groups:
         if session is None:
             session = self._sessions[enlist.member] = _Session(peer)
             self._of_peer.setdefault(peer, set()).add(enlist.member)
-        new: list[str] = []
-        for pattern in enlist.patterns:
-            former = session.groups.get(pattern)
-            if former is not group and former is not None:
-                self._quit(session, former, [pattern], now)
-            member = session.members.get(group)
-            if member is None:
-                member = session.members[group] = Member(enlist.member, peer)
-            session.groups[pattern] = group
-            if group.join(member, pattern):
-                self._patterns.add(pattern)
-                self._having.setdefault(pattern, {})[group] = None
-                new.append(pattern)
+        self._give_up(session, [p for p in enlist.patterns if session.groups.get(p) is not group], now)
+        member = session.members.get(group)
+        if member is None:
+            member = session.members[group] = Member(enlist.member, peer)
+        session.groups.update(dict.fromkeys(enlist.patterns, group))
+        new = group.join(member, enlist.patterns)
+        for pattern in new:
+            self._patterns.add(pattern)
+            self._having.setdefault(pattern, {})[group] = None
         self._stirred[group] = None
         return new
 
@@ -118,13 +114,7 @@ class Groups:
 
     def _remove(self, name: str, patterns: list[str], now: float) -> None:
         session = self._sessions[name]
-        by_group: dict[Group, list[str]] = {}
-        for pattern in patterns:
-            group = session.groups.pop(pattern, None)
-            if group is not None:
-                by_group.setdefault(group, []).append(pattern)
-        for group, some in by_group.items():
-            self._quit(session, group, some, now)
+        self._give_up(session, patterns, now)
         if not session.groups:
             del self._sessions[name]
             names = self._of_peer[session.peer]
@@ -132,12 +122,18 @@ class Groups:
             if not names:
                 del self._of_peer[session.peer]
 
-    def _quit(self, session: _Session, group: Group, patterns: list[str], now: float) -> None:
-        member = session.members[group]
-        group.leave(member, patterns, now)
-        if not member.patterns:
-            del session.members[group]
-        self._stirred[group] = None
+    def _give_up(self, session: _Session, patterns: list[str], now: float) -> None:
+        by_group: dict[Group, list[str]] = {}
+        for pattern in patterns:
+            group = session.groups.pop(pattern, None)
+            if group is not None:
+                by_group.setdefault(group, []).append(pattern)
+        for group, some in by_group.items():
+            member = session.members[group]
+            group.leave(member, some, now)
+            if not member.patterns:
+                del session.members[group]
+            self._stirred[group] = None
 
     def opened(self, peer: Peer) -> None:
         """A worker keeps up again: its members can be chosen."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import group_members, groups
+from actors import consumer_group, group_members, groups
 from actors.consumer_group import VACANT_S, Handed, Key
 from actors.groups import Groups
 from actors.topic_policy import Strategy, TopicPolicy
@@ -362,6 +362,43 @@ def test_only_new_patterns_of_a_group_change_where_events_go() -> None:
     assert hub.groups.enlist(hub.peer, Enlist(1, "a", "g", ["j.a", "j.*"]), 0.0) == ["j.a", "j.*"]
     assert hub.groups.enlist(hub.peer, Enlist(1, "b", "g", ["j.a", "k"]), 0.0) == ["k"]
     assert hub.groups.enlist(hub.peer, Enlist(1, "b", "h", ["k"]), 0.0) == ["k"]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, of: Any, name: str) -> list[None]:
+    """An item for each call of this function from here on."""
+    calls: list[None] = []
+    function = getattr(of, name)
+
+    def counting(*args: Any) -> Any:
+        calls.append(None)
+        return function(*args)
+
+    monkeypatch.setattr(of, name, counting)
+    return calls
+
+
+def test_what_waits_is_looked_through_once_however_many_patterns_a_member_brings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = Hub(limit=50)
+    hub.enlist("a", "j.>")
+    for n in range(50):
+        hub.publish(f"j.{n % 10}")
+    calls = counted(monkeypatch, consumer_group.Group, "lane")
+    hub.enlist("b", *(f"j.n{n}" for n in range(100)))
+    assert len(calls) == 10, "one per topic"
+
+
+def test_lanes_for_which_there_is_no_member_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, behind = Hub(limit=1_000), FakePeer()
+    hub.enlist("a", *(f"j.{n}" for n in range(100)), peer=behind)
+    behind.window_open = False
+    for n in range(200):
+        assert hub.publish(f"j.{n % 100}") == []
+    calls = counted(monkeypatch, consumer_group, "_age")
+    assert hub.enlist("b", "k") == []
+    assert len(calls) == 100
+    assert hub.enlist("b", "j.7") == ["b:8", "b:108"]
 
 
 # all of it ------------------------------------------------------------------------------------------------------------
