@@ -211,7 +211,9 @@ def _layers_table(layers: Mapping[str, Mapping[str, float | None]]) -> Table:
 def _latency(seconds: float | None) -> str:
     if seconds is None:
         return ABSENT
-    return f"{seconds * 1e6:,.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms"
+    if seconds < 0.1:
+        return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
+    return _duration(seconds)
 
 
 def _feeds_table(feeds: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -449,6 +449,32 @@ def test_stats_as_a_table_on_a_terminal(
     assert "│" in out
 
 
+def test_stats_show_the_layers_of_an_events_way(
+    heliograph: Callable[..., Result], admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = {
+        "router": {"p50": 0.0000424, "p99": 0.00123456, "hit_rate": 0.98765},
+        "broadcaster": {"p50": None, "p99": 2.5, "hit_rate": None},
+    }
+    admin.answer = msgspec.json.encode({"connections": 3, "layers": layers})
+    assert heliograph("stats", "--admin-url", admin.url).out.splitlines() == [
+        "connections 3",
+        "layers.router.p50 4.24e-05",
+        "layers.router.p99 0.00123456",
+        "layers.router.hit_rate 0.98765",
+        "layers.broadcaster.p50 –",
+        "layers.broadcaster.p99 2.5",
+        "layers.broadcaster.hit_rate –",
+    ]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    out = heliograph("stats", "--admin-url", admin.url).out
+    rows = [[cell.strip() for cell in line.replace("┃", "│").split("│")] for line in out.splitlines()]
+    assert "cache hits" in out
+    assert ["router", "42 µs", "1.23 ms", "98.8%"] in rows
+    assert ["broadcaster", "–", "2.5 s", "–"] in rows
+    assert not any(row[0].startswith("layers.") for row in rows)
+
+
 def test_watching_outlives_a_restart_and_shows_rates(
     heliograph: Callable[..., Result], admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
