@@ -280,8 +280,6 @@ class Index(LoopActor):
 
     def _give_up(self, pending: _Pending, error: RequestError) -> None:
         self._release(pending.patterns)
-        if isinstance(pending.message, Enlist):  # the hub may enlist it yet
-            self._delist(pending.session, pending.message.patterns)
         if not pending.by_server:
             pending.session.error(pending.request.id, error)
 
@@ -348,7 +346,7 @@ class Index(LoopActor):
                 self._meter.subscriptions += 1
             elif before.same(subscription):
                 continue
-            elif before.group is not None or subscription.group is not None:
+            elif (before.group is None) is not (subscription.group is None):
                 self._exit(session, [pattern], ops)
                 self._meter.subscriptions += 1
             if subscription.group is not None:
@@ -398,6 +396,15 @@ class Index(LoopActor):
             self._uplink.send(pack(Delist(session.id, patterns)))
         if not any(subscription.group is not None for subscription in (session.subscriptions or {}).values()):
             self._enlisted.pop(session.id, None)
+
+    def _relist(self, session: Session, patterns: list[str]) -> None:
+        """The hub may enlist it yet, for what was given up: say what it is in."""
+        held = session.subscriptions or {}
+        groups = {p: held[p].group for p in patterns if p in held}
+        self._delist(session, [pattern for pattern in patterns if groups.get(pattern) is None])
+        for pattern, group in groups.items():
+            if group is not None and self._uplink.connected:
+                self._uplink.send(pack(Enlist(0, session.id, group, [pattern])))
 
     # leaving --------------------------------------------------------------------------------------------------------
 
@@ -500,6 +507,8 @@ class Index(LoopActor):
             error = RequestError(ErrorCode.UNAVAILABLE, f"no answer from the hub in {self._request_timeout:g} s")
             if (pending := self._take(ref)) is not None:
                 self._give_up(pending, error)
+                if isinstance(pending.message, Enlist):
+                    self._relist(pending.session, pending.message.patterns)
         if now - self._aged >= self._route_ttl / 2:
             self._aged = now
             self.audiences.age()
