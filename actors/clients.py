@@ -38,8 +38,8 @@ from transport.messages import (
 )
 from transport.meter import Meter
 from transport.outbox import Outbox
-from transport.requests import Ping, Presence, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
 from transport.requests import Ack as AckRequest
+from transport.requests import Ping, Presence, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
 from transport.requests import Publish as PublishRequest
 from transport.topics import check_pattern, check_readable, check_topic, is_system, user_topic
 from transport.wire_forms import JsonForm, MsgpackForm, WireForm
@@ -412,7 +412,7 @@ class Clients(LoopActor):
         self._meter.slow_sessions -= slow
 
     def count_queued(self, events: int, dropped: int, limited: int = 0) -> None:
-        """One flush into an outbox: ``events`` were queued, ``dropped`` that waited will not be got, nor ``limited``."""
+        """One flush into an outbox: ``events`` were queued; ``dropped`` that waited and ``limited`` are lost."""
         self._meter.deliveries += events - dropped
         for reason, count in (("slow", dropped), ("rate_limited", limited)):
             if count:
