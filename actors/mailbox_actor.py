@@ -17,6 +17,7 @@ from pykka._envelope import Envelope
 from actors.mailbox import Mailbox
 from actors.ref import Halt, Ref
 from actors.reply import Reply
+from actors.shown import shown
 from transport.errors import ActorError
 
 _log = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ class MailboxActor(pykka.Actor):
         return handler
 
     def _log_failure(self, error: BaseException) -> None:
-        _log.error("%s failed: %r", self, error, exc_info=error)
+        _log.error("%s failed: %s", self, shown(error), exc_info=error)
 
     def _leave(self, error: BaseException | None) -> None:
         """The last step of an end, once: gives up the mailbox and tells the watcher."""

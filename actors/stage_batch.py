@@ -12,6 +12,7 @@ from enum import StrEnum
 from types import CoroutineType
 from typing import Any, NamedTuple
 
+from actors.shown import shown
 from transport.codes import ErrorCode, Priority
 from transport.event import Event, to_publish
 from transport.messages import Publish, Refused
@@ -94,7 +95,7 @@ class _Found:
         try:
             self.results.append((index, to_publish(event)))
         except Exception as error:  # beside RequestError whatever a field of a strange type raises
-            self.fault(index, StageFailure.NONSENSE, f"{event.topic!r:.100}: {error}")
+            self.fault(index, StageFailure.NONSENSE, f"{shown(event.topic)}: {error}")
             return False
         return True
 
@@ -144,7 +145,7 @@ class StageBatch:
             try:
                 results = function(event)
             except Exception as error:
-                found.fault(index, StageFailure.RAISED, repr(error))
+                found.fault(index, StageFailure.RAISED, shown(error))
                 continue
             try:
                 events = [] if results is None else [results] if isinstance(results, Event) else _events(results)
@@ -208,10 +209,10 @@ def _events(results: object) -> list[Event] | tuple[Event, ...]:
     if not isinstance(results, (list, tuple)):
         if isinstance(results, CoroutineType):
             results.close()  # nobody will await it
-        raise Nonsense(f"{results!r:.100} is no list of events")
+        raise Nonsense(f"{shown(results)} is no list of events")
     for each in results:
         if not isinstance(each, Event):
-            raise Nonsense(f"{each!r:.100} is no event")
+            raise Nonsense(f"{shown(each)} is no event")
     return results
 
 

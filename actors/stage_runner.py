@@ -25,6 +25,7 @@ from actors.loop_actor import LoopActor, Timer
 from actors.mailbox import Mailbox
 from actors.mailbox_actor import MailboxActor
 from actors.messages import Staged, StageDone, StageEnded, StageOverdue, StageStarted, StageWork
+from actors.shown import shown
 from actors.stage import Stage
 from actors.stage_batch import Answer, Nonsense, Outcome, Source, StageBatch, StageFailure
 from transport.meter import Meter
@@ -187,7 +188,7 @@ class StageRunner(LoopActor):
         if message.stage is not self._instance:
             return
         reason = StageFailure.NONSENSE if isinstance(message.error, Nonsense) else StageFailure.RAISED
-        self._lose(reason, repr(message.error))
+        self._lose(reason, shown(message.error))
         self._continue()
 
     def on_stage_overdue(self, message: StageOverdue) -> None:
@@ -228,8 +229,8 @@ class StageRunner(LoopActor):
             self._instance = self._create()
             self._instance.launch(Mailbox(f"stage {self._stage}"), self)
         except Exception as error:
-            _log.error("stage %s cannot be made: %r", self._stage, error, exc_info=error)
-            self._lose(StageFailure.RAISED, repr(error))
+            _log.error("stage %s cannot be made: %s", self._stage, shown(error), exc_info=error)
+            self._lose(StageFailure.RAISED, shown(error))
             return
         self._go(StageState.STARTING, self._patience)
 

@@ -92,9 +92,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(
-    create: Callable[[], Stage] | Work, timeout: float = DEADLINE_S, drop: bool = False
-) -> AsyncIterator[Bench]:
+async def bench(create: Callable[[], Stage], timeout: float = DEADLINE_S, drop: bool = False) -> AsyncIterator[Bench]:
     it = Bench(create, timeout, drop)
     try:
         yield it
@@ -582,3 +580,27 @@ def test_order_per_topic_holds_and_each_publisher_is_answered_once(plan: list[tu
             run(scenario())
         finally:
             end.set()
+
+
+class Unspeakable(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("not even this")
+
+    __str__ = __repr__
+
+
+def test_an_error_that_cannot_be_shown_costs_no_more_than_another(caplog: pytest.LogCaptureFixture) -> None:
+    def failing(batch: list[Event]) -> list[Event]:
+        if any(event.data == 0 for event in batch):
+            raise Unspeakable
+        return doubled(batch)
+
+    async def scenario() -> None:
+        async with bench(lambda: Doing(failing, [])) as it:
+            it.send(0)
+            it.send(1)
+            assert await it.settled() == [0, 2]
+            assert it.meter.stage_failures == {"s:raised": 1}
+            assert "<Unspeakable without a repr>" in caplog.text
+
+    run(scenario())
