@@ -22,7 +22,7 @@ from pyroaring import BitMap
 
 from actors.field_index import OTHER, FieldIndex, Ids, accepts, bitmap
 from transport.fields import Fields, fields_of
-from transport.filters import MISSING, Filter
+from transport.filters import CACHED_BYTES, MISSING, Filter
 from transport.messages import Publication
 
 CHANGES_KEPT = 256
@@ -168,12 +168,17 @@ class FilterIndex(Generic[Owner]):
 
     def _changed(self, owner: Owner) -> None:
         self.version += 1
-        self._log.append(_filter(owner))
+        changed = _filter(owner)
+        if len(changed.source) <= CACHED_BYTES:
+            self._log.append(changed)
+        else:  # to ask a filter that is parsed anew each time would take longer than to match
+            self._log.clear()
 
     def changes_since(self, version: int) -> Iterable[Filter] | None:
         """The filters of the owners that came or went since ``version``, oldest first.
 
-        ``None``: too long ago, or the fields are others since, so that classes of then mean nothing now.
+        ``None``: too long ago, or one of them is large, or the fields are others since, so that classes of then mean
+        nothing now.
         """
         count = self.version - version
         if count > len(self._log):

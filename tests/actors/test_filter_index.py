@@ -279,6 +279,15 @@ def test_changes_are_told_oldest_first_and_not_for_ever() -> None:
     assert len(list(index.changes_since(index.version - CHANGES_KEPT) or ())) == CHANGES_KEPT
 
 
+def test_what_a_large_filter_changes_is_not_asked_for_but_matched_anew() -> None:
+    index, (first,) = index_of({"a": 1})
+    version = index.version
+    index.add(Owner({"a": [f"value {n}" for n in range(1_000)]}))
+    assert index.changes_since(version) is None
+    index.remove(first)
+    assert list(index.changes_since(index.version - 1) or ()) == [first.filter]
+
+
 def test_no_owner_is_held_after_it_has_gone() -> None:
     index, owners = index_of({"a": 1}, {"a": 2})
     index.remove(owners[0])
