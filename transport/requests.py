@@ -61,7 +61,7 @@ class Presence(_Request, tag="presence"):
 class Ack(_Request, tag="ack"):
     topic: str
     epoch: str
-    offset: int
+    offset: Annotated[int, Meta(ge=0, le=2**63 - 1)]  # what the bus carries
 
 
 class Stats(_Request, tag="stats"):

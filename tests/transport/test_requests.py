@@ -51,6 +51,12 @@ def test_data_of_a_publish_keeps_its_bytes() -> None:
             "idempotency_key",
             1,
         ),
+        (
+            b'{"op":"ack","id":1,"topic":"a","epoch":"e","offset":9223372036854775808}',
+            ErrorCode.BAD_REQUEST,
+            "offset",
+            1,
+        ),
         (b'{"op":"history","id":9,"topic":"a"}', ErrorCode.UNSUPPORTED, "op", 9),
         (b'{"op":"auth","id":9,"token":"a"}', ErrorCode.UNSUPPORTED, "op", 9),
     ],
