@@ -13,6 +13,7 @@ from actors.topic_policy import TopicPolicies
 from actors.user_shares import Told, UserShares
 from transport.codec import pack
 from transport.codes import ErrorCode
+from transport.errors import CodecError
 from transport.messages import Present, Publish, Refused, Seated, ShareTaken, Users, WhoIsPresent
 
 JOIN = "join"
@@ -70,11 +71,17 @@ class UserDesk:
 
     def on_who_is_present(self, peer: Peer, item: WhoIsPresent) -> None:
         """Answered with :class:`Users`, or refused where the topic has no presence."""
-        if self._policies.of(item.topic).presence:
-            peer.out.append(pack(Users(item.ref, self._presence.users(item.topic))))
-        else:
+        if not self._policies.of(item.topic).presence:
             message = f'presence is not enabled for {item.topic}; set presence in [topics."PATTERN"]'
             peer.out.append(pack(Refused(item.ref, ErrorCode.BAD_REQUEST.value, message, "topic")))
+            return
+        users = self._presence.users(item.topic)
+        try:
+            answer = pack(Users(item.ref, users))
+        except CodecError as error:
+            message = f"{len(users)} users are too many for one answer: {error}"
+            answer = pack(Refused(item.ref, ErrorCode.LIMIT_EXCEEDED.value, message, "topic"))
+        peer.out.append(answer)
 
     def on_seated(self, peer: Peer, item: Seated) -> None:
         """A worker has the first session of users, or no longer one."""

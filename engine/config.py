@@ -184,7 +184,7 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["gap", "disconnect"], about("a full outbox: drop and say so with `gap`, or close with 4008")
     ] = "gap"
     user_rate: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
         about(
             "events per user_window that a user gets over all its sessions; more is a gap", "events", none="no limit"
         ),

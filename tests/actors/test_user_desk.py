@@ -1,8 +1,11 @@
 from typing import Any
 
+import pytest
+
 from actors.topic_policy import TopicPolicies, TopicPolicy
 from actors.user_desk import UserDesk
 from actors.user_shares import UserShares
+from transport import codec
 from transport.codec import join, unpack_batch
 from transport.messages import Present, Publish, Refused, Seated, Share, ShareTaken, Users, WhoIsPresent
 
@@ -67,6 +70,15 @@ def test_who_is_present() -> None:
     assert nobody == Users(8, [])
     assert isinstance(refused, Refused)
     assert (refused.ref, refused.code, refused.field) == (9, "bad_request", "topic")
+
+
+def test_more_users_than_the_bus_can_carry_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "MAX_ITEM_BYTES", 1_000)
+    here, worker = Desk(), FakePeer()
+    here.hear(worker, Present([("quiet.a", f"user-{n}") for n in range(200)], []))
+    here.hear(worker, WhoIsPresent(8, "quiet.a"))
+    [refused] = worker.read()
+    assert (refused.ref, refused.code, refused.field) == (8, "limit_exceeded", "topic")
 
 
 def test_shares_go_to_the_workers_when_their_time_has_come() -> None:
