@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from actors import index_check
 from actors.audiences import Statistics
 from engine import worker as module
 from tests.actors.test_fanout import Spine
@@ -46,6 +47,10 @@ def test_a_worker_says_how_much_there_is_and_whether_it_is_sound(monkeypatch: py
         assert found == {"worker": "worker-0", **sized._asdict()}
         found = await worker.order({"do": "index", "check": True})
         assert found == {"worker": "worker-0", **sized._asdict(), "problems": [], "complete": True}
+        monkeypatch.setattr(index_check, "FILTERS", 1)
+        found = await worker.order({"do": "index", "check": True})
+        assert (found["problems"], found["complete"]) == ([], False)
+        monkeypatch.undo()
         for client in clients:
             assert client.session is not None and client.session.subscriptions is not None
             del client.session.subscriptions["t"]
