@@ -238,9 +238,11 @@ class Broadcaster(LoopActor):
         self._pacer.flushed(self._began, self.loop.time())
         self._meter.broadcast.observe(time.perf_counter() - self._oldest)
         self._scheduled = False
-        self._processed(self._flushing)
         if self._dirty or self._selected:
+            self._processed(self._flushing)
             self._schedule()
+        else:
+            self._processed(self._taken)  # also what came meanwhile and had nothing to send
 
     # held routes ----------------------------------------------------------------------------------------------------
 
@@ -260,23 +262,30 @@ class Broadcaster(LoopActor):
         """Send a held route at loop time ``due``, if it is not sent sooner."""
         if due >= timing.due:
             return
+        self._wait_no_more(route, timing)
         timing.due = due
         self._held.add(route)
         delay = due - self.loop.time()
         if delay > 0:
-            self.loop.call_later(delay, self._ripe, route, timing, due)
+            timing.timer = self.loop.call_later(delay, self._ripe, route)
         else:
-            self._ripe(route, timing, due)
+            self._ripe(route)
 
-    def _ripe(self, route: Route, timing: Timing, due: float) -> None:
-        if timing.due == due and route in self._held:  # else it was sent since, or is to be sent sooner
-            self._held.discard(route)
-            self._dirty.append(route)
-            self._schedule()
+    def _ripe(self, route: Route) -> None:
+        self._held.discard(route)
+        self._dirty.append(route)
+        self._schedule()
 
-    def _prepare_held(self, route: Route, timing: Timing, now: float) -> None:
+    def _wait_no_more(self, route: Route, timing: Timing) -> None:
+        """No timer may outlive its reason: it can be 1,000 s, and holds on to the route."""
         self._held.discard(route)
         timing.due = math.inf
+        if timing.timer is not None:
+            timing.timer.cancel()
+            timing.timer = None
+
+    def _prepare_held(self, route: Route, timing: Timing, now: float) -> None:
+        self._wait_no_more(route, timing)
         events = timing.holding.take()
         clock = self.loop.time()
         if events:
@@ -431,7 +440,8 @@ class Broadcaster(LoopActor):
     def _disband(self, op: Disband) -> None:
         self._seal([op.route])
         op.route.disband()
-        self._held.discard(op.route)
+        if op.route.timing is not None:
+            self._wait_no_more(op.route, op.route.timing)
 
     def _send(self, op: Send) -> None:
         if self._selected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -28,12 +29,13 @@ class Lane:
 class Timing:
     """When a held route may be sent: its events, when it was sent last, and who waits to join. The broadcaster's."""
 
-    __slots__ = ("due", "holding", "joining", "sent", "told")
+    __slots__ = ("due", "holding", "joining", "sent", "timer", "told")
 
     def __init__(self, conflate: bool) -> None:
         self.holding = Holding(conflate)
         self.joining: dict[Session, int] = {}  # session → the events that came before it
         self.due = math.inf  # loop time at which it is to be sent, or was and the next flush takes it
+        self.timer: asyncio.TimerHandle | None = None
         self.sent = self.told = float("-inf")  # loop time of the last sending, of the last `skipped`
 
 
