@@ -265,8 +265,12 @@ class Clients(LoopActor):
         self._in_flight[ref] = (session, request_id)
         session.unacknowledged += 1
         if session.unacknowledged >= self._limits.unacknowledged_publishes or not self._uplink.window_open:
-            self._held.add(session)
-            session.connection.pause_reading()
+            self._hold(session)
+
+    def _hold(self, session: Session) -> None:
+        """Read no more of it, until there is room."""
+        self._held.add(session)
+        session.connection.pause_reading()
 
     def _patterns(self, session: Session, topics: list[str], field: str = "topics") -> None:
         if not topics:
@@ -310,6 +314,8 @@ class Clients(LoopActor):
             raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away; the event may be assigned again")
         self._uplink.send(pack(Ack(session.id, request.topic, request.epoch, request.offset)))
         session.message(op="ok", id=request.id)
+        if not self._uplink.window_open:  # acks are not waited for, so nothing else bounds them
+            self._hold(session)
 
     def unsubscribe(self, session: Session, request: Unsubscribe, *, by_server: bool = False) -> None:
         """The opposite of :meth:`subscribe`; what the session does not have is no error."""

@@ -4,6 +4,8 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import pytest
+
 from actors.messages import Arrived, Downlink, HubFound
 from tests.actors.test_fanout import FakeSocket, Spine, run, until
 from transport.codes import GapReason
@@ -125,7 +127,10 @@ def test_more_interest_than_fits_into_one_message_reaches_a_new_hub() -> None:
     run(scenario)
 
 
-def test_sockets_held_back_for_a_hub_that_was_behind_are_read_again_with_the_next() -> None:
+@pytest.mark.parametrize(
+    "request_", [{"op": "publish", "topic": "t", "data": 1}, {"op": "ack", "topic": "t", "epoch": "e", "offset": 1}]
+)
+def test_sockets_held_back_for_a_hub_that_was_behind_are_read_again_with_the_next(request_: dict[str, Any]) -> None:
     class Reading(FakeSocket):
         reading = True
 
@@ -139,7 +144,7 @@ def test_sockets_held_back_for_a_hub_that_was_behind_are_read_again_with_the_nex
         publisher = Reading()
         publisher.session = spine.worker._clients.open(publisher)  # type: ignore[arg-type]
         spine.worker._uplink._window_open = False
-        spine.request(publisher, op="publish", topic="t", data=1)
+        spine.request(publisher, **request_)
         assert not publisher.reading
         spine.worker._uplink._lose("a test")
         await until(lambda: publisher.reading)
