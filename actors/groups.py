@@ -23,6 +23,9 @@ from transport.messages import Ack, Delist, Enlist
 GROUPS: Final = 10_000
 """Groups at once; one more is refused. A group is forgotten when all of its patterns were vacant for long."""
 
+PATTERNS: Final = 100_000
+"""Patterns of all groups together, those without members too; one more is refused."""
+
 
 class GroupCounts(NamedTuple):
     """How much is in all groups."""
@@ -62,6 +65,7 @@ class Groups:
         self._sessions: dict[str, _Session] = {}
         self._of_peer: dict[Peer, set[str]] = {}
         self._stirred: dict[Group, None] = {}
+        self._kept = 0  # patterns of all groups
         self._returned = 0  # to groups that are forgotten
 
     def __len__(self) -> int:
@@ -74,9 +78,15 @@ class Groups:
             The patterns for whose topics :meth:`lanes` has another answer now.
 
         Raises:
-            RequestError: ``limit_exceeded``, for one group too many; nothing has changed.
+            RequestError: ``limit_exceeded``, for one group or pattern too many; nothing has changed.
         """
         group = self._groups.get(enlist.group)
+        added = sum(group not in self._having.get(pattern, ()) for pattern in set(enlist.patterns))
+        if added and self._kept + added > PATTERNS:
+            text = (
+                f"consumer groups keep at most {PATTERNS} patterns, each for some time after its last member has left"
+            )
+            raise RequestError(ErrorCode.LIMIT_EXCEEDED, text, "group")
         if group is None:
             if len(self._groups) >= GROUPS:
                 text = f"there are {GROUPS} consumer groups; each is forgotten some time after its last member has left"
@@ -98,6 +108,7 @@ class Groups:
         for pattern in new:
             self._patterns.add(pattern)
             self._having.setdefault(pattern, {})[group] = None
+        self._kept += len(new)
         self._stirred[group] = None
         return new
 
@@ -174,6 +185,7 @@ class Groups:
         for group in tuple(self._groups.values()):
             for pattern in group.sweep(now):
                 forgotten.append(pattern)
+                self._kept -= 1
                 having = self._having[pattern]
                 del having[group]
                 if not having:

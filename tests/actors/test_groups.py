@@ -357,6 +357,25 @@ def test_one_group_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub.publish() == ["a:1"]
 
 
+def test_one_pattern_too_many_is_refused_those_without_members_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "PATTERNS", 3)
+    hub = Hub()
+    hub.enlist("a", "j.a", "j.b")
+    hub.enlist("a", "j.a", group="h")
+    hub.delist("a", "j.b")
+    for patterns in (["j.c"], ["j.a", "j.c"]):
+        with pytest.raises(RequestError) as caught:
+            hub.enlist("b", *patterns)
+        assert (caught.value.code, caught.value.field) == ("limit_exceeded", "group")
+    with pytest.raises(RequestError):
+        hub.enlist("b", "j.a", group="i")
+    assert len(hub.groups) == 2
+    hub.enlist("b", "j.a", "j.b")
+    hub.delist("b", "j.a", "j.b")
+    hub.sweep(VACANT_S)
+    assert hub.enlist("b", "j.c", "j.d") == []
+
+
 def test_only_new_patterns_of_a_group_change_where_events_go() -> None:
     hub = Hub()
     assert hub.groups.enlist(hub.peer, Enlist(1, "a", "g", ["j.a", "j.*"]), 0.0) == ["j.a", "j.*"]
