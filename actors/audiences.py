@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FIELDS = 256
 """Fields that the filters on one pattern may name in all: each event is read for every one of them."""
+FILTER_BYTES = 1_048_576
+"""JSON of the filters of one session, once per pattern: in the indexes a value takes ten times as much."""
 PRIVATE_ROUTES = 16
 """Held routes of one session; a client that changes its rate all the time leaves no more behind."""
 
@@ -98,18 +100,31 @@ class Audiences:
             ops.extend(_merged(joins))
         return audience
 
-    def admit(self, pattern: str, wanted: Filter) -> None:
-        """Raise :class:`RequestError` if the filters on a pattern would name too many fields with this one."""
-        index = self._filters.get(pattern)
-        fields = len(set(wanted.fields).union(index.fields if index is not None else ()))
-        if fields > FIELDS:
-            message = f"all filters on {pattern!r} together may name {FIELDS} fields, with this one they name {fields}"
-            raise RequestError(ErrorCode.LIMIT_EXCEEDED, message, "where")
+    def admit(self, session: Session, patterns: list[str], wanted: Filter) -> None:
+        """Raise :class:`RequestError` if a session cannot have this filter on these patterns.
 
-    def enter(self, session: Session, pattern: str, subscription: Subscription, ops: list[Any]) -> list[Join]:
+        Its filters would be too large, or all filters on one of the patterns would name too many fields.
+        """
+        held = session.subscriptions or {}
+        replaced = sum(_size(held[pattern].filter) for pattern in patterns if pattern in held)
+        size = session.filter_bytes - replaced + len(patterns) * _size(wanted)
+        if size > FILTER_BYTES:
+            message = f"the filters of one session may have {FILTER_BYTES} bytes of JSON, once per topic; now {size}"
+            raise RequestError(ErrorCode.LIMIT_EXCEEDED, message, "where")
+        names = wanted.fields
+        for pattern in patterns:
+            index = self._filters.get(pattern)
+            fields = len(set(names).union(index.fields if index is not None else ()))
+            if fields > FIELDS:
+                message = f"all filters on {pattern!r} may name {FIELDS} fields, with this one they name {fields}"
+                raise RequestError(ErrorCode.LIMIT_EXCEEDED, message, "where")
+
+    def enter(
+        self, session: Session, pattern: str, subscription: Subscription, ops: list[Any], joins: list[Join]
+    ) -> None:
         """A subscription begins, or replaces the one on the same pattern.
 
-        The session's :class:`Join` are returned, for the caller to put behind the answer.
+        ``joins`` are the session's, those of all patterns of a request, for the caller to put behind the answer.
         """
         if session.subscriptions is None:
             session.subscriptions = {}
@@ -133,11 +148,10 @@ class Audiences:
                 self._refilter(*self.of(pattern))
             index.add(subscription)
             self.filtered += 1
-        joins: list[Join] = []
+            session.filter_bytes += _size(subscription.filter)
         for audience in self.of(pattern):
             audience.changed(session, pattern)
             audience.place(session, ops, joins)
-        return joins
 
     def exit(self, session: Session, patterns: Iterable[str], ops: list[Any]) -> list[str]:
         """Subscriptions end; those that the session does not have are no error. Patterns that nobody holds any more."""
@@ -188,6 +202,7 @@ class Audiences:
         index = self._filters[pattern]
         index.remove(subscription)
         self.filtered -= 1
+        subscription.session.filter_bytes -= _size(subscription.filter)
         if not len(index):
             del self._filters[pattern]
             self._refilter(*self.of(pattern))
@@ -223,6 +238,10 @@ class Audiences:
     def filters(self, pattern: str) -> FilterIndex[Subscription] | None:
         """The index of a pattern's filtered subscriptions, if it has any."""
         return self._filters.get(pattern)
+
+
+def _size(wanted: Filter | None) -> int:
+    return 0 if wanted is None else len(wanted.source)
 
 
 def _merged(joins: list[Join]) -> list[Join]:

@@ -15,6 +15,7 @@ from actors.attendance import Attendance
 from actors.audience import Audience, Selection
 from actors.audiences import Audiences
 from actors.clients import Ref, Uplink
+from actors.filter_index import FilterIndex
 from actors.loop_actor import LoopActor
 from actors.messages import (
     Answered,
@@ -41,8 +42,6 @@ from actors.topic_policy import Strategy, TopicPolicies
 from transport.codec import pack
 from transport.codes import ErrorCode, GapReason, Priority
 from transport.errors import RequestError
-from transport.fields import lookup
-from transport.filters import Filter
 from transport.messages import (
     Assigned,
     Delist,
@@ -308,12 +307,13 @@ class Index(LoopActor):
             self._epoch_changed(topic, epoch, offset, ops)
         patterns = list(dict.fromkeys(request.topics))
         try:
-            for pattern in patterns if request.where is not None else ():
-                self.audiences.admit(pattern, request.where)
+            if request.where is not None:
+                self.audiences.admit(session, patterns, request.where)
         except RequestError as error:
             self._give_up(pending, error)
             return
-        joins = self._take_in(session, patterns, _subscription(session, request), ops)
+        subscription = _subscription(session, request)
+        joins = self._take_in(session, patterns, subscription, ops)
         self._release(pending.patterns)
         # Also those it was in before: what is pending there came before the answer.
         routes = {route: None for pattern in patterns for a in self.audiences.of(pattern) for route in a.routes}
@@ -322,14 +322,24 @@ class Index(LoopActor):
         answer["topics"] = request.topics
         answer["positions"] = {t: {"epoch": epoch, "offset": offset} for t, (epoch, offset) in fence.positions.items()}
         answer["position"] = fence.position
-        form, wanted = session.form, request.where
+        form = session.form
         frames = [form.message(answer)]
-        frames += [form.event(event) for event in fence.events if wanted is None or self._accepts(wanted, event)]
+        frames += [form.event(event) for event in self._accepted(subscription, fence.events)]
         ops.append(Send(session, b"".join(frames), tuple(patterns)))
         ops.extend(joins)
 
-    def _accepts(self, wanted: Filter, event: Publication) -> bool:
-        return self._policies.of(event.topic).strategy is Strategy.BROADCAST_ALL or wanted.holds(lookup(event))
+    def _accepted(self, subscription: Subscription, events: list[Publication]) -> list[Publication]:
+        """Those of a snapshot's events that a subscription wants; by an index, for they and its filter may be large."""
+        if subscription.filter is None or not events:
+            return events
+        index: FilterIndex[Subscription] = FilterIndex()
+        index.add(subscription)
+        policy = self._policies.of
+        return [
+            event
+            for event in events
+            if policy(event.topic).strategy is Strategy.BROADCAST_ALL or index.match(index.class_of(event))
+        ]
 
     def _epoch_changed(self, topic: str, epoch: str, offset: int, ops: list[Any]) -> None:
         """Tell those who are there of a new epoch before somebody joins who begins with it."""
@@ -354,7 +364,7 @@ class Index(LoopActor):
                 continue
             # Each pattern has a subscription of its own where an index lists it.
             own = subscription if subscription.filter is None else _copy(subscription)
-            joins += self.audiences.enter(session, pattern, own, ops)
+            self.audiences.enter(session, pattern, own, ops, joins)
             self._attendance.enter(session, pattern)
         self._tell_attendance()
         return joins
@@ -501,8 +511,8 @@ class Index(LoopActor):
     def on_sweep(self, _message: Sweep) -> None:
         """Answer requests that the hub has not answered in time; forget selections that nobody uses."""
         now = self.loop.time()
-        # What the server ordered waits for any hub: nobody would ask again.
-        late = [r for r, pending in self._pending.items() if pending.deadline <= now and not pending.by_server]
+        # What the server ordered waits for any hub, as long as the session does: nobody would ask again.
+        late = [r for r, p in self._pending.items() if p.deadline <= now and (p.session.closed or not p.by_server)]
         for ref in late:
             error = RequestError(ErrorCode.UNAVAILABLE, f"no answer from the hub in {self._request_timeout:g} s")
             if (pending := self._take(ref)) is not None:

@@ -54,6 +54,7 @@ class Session:
         "connected_at",
         "connection",
         "dropped",
+        "filter_bytes",
         "form",
         "id",
         "leaving",
@@ -78,6 +79,7 @@ class Session:
         self.routes: set[Route] = set()
         self.private: dict[Delivery, Route] | None = None  # its own held routes, for what its filters select
         self.subscriptions: dict[str, Subscription] | None = None  # by pattern; made when first needed
+        self.filter_bytes = 0  # JSON of the filters in force
         self.told = 0.0  # loop time of the last `skipped`
         self.unacknowledged = 0  # publishes
         self.dropped = 0  # events, by the outboxes that it had before this one
@@ -177,6 +179,9 @@ class Session:
                 verdict = outbox.rate_limited(publication)
             else:
                 verdict = outbox.push(frame, publication, conflate=conflate)
+            if self.rated and not self.paused and outbox.crowded:
+                self._drain()  # it is not slow: here waits what has come with this flush, and gaps that can wait
+                continue
             half = half or verdict is Verdict.HALF
             if verdict is Verdict.FULL or (verdict is Verdict.DROPPED and self.clients.disconnect_slow):
                 self.clients.count_queued(0, outbox.dropped - dropped, limited)

@@ -106,6 +106,12 @@ class Outbox:
         return self._waiting > 0 or bool(self._gaps.spans)
 
     @property
+    def crowded(self) -> bool:
+        """Whether half of a bound is used: of bytes, events or gaps."""
+        most = max(self._waiting, len(self._gaps.spans))
+        return self.size * 2 >= self._limit_bytes or most * 2 >= self._limit_events
+
+    @property
     def oldest(self) -> float | None:
         """``ts`` of the event that has waited for longest; ``None`` if no event waits."""
         waited: float | None = None

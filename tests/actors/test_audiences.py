@@ -27,7 +27,8 @@ def enter(table: Audiences, session: Any, pattern: str, where: Any = None, **opt
     wanted = EVERYTHING
     if where is not None or options:
         wanted = Subscription(session, None if where is None else Filter.parse(where), Delivery(**options))
-    joins = table.enter(session, pattern, wanted, ops)
+    joins: list[Any] = []
+    table.enter(session, pattern, wanted, ops, joins)
     return [*ops, *joins]
 
 
@@ -86,12 +87,12 @@ def test_filters_on_a_pattern_name_so_many_fields_and_no_more() -> None:
     table, (session, _) = audiences(), fakes.session(FORM)
     for n in range(0, FIELDS, 64):
         where = {f"f{i}": 1 for i in range(n, n + 64)}
-        table.admit(f"a.{n}", Filter.parse(where))
+        table.admit(session, [f"a.{n}"], Filter.parse(where))
         enter(table, session, "a.x", where)
         session, _ = fakes.session(FORM)
-    table.admit("a.x", Filter.parse({"f0": 2}))
+    table.admit(session, ["a.x"], Filter.parse({"f0": 2}))
     with pytest.raises(RequestError) as refused:
-        table.admit("a.x", Filter.parse({"one more": 1}))
+        table.admit(session, ["a.x"], Filter.parse({"one more": 1}))
     assert (refused.value.code, refused.value.field) == (ErrorCode.LIMIT_EXCEEDED, "where")
 
 
