@@ -41,7 +41,7 @@ from transport.codes import ErrorCode, Priority
 from transport.errors import ConfigError, HeliographError, RequestError, Unsupported
 from transport.messages import Publish
 from transport.position import Position
-from transport.requests import field_at_fault
+from transport.requests import refusal
 from transport.topics import check_topic, is_system
 
 ANSWER_TIMEOUT = 60.0  # s for the backend to answer; a drain takes longest
@@ -277,7 +277,7 @@ def publishes(body: bytes) -> tuple[list[Publish], bool]:
         body.decode()  # what is taken over unread must be UTF-8 too
         requests = [_one.decode(body)] if single else _many.decode(body)
     except msgspec.ValidationError as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, str(error), field_at_fault(error)) from None
+        raise refusal(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
     if not requests:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from engine.admin_http import MAX_PAGE, PAGE, answer, read_body
 from transport.codes import ErrorCode
 from transport.errors import RequestError
-from transport.requests import field_at_fault
+from transport.requests import refusal
 from transport.topics import check_topic
 
 
@@ -82,7 +82,7 @@ def _asked(body: bytes) -> _Explain:
         body.decode()  # `data` is taken over unread
         asked = _decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, str(error), field_at_fault(error)) from None
+        raise refusal(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
     check_topic(asked.topic)

@@ -27,7 +27,7 @@ from engine.log import get_logger
 from transport.codes import ErrorCode
 from transport.errors import RequestError, Unsupported
 from transport.filters import Filter
-from transport.requests import LATER_FIELDS, Subscribe, Unsubscribe, field_at_fault
+from transport.requests import LATER_FIELDS, Subscribe, Unsubscribe, refusal
 from transport.topics import check_pattern, check_topic, check_user
 
 
@@ -127,7 +127,7 @@ def options(body: bytes, kind: type[Subscribe | Unsubscribe]) -> dict[str, Any]:
                 raise RequestError(ErrorCode.BAD_REQUEST, f"the path says it: leave out {field!r}", field)
         request = msgspec.convert({**given, "op": kind.__struct_config__.tag, "id": 0}, kind)
     except msgspec.ValidationError as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, str(error), field_at_fault(error)) from None
+        raise refusal(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
     for field in LATER_FIELDS.get(kind, ()):

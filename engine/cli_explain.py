@@ -42,7 +42,7 @@ def summary(found: Mapping[str, Any]) -> str:
     """One line: how many of how many, by which strategy and patterns."""
     if not found["matched"]:
         return f"nobody has subscribed to {found['topic']}"
-    groups = "".join(f", one member of group {shown(group)}" for group in found["groups"])
+    groups = "".join(f", and one member of group {shown(group)}" for group in found["groups"])
     text = f"{found['receivers']:,} of {found['matched']:,} subscribed to {found['topic']} would receive it{groups}"
     text += f" ({found['strategy']}; {', '.join(found['patterns'])})"
     return f"{text}; {len(found['sessions']):,} shown" if found["truncated"] else text

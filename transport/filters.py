@@ -273,7 +273,8 @@ class _Parser:
                 some = self._values_of(operand, here) if operator == "in" else frozenset((_scalar(operand, here),))
                 accept = some if accept is None else accept & some
             elif operator == "not":
-                reject = self._values_of(operand if type(operand) is list else [operand], here)
+                several = type(operand) is list
+                reject = self._values_of(operand, here) if several else frozenset((_scalar(operand, here),))
             elif operator == "gt" or operator == "gte":
                 bound = _bound(operand, here, of=lower if upper is None else upper)
                 bound = _successor(bound) if operator == "gt" else bound

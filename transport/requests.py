@@ -6,7 +6,7 @@ A field of the contract that this version has not built is decoded and refused b
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -126,11 +126,23 @@ class RequestDecoder:
         request_id = probe.id if isinstance(probe.id, (int, str)) and not isinstance(probe.id, bool) else None
         if isinstance(probe.op, str) and probe.op in LATER_OPS:
             return Rejected(request_id, Unsupported(f"op {probe.op!r}", "op"))
-        return Rejected(request_id, RequestError(ErrorCode.BAD_REQUEST, str(error), field_at_fault(error)))
+        return Rejected(request_id, refusal(error))
 
 
+_OPS = ", ".join(sorted(kind.__struct_config__.tag for kind in get_args(Request)))
+_CHOICES = {"op": _OPS, "priority": ", ".join(Priority)}
 _PATH = re.compile(r" - at `\$\.?([^`]+)`")
 _NAMED = re.compile(r"field `([^`]+)`")
+
+
+def refusal(error: msgspec.DecodeError) -> RequestError:
+    """The ``bad_request`` that says what msgspec's text says, and what a field of few values may be."""
+    field = field_at_fault(error)
+    message = _PATH.sub("", str(error))
+    choices = _CHOICES.get((field or "").rpartition(".")[2])
+    if choices and message.startswith("Invalid"):
+        message += f", must be one of {choices}"
+    return RequestError(ErrorCode.BAD_REQUEST, message, field)
 
 
 def field_at_fault(error: msgspec.DecodeError) -> str | None:

@@ -349,7 +349,7 @@ def test_explain_as_lines_with_a_summary_beside(heliograph: Callable[..., Result
         ("s0", True, None),
         ("s1", False, "c is 0.5"),
     ]
-    said = "1 of 2 subscribed to a.b would receive it, one member of group g (load_balanced; a.*)"
+    said = "1 of 2 subscribed to a.b would receive it, and one member of group g (load_balanced; a.*)"
     assert (shown.code, shown.err) == (0, f"heliograph: {said}\n")
     body = b'{"topic":"a.b","data":{"c": 0.50},"type":"t","limit":100,"key":"k"}'
     assert (admin.requests, admin.bodies) == ([("POST", "/api/explain", "application/json", None)], [body])

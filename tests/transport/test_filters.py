@@ -144,6 +144,8 @@ LIMIT = ErrorCode.LIMIT_EXCEEDED
         ({"tier": {"in": []}}, INVALID, "where.tier.in"),
         ({"tier": {"in": "x"}}, INVALID, "where.tier.in"),
         ({"tier": {"not": []}}, INVALID, "where.tier.not"),
+        ({"tier": {"not": {"in": ["a"]}}}, INVALID, "where.tier.not"),
+        ({"tier": {"not": ["a", []]}}, INVALID, "where.tier.not[1]"),
         ({"tier": {"eq": ["x"]}}, INVALID, "where.tier.eq"),
         ({"tier": {"eq": {"x": 1}}}, INVALID, "where.tier.eq"),
         ({"tier": {"exists": 1}}, INVALID, "where.tier.exists"),

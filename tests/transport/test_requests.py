@@ -65,3 +65,25 @@ def test_what_is_wrong_is_named(message: bytes, code: ErrorCode, field: str | No
     with pytest.raises(Rejected) as caught:
         JSON.decode(message)
     assert (caught.value.error.code, caught.value.error.field, caught.value.id) == (code, field, request_id)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (b'{"op":"subscribe","id":1,"topics":["a"],"max_rate":0}', "Expected `float` >= 0.001"),
+        (b'{"op":"ping","id":1,"x":2}', "Object contains unknown field `x`"),
+        (
+            b'{"op":"publish","id":1,"topic":"a","data":1,"priority":"urgent"}',
+            "Invalid enum value 'urgent', must be one of low, medium, high, critical",
+        ),
+        (
+            b'{"op":"publsh","id":1}',
+            "Invalid value 'publsh', must be one of ack, ping, presence, publish, snapshot, stats, subscribe, "
+            "subscriptions, unsubscribe",
+        ),
+    ],
+)
+def test_the_text_says_what_would_be_right_and_leaves_the_place_to_the_field(message: bytes, said: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        JSON.decode(message)
+    assert caught.value.error.message == said
