@@ -46,7 +46,7 @@ class Table:
         wanted = None if where is None else Filter.parse(where)
         plain = wanted is None and delivery == Delivery()
         subscription = EVERYTHING if plain else Subscription(session, wanted, delivery)
-        self.audiences.enter(session, pattern, subscription, [])
+        self.audiences.enter(session, pattern, subscription, [], [])
 
     def exit(self, who: int, pattern: str) -> None:
         self.audiences.exit(self.sessions[who], [pattern], [])
@@ -163,3 +163,19 @@ def test_sessions_and_patterns_may_go_between_two_steps() -> None:
                     table.exit(who, pattern)
         found.append(text)
     assert found == [None] * 4, "one pattern, and three sessions that have nothing any more"
+
+
+def test_an_audience_that_has_gone_between_two_steps_is_not_looked_at() -> None:
+    table, patterns = Table(), [f"a.{n}" for n in range(10)]
+    table.enter(0, ">", None, Delivery())
+    for pattern in patterns:
+        table.enter(1, pattern, None, Delivery())
+        table.find(pattern)
+    found = []
+    for text in problems(table.audiences, table.sessions, []):
+        found.append(text)
+        if len(found) == 12:  # all patterns and an audience
+            for pattern in patterns:
+                table.exit(1, pattern)
+            table.enter(0, ">", None, Delivery(window=0.1))
+    assert found == [None] * (12 + 3), "those that are left mean nothing any more"
