@@ -108,7 +108,7 @@ def _id(socket: FakeSocket) -> str:
 
 
 def test_a_long_look_lets_events_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.worker.EXPLAIN_SLICE", -1.0)
+    monkeypatch.setattr("engine.worker.SLICE", -1.0)
 
     async def scenario(spine: Spine) -> None:
         sockets = [spine.connect() for _ in range(5)]

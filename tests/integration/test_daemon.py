@@ -382,7 +382,7 @@ def test_tells_the_service_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(DEADLINE)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        monkeypatch.setenv("WATCHDOG_USEC", "100000")
+        monkeypatch.setenv("WATCHDOG_USEC", "1000000")  # a slow start must not fill the socket's queue
         with engine(tmp_path) as it:
             said: list[str] = []
             while not {"READY=1", "WATCHDOG=1"} <= set(said):
