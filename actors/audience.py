@@ -107,13 +107,15 @@ class Audience:
     def place(self, session: Session, ops: list[Any], joins: list[Join]) -> None:
         """Find a session's cohort again after a change of its subscriptions.
 
-        It leaves at once; a :class:`Join` is put to ``joins``, for the caller to say when.
+        It leaves at once; a :class:`Join` is put to ``joins``, for the caller to say when. ``joins`` holds what nobody
+        has said yet, of this session only where it may leave.
         """
         wanted = self.wanted(session)
         before = self._placed.get(session)
         if (None if before is None else before.delivery) == wanted:
             return
         if before is not None:
+            joins[:] = [join for join in joins if join.route is not before]  # of another pattern of the same request
             ops.append(Leave(before, session))
             del self._placed[session]
             before.size -= 1
