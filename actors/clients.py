@@ -289,18 +289,21 @@ class Clients(LoopActor):
             RequestError: this session cannot have it.
         """
         self._patterns(session, request.topics)
-        held = session.subscriptions or {}
-        if len(held) + len(request.topics) > self._limits.subscriptions:
-            in_all = len(held.keys() | set(request.topics))
-            if in_all > self._limits.subscriptions:
-                raise RequestError(
-                    ErrorCode.LIMIT_EXCEEDED, f"at most {self._limits.subscriptions} subscriptions a session", "topics"
-                )
+        self.check_room(session, request.topics)
         if request.group is not None:
             self._check_group(request)
         if request.where is not None:
             request.where = Filter.parse(request.where)
         self._index.tell(SubscribeFor(session, request, by_server))
+
+    def check_room(self, session: Session, topics: list[str]) -> None:
+        """Raise :class:`RequestError` if a session cannot have these patterns, too.
+
+        To be asked again when they take effect: of requests that wait for the hub there may be many.
+        """
+        held, most = session.subscriptions or {}, self._limits.subscriptions
+        if len(held) + len(topics) > most and len(held.keys() | set(topics)) > most:
+            raise RequestError(ErrorCode.LIMIT_EXCEEDED, f"at most {most} subscriptions a session", "topics")
 
     def _check_group(self, request: Subscribe) -> None:
         for field in ("where", "conflate", "max_rate", "window", "batch", "snapshot"):

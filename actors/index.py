@@ -282,6 +282,12 @@ class Index(LoopActor):
         if not pending.by_server:
             pending.session.error(pending.request.id, error)
 
+    def _call_off(self, pending: _Pending, error: RequestError) -> None:
+        """Give up what the hub has done, or may do yet."""
+        self._give_up(pending, error)
+        if isinstance(pending.message, Enlist):
+            self._relist(pending.session, pending.message.patterns)
+
     def _fence(self, fence: Fence, ops: list[Any]) -> bool:
         pending = self._take(fence.ref)
         if pending is not None:
@@ -307,10 +313,11 @@ class Index(LoopActor):
             self._epoch_changed(topic, epoch, offset, ops)
         patterns = list(dict.fromkeys(request.topics))
         try:
+            session.clients.check_room(session, patterns)
             if request.where is not None:
                 self.audiences.admit(session, patterns, request.where)
         except RequestError as error:
-            self._give_up(pending, error)
+            self._call_off(pending, error)
             return
         subscription = _subscription(session, request)
         joins = self._take_in(session, patterns, subscription, ops)
@@ -408,7 +415,7 @@ class Index(LoopActor):
             self._enlisted.pop(session.id, None)
 
     def _relist(self, session: Session, patterns: list[str]) -> None:
-        """The hub may enlist it yet, for what was given up: say what it is in."""
+        """What was given up the hub may have enlisted it for: say what it is in."""
         held = session.subscriptions or {}
         groups = {p: held[p].group for p in patterns if p in held}
         self._delist(session, [pattern for pattern in patterns if groups.get(pattern) is None])
@@ -516,9 +523,7 @@ class Index(LoopActor):
         for ref in late:
             error = RequestError(ErrorCode.UNAVAILABLE, f"no answer from the hub in {self._request_timeout:g} s")
             if (pending := self._take(ref)) is not None:
-                self._give_up(pending, error)
-                if isinstance(pending.message, Enlist):
-                    self._relist(pending.session, pending.message.patterns)
+                self._call_off(pending, error)
         if now - self._aged >= self._route_ttl / 2:
             self._aged = now
             self.audiences.age()

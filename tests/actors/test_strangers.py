@@ -106,3 +106,23 @@ def test_nothing_waits_for_a_hub_for_those_who_have_gone() -> None:
         assert not index._pending and not index._asking and not index._waiting
 
     run(scenario)
+
+
+def test_requests_that_are_sent_all_at_once_get_no_more_subscriptions() -> None:
+    config = loads('[limits]\nsubscriptions = 10\n[topics."t.>"]\nstrategy = "load_balanced"')
+
+    async def scenario(spine: Spine) -> None:
+        for options in ({}, {"group": "g"}):
+            socket = spine.connect()
+            for n in range(9):
+                spine.request(socket, op="subscribe", topics=[f"t.{n}.{m}" for m in range(4)], **options)
+            answers = await until(lambda s=socket: a if len(a := s.messages[1:]) == 9 else None)
+            assert [a["op"] for a in sorted(answers, key=lambda a: a["id"])] == ["ok"] * 2 + ["error"] * 7
+            assert (answers[0]["code"], answers[0]["field"]) == ("limit_exceeded", "topics")
+            await spine.answer(socket, spine.request(socket, op="snapshot", topics=["t.1"]))
+            assert len(socket.session.subscriptions or ()) == 8  # type: ignore[union-attr]
+        (member,) = spine.hub._actors.groups._groups["g"].members.values()
+        assert len(member.patterns) == 8, "the hub gives nothing for what was refused"
+
+    with mock.patch.object(test_fanout, "CONFIG", config):
+        run(scenario)
