@@ -6,7 +6,7 @@ clients that ask for ``max_rate`` 10, on one topic with ``--keys`` keys and ``--
 `age`: what a client has of a key, when a newer value comes: the time since it was published. It is at its oldest then,
 so that the worst one bounds what any client ever had. `never`: newest values that some client did not get in the end.
 `cores` are the engine's: all its processes are on one. `growth` is of the resident memory of all processes, in MB, from
-the second quarter of the run to the last.
+the second quarter of the run to the last. Where `others` took more than 0.1 of the server's core, ages are theirs.
 """
 
 from __future__ import annotations

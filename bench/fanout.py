@@ -237,7 +237,7 @@ def numbers(text: str) -> list[int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench.fanout", description=__doc__.split("\n")[0])
-    parser.add_argument("what", nargs="*", default=["rates"], choices=[*MODES, "all"], metavar="WHAT")
+    parser.add_argument("what", nargs="*", choices=[*MODES, "all", []], metavar="WHAT", help="default: rates")
     parser.add_argument("--rates", type=numbers, default=[100, 1000, 5000], help="messages per second")
     parser.add_argument("--clients", type=int, default=500)
     parser.add_argument("--workers", type=int, default=1)
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--peers", action="store_true", help="also other servers, at the same rates")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments, Options())
-    what = list(MODES) if "all" in options.what else options.what
+    what = list(MODES) if "all" in options.what else options.what or ["rates"]
     if (warning := report.warning()) is not None:
         note(warning)
     results: dict[str, list[Row]] = {}

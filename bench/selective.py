@@ -6,7 +6,8 @@ filter of its own on one topic, and ``--rate`` events a second whose fields chan
 ``narrow``: symbols, patterns, tiers and a least confidence; few clients want an event. ``broad``: a least confidence
 alone, all different; half of them want it, and no two events of different confidence the same half.
 `exact`: every client got the events that its filter accepts, looked at one by one, and no other, none twice: their
-number and the sum of their sequences say so.
+number and the sum of their sequences say so. Where `others` took more than 0.1 of the server's core,
+latencies are theirs.
 """
 
 from __future__ import annotations
