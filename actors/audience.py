@@ -237,7 +237,8 @@ class Audience:
                         self._under_policy(subscription.delivery) if alone else self._delivery(self._of(session))
                     )
         selection = Selection(wanted, [index.version for index in self._filters], ops)
-        self._hot.pop(key, None)
+        if (stale := self._hot.pop(key, None)) is not None:
+            self._weight -= stale.size
         self._keep(key, selection)
         return selection, False
 
