@@ -55,7 +55,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 FILTERS = 500
 CLASSES = 20  # confidences
-PAUSE_S = 1.0  # of a user between two changes, on average
+PAUSE_S = 1.0
 STAY = 12  # changes until a user leaves, on average
 QUIET_S = 1.5  # without a message after the last event, then everything has had its time
 SETTLE_S = 30.0  # longest wait for that, and for figures and memory to come to rest
@@ -164,11 +164,22 @@ class Churn:
 
     Args:
         log: of all that was ever published there.
+        pause_s: of a user between two changes, on average.
     """
 
     def __init__(
-        self, host: str, port: int, log: Log, *, users: int, seconds: float, rate: float, seed: int = 0
+        self,
+        host: str,
+        port: int,
+        log: Log,
+        *,
+        users: int,
+        seconds: float,
+        rate: float,
+        seed: int = 0,
+        pause_s: float = PAUSE_S,
     ) -> None:
+        self._pause_s = pause_s
         self._host, self._port, self._users, self._seconds, self._rate = host, port, users, seconds, rate
         self._seed = seed
         self._filters = filters(random.Random(seed))
@@ -200,7 +211,7 @@ class Churn:
         return Outcome(published, counts["sessions"], counts["changes"], counts["delivered"], wanted, self._wrong)
 
     async def _user(self, rng: random.Random, ended: asyncio.Event) -> None:
-        await asyncio.sleep(rng.random() * min(PAUSE_S, self._seconds / 4))
+        await asyncio.sleep(rng.random() * min(self._pause_s, self._seconds / 4))
         while not ended.is_set():
             session = Session(self.log)
             await session.open(self._host, self._port)
@@ -208,7 +219,7 @@ class Churn:
             self._counts["sessions"] += 1
             self._change(session, rng)
             while not ended.is_set() and rng.random() > 1 / STAY:
-                await asyncio.sleep(rng.expovariate(1 / PAUSE_S))
+                await asyncio.sleep(rng.expovariate(1 / self._pause_s))
                 if session.socket.closed.done():
                     self._wrong.append(f"the server closed a session after {session.trail[-3:]}")
                     break
@@ -233,7 +244,7 @@ class Churn:
                 session.ask(op="unsubscribe", topics=some)
                 session.patterns.difference_update(some)
             return
-        fields: dict[str, Any] = {"topics": rng.sample(PATTERNS, rng.choice([1, 1, 2])), **rng.choice(OPTIONS)}
+        fields: dict[str, Any] = {"topics": rng.sample(PATTERNS, rng.choice([1, 1, 2, 3])), **rng.choice(OPTIONS)}
         if session.patterns and rng.random() < 0.3:  # other options for what it has
             fields["topics"] = [rng.choice(sorted(session.patterns))]
         if rng.random() < 0.7:

@@ -24,7 +24,8 @@ def test_everybody_gets_what_they_asked_for_and_nothing_is_left(engine_process: 
 
     async def scenario() -> None:
         log = Log(UNFILTERED)
-        outcome = await Churn("127.0.0.1", engine.port, log, users=60, seconds=6.0, rate=100.0).run()
+        churn = Churn("127.0.0.1", engine.port, log, users=60, seconds=6.0, rate=100.0, pause_s=0.08)
+        outcome = await churn.run()
         assert outcome.wrong == []
         assert outcome.sessions > 60 and outcome.wanted > 1_000, outcome
         assert await nobody_listens("127.0.0.1", engine.port, admin, log) == []
