@@ -88,7 +88,7 @@ class Log:
 
     def __init__(self, unfiltered: Sequence[str] = ()) -> None:
         self.events: list[Published] = []
-        self.wanted = 0  # events that clients had to get, over all checks
+        self.wanted = 0  # events meant for clients, over all checks, conflated ones included
         self._unfiltered = unfiltered
         self._of_topic: dict[str, list[int]] = {}
         self._of_key: dict[tuple[str, str | None], list[int]] = {}
