@@ -77,7 +77,7 @@ def test_what_is_wrong_is_named(message: bytes, code: ErrorCode, field: str | No
             "Invalid enum value 'urgent', must be one of low, medium, high, critical",
         ),
         (
-            b'{"op":"publsh","id":1}',
+            b'{"op":"publisch","id":1}',
             "Invalid value 'publsh', must be one of ack, ping, presence, publish, snapshot, stats, subscribe, "
             "subscriptions, unsubscribe",
         ),
