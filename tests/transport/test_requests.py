@@ -78,7 +78,7 @@ def test_what_is_wrong_is_named(message: bytes, code: ErrorCode, field: str | No
         ),
         (
             b'{"op":"publisch","id":1}',
-            "Invalid value 'publsh', must be one of ack, ping, presence, publish, snapshot, stats, subscribe, "
+            "Invalid value 'publisch', must be one of ack, ping, presence, publish, snapshot, stats, subscribe, "
             "subscriptions, unsubscribe",
         ),
     ],
