@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 from actors.session import Session
@@ -61,6 +62,30 @@ class Clients:
 
     def check_room(self, session: Session, topics: list[str]) -> None:
         """There is room for everything."""
+
+
+class BusEnd:
+    """A publisher's or a worker's end of the bus; ``complete`` is set once ``events`` messages were received."""
+
+    def __init__(self, events: int) -> None:
+        self._events = events
+        self.received = 0
+        self.complete = asyncio.Event()
+
+    def on_server(self, incarnation: str) -> None:
+        """Nothing to tell it."""
+
+    def on_batch(self, items: list[Any]) -> None:
+        """As a bus client's handler."""
+        self.received += len(items)
+        if self.received >= self._events:
+            self.complete.set()
+
+    def on_window(self, is_open: bool) -> None:
+        """Nobody waits for it."""
+
+    def on_lost(self, reason: str) -> None:
+        """The bench ends it."""
 
 
 def session(form: WireForm) -> tuple[Session, Connection]:

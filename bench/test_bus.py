@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
+from bench import fakes
 from transport.bus_client import BusClient
 from transport.bus_server import BusServer, Peer
 from transport.codec import pack
@@ -35,25 +36,6 @@ class _Hub:
     def on_gone(self, peer: Peer, reason: str) -> None: ...
 
 
-class _Worker:
-    """The receiving end counts."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.complete = asyncio.Event()
-
-    def on_server(self, incarnation: str) -> None: ...
-
-    def on_batch(self, items: list[Any]) -> None:
-        self.received += len(items)
-        if self.received >= EVENTS:
-            self.complete.set()
-
-    def on_window(self, is_open: bool) -> None: ...
-
-    def on_lost(self, reason: str) -> None: ...
-
-
 @pytest.fixture(params=["ipc", "inproc"])
 def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
     """An address that nobody else has; a Unix socket's path must be short."""
@@ -70,8 +52,8 @@ def test_bus(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     events = publications(EVENTS)
 
-    async def start() -> tuple[BusServer, BusClient, Peer, _Worker]:
-        hub, worker = _Hub(), _Worker()
+    async def start() -> tuple[BusServer, BusClient, Peer, fakes.BusEnd]:
+        hub, worker = _Hub(), fakes.BusEnd(EVENTS)
         server = BusServer(context, endpoint, hub, name="hub")
         client = BusClient(context, endpoint, worker, name="worker", auto_ack=True)
         server.start()

@@ -20,6 +20,7 @@ from actors.messages import Arrived
 from actors.router import Router
 from actors.topic_log import TopicLog
 from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
+from bench import fakes
 from bench.conftest import DATA
 from engine.config import Config
 from engine.hub import Hub
@@ -86,35 +87,16 @@ def test_groups(measure: Callable[..., Any], acks: bool) -> None:
     assert len(worker.out) == BATCH
 
 
-class _End:
-    """The publisher's or the worker's end of the bus; counts."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.complete = asyncio.Event()
-
-    def on_server(self, incarnation: str) -> None: ...
-
-    def on_batch(self, items: list[Any]) -> None:
-        self.received += len(items)
-        if self.received >= EVENTS:
-            self.complete.set()
-
-    def on_window(self, is_open: bool) -> None: ...
-
-    def on_lost(self, reason: str) -> None: ...
-
-
 def test_hub(measure: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     events = [pack(Publish(0, f"price.EUR_{n % TOPICS}", "message", DATA)) for n in range(EVENTS)]
     size = EVENTS // BATCHES
 
-    async def start() -> tuple[Hub, BusClient, BusClient, _End]:
+    async def start() -> tuple[Hub, BusClient, BusClient, fakes.BusEnd]:
         hub = Hub(Config(), context, "inproc://hub", print)
         await hub.start()
-        end = _End()
-        publisher = BusClient(context, "inproc://hub", _End(), name="feeds", auto_ack=True)
+        end = fakes.BusEnd(EVENTS)
+        publisher = BusClient(context, "inproc://hub", fakes.BusEnd(EVENTS), name="feeds", auto_ack=True)
         worker = BusClient(context, "inproc://hub", end, name="worker", auto_ack=True)
         for client in (publisher, worker):
             client.start()
