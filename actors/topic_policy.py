@@ -27,7 +27,8 @@ class TopicPolicy(NamedTuple):
 
     ``window_s``: events are collected for so many seconds. ``acks``, ``ack_timeout_s``: members of consumer groups
     acknowledge; what they do not in so many seconds goes to others. ``presence``, ``announce``: the hub knows which
-    users are there, and says so.
+    users are there, and says so. ``durable``: events outlive the machine. ``history_size``, ``history_age_s``: how many
+    events are kept, and for how many seconds; ``None``: for as long as there is room.
     """
 
     strategy: Strategy = Strategy.CONTENT_BASED
@@ -36,10 +37,13 @@ class TopicPolicy(NamedTuple):
     ack_timeout_s: float = 30.0
     presence: bool = False
     announce: bool = False
+    durable: bool = False
+    history_size: int = 10_000
+    history_age_s: float | None = 300.0
 
 
 DEFAULT_POLICY = TopicPolicy()
-"""Of topics that no configured pattern matches."""
+"""Of topics that no configured pattern matches, if nothing else is said."""
 
 
 class TopicPolicies:
@@ -50,8 +54,9 @@ class TopicPolicies:
     ``a.b.c``, ``a.b.*``, ``a.b.>``, ``a.*.c``, ``a.*.*``, ``a.>``, ``*.b.c``, ``>``.
     """
 
-    def __init__(self, policies: Mapping[str, TopicPolicy]) -> None:
+    def __init__(self, policies: Mapping[str, TopicPolicy], default: TopicPolicy = DEFAULT_POLICY) -> None:
         self._policies = dict(policies)
+        self._default = default
         self._patterns = PatternIndex()
         for pattern in policies:
             self._patterns.add(pattern)
@@ -67,9 +72,9 @@ class TopicPolicies:
         wildcards were tokens. Topics that it matches can still have policies of their own.
         """
         if not self._policies:
-            return DEFAULT_POLICY
+            return self._default
         matching = self._patterns.match(topic)
-        return self._policies[min(matching, key=self._rank.__getitem__)] if matching else DEFAULT_POLICY
+        return self._policies[min(matching, key=self._rank.__getitem__)] if matching else self._default
 
 
 def _breadth(pattern: str) -> list[int]:

@@ -29,7 +29,7 @@ from transport.topics import check_pattern, topic
 
 FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
-NOT_BUILT = frozenset({"auth", "backplane", "store", "alerts", "admin.keys"})
+NOT_BUILT = frozenset({"auth", "store", "alerts", "admin.keys"})
 RELOADABLE = frozenset({"log", "limits", "delivery", "feeds", "redis"})
 FIXED = frozenset(
     {
@@ -198,8 +198,27 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class History(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[history]``: what the hub keeps."""
+    """``[history]``: what the hub keeps, so that clients that were away can have it."""
 
+    dir: Annotated[
+        Name | None,
+        about(
+            "directory of the recent events of all topics; on a file system in memory nothing waits for a disk",
+            none="history in server.runtime_dir",
+        ),
+    ] = None
+    bytes: Annotated[
+        int, about("room for recent events of all topics together; the oldest go", "bytes", ge=2**20, le=2**36)
+    ] = 256 * 2**20
+    size: Annotated[int, about("recent events that are kept of a topic; 0 keeps none", "events", ge=0, le=2**31)] = 10_000
+    age: Annotated[Positive, about("events that are older are not kept, but of durable topics", "s")] = 300.0
+    durable_file: Annotated[
+        Name | None,
+        about(
+            "SQLite database of durable topics",
+            none="$STATE_DIRECTORY/history.db, else heliograph/history-PORT.db in $XDG_STATE_HOME or ~/.local/state",
+        ),
+    ] = None
     topic_idle: Annotated[Positive, about("a topic without event for so long is forgotten", "s")] = 3_600.0
 
 
@@ -219,6 +238,16 @@ class Topic(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     acks: Annotated[bool, about("members of consumer groups acknowledge; what they do not goes to others")] = False
     ack_timeout: Annotated[Positive, about("after it an event not acknowledged goes to another member", "s")] = 30.0
     presence: Annotated[bool, about("the hub knows which users are subscribed to the exact topic")] = False
+    durable: Annotated[
+        bool, about("events are on disk before they are acknowledged and delivered; they outlive the machine")
+    ] = False
+    history_size: Annotated[
+        Annotated[int, Meta(ge=0, le=2**31)] | None, about("events that are kept", "events", none="history.size")
+    ] = None
+    history_age: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        about("for how long they are kept", "s", none="history.age; of durable topics: no limit"),
+    ] = None
     announce: Annotated[bool, about("a user's coming and going is an event, `join` or `leave`, on the topic")] = False
 
     def __post_init__(self) -> None:
@@ -226,6 +255,27 @@ class Topic(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError("needs presence = true", "announce")
         if self.acks and self.strategy != "load_balanced":
             raise ConfigError('needs strategy = "load_balanced"', "acks")
+
+
+class Backplane(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[backplane]``: several engines that share their events over a Redis."""
+
+    url: Annotated[
+        Name | None,
+        about("redis://, rediss:// or unix:// address of the Redis that all nodes share", none="this engine is alone"),
+    ] = None
+    password: Annotated[Name | None, about("of the Redis", none="none, or in the URL", secret=True)] = None
+    prefix: Annotated[Name, about("of the keys; engines with the same one are nodes of one whole")] = "heliograph"
+    on_outage: Annotated[
+        Literal["refuse", "local"],
+        about(
+            "without Redis publishes are refused as `unavailable`, or delivered on this node, kept on disk, "
+            "acknowledged as pending and sent on when Redis is back"
+        ),
+    ] = "refuse"
+    spool_events: Annotated[
+        int, about("events that wait on disk for Redis; more are refused", "events", ge=1, le=10_000_000)
+    ] = 100_000
 
 
 def _importable(path: str) -> bool:
@@ -284,6 +334,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     delivery: Delivery = Delivery()
     history: History = History()
+    backplane: Backplane = Backplane()
     topics: dict[str, Topic] = {}
     feeds: dict[str, Feed] = {}
     redis: Redis = Redis()

@@ -39,6 +39,7 @@ from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
 from actors.user_shares import UserShares
 from engine.config import Config, usable_cores
 from engine.config import Stage as StageConfig
+from engine.config import Topic as TopicConfig
 from engine.feed_config import MAPPED
 from engine.feed_config import Feed as FeedConfig
 from engine.redis_config import REDIS, Redis
@@ -153,10 +154,20 @@ def topic_policies(config: Config) -> TopicPolicies:
                 ack_timeout_s=topic.ack_timeout,
                 presence=topic.presence,
                 announce=topic.announce,
+                durable=topic.durable,
+                history_size=config.history.size if topic.history_size is None else topic.history_size,
+                history_age_s=_history_age(config, topic),
             )
             for pattern, topic in config.topics.items()
-        }
+        },
+        TopicPolicy(history_size=config.history.size, history_age_s=config.history.age),
     )
+
+
+def _history_age(config: Config, topic: TopicConfig) -> float | None:
+    if topic.history_age is not None:
+        return topic.history_age
+    return None if topic.durable else config.history.age
 
 
 class WorkerActors(NamedTuple):

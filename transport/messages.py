@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 class Publish(NamedTuple):
     """Feed, worker or daemon → hub: please accept this event.
 
-    ``ref`` > 0 asks for :class:`Published` or :class:`Refused`; 0 asks for nothing.
+    ``ref`` > 0 asks for :class:`Published` or :class:`Refused`; 0 asks for nothing. An event that has the
+    ``idempotency_key`` of a recent one of its topic is that one: it is not accepted again, and has its place.
     """
 
     ref: int
@@ -22,10 +23,11 @@ class Publish(NamedTuple):
     key: str | None = None
     priority: str | None = None
     source_ts: float | None = None
+    idempotency_key: str | None = None
 
 
 class Published(NamedTuple):
-    """Hub → publisher: accepted. ``results`` are ``[ref, epoch, offset]``, in the order of acceptance."""
+    """Hub → publisher: accepted, and where the topic promises it to be. ``results`` are ``[ref, epoch, offset]``."""
 
     results: list[tuple[int, str, int]]
 
@@ -69,6 +71,8 @@ class Interest(NamedTuple):
     With ``ref`` > 0 the hub answers with a :class:`Fence` in the same pipe as the events: everything before it was
     sent without the new interest, everything after it with it.
     ``exact`` topics get their position, the last events of what matches ``snapshot`` patterns come with the answer.
+    ``since``, a place in the whole log or per exact topic ``[epoch, offset]``, asks for what of ``add`` came after it:
+    it precedes the answer as :class:`Backlog`.
     """
 
     ref: int
@@ -76,18 +80,67 @@ class Interest(NamedTuple):
     remove: list[str]
     exact: list[str]
     snapshot: list[str]
+    since: str | dict[str, tuple[str, int]] | None = None
 
 
 class Fence(NamedTuple):
     """Hub → worker: the answer to :class:`Interest`, at its place among the events.
 
-    ``position`` is a place in the hub's whole log, ``positions`` maps exact topics to ``[epoch, offset]``.
+    ``position`` is a place in the hub's whole log, ``positions`` maps exact topics to ``[epoch, offset]``. ``gaps`` are
+    what of ``since`` cannot be had; ``recovered``: nothing is missing; ``None``: nothing was asked for.
     """
 
     ref: int
     position: str
     positions: dict[str, tuple[str, int]]
     events: list[Publication]
+    recovered: bool | None = None
+    gaps: list[Missed] = []
+
+
+class Backlog(NamedTuple):
+    """Hub → worker: a part of what :class:`Interest` ``ref`` has missed, before its :class:`Fence`.
+
+    ``body`` is a batch of packed publications, see :func:`transport.codec.unpack_batch`.
+    """
+
+    ref: int
+    body: bytes
+
+
+class Ready(NamedTuple):
+    """Worker → hub, once per link, behind its whole interest: send me events from ``position`` on; ``None``: from now on.
+
+    Before it the hub sends the worker no events.
+    """
+
+    position: str | None
+
+
+class Mark(NamedTuple):
+    """Hub → worker: everything for this worker up to ``position`` was sent. It ends the events of a turn."""
+
+    position: str
+
+
+class ReadHistory(NamedTuple):
+    """Worker or daemon → hub: at most ``limit`` events of a topic; answered by :class:`HistoryPage` or :class:`Refused`.
+
+    With ``since``, ``[epoch, offset]``, the first ones after it, else the last ones.
+    """
+
+    ref: int
+    topic: str
+    limit: int
+    since: tuple[str, int] | None = None
+
+
+class HistoryPage(NamedTuple):
+    """Hub → asker: events, oldest first, as in :class:`Backlog`; ``gap`` is what of ``since`` cannot be had."""
+
+    ref: int
+    body: bytes
+    gap: Missed | None = None
 
 
 class Enlist(NamedTuple):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 
 class Position(msgspec.Struct, frozen=True):
     """``offset`` rises by one per event within ``epoch``."""
 
-    epoch: str
-    offset: int
+    epoch: Annotated[str, Meta(max_length=64)]
+    offset: Annotated[int, Meta(ge=0, le=2**63 - 1)]  # what the bus carries

@@ -9,10 +9,11 @@ import re
 from typing import Annotated, Any, get_args
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from transport.codes import ErrorCode, Priority
 from transport.errors import RequestError, Unsupported
+from transport.position import Position
 
 RequestId = int | str
 
@@ -30,7 +31,7 @@ class Subscribe(_Request, tag="subscribe"):
     window: Annotated[float, Meta(ge=0, le=1)] = 0.0  # s
     batch: bool = False  # a window's events in one frame
     group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
-    since: Any | UnsetType = UNSET
+    since: Annotated[str, Meta(min_length=1, max_length=128)] | dict[str, Position] | None = None  # exclusive
 
 
 class Unsubscribe(_Request, tag="unsubscribe"):
@@ -43,11 +44,17 @@ class Publish(_Request, tag="publish"):
     type: str = "message"
     key: str | None = None
     priority: Priority | None = None
-    idempotency_key: Any | UnsetType = UNSET
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 
 class Snapshot(_Request, tag="snapshot"):
     topics: list[str]
+
+
+class History(_Request, tag="history"):
+    topic: str
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 100  # events
+    since: Position | None = None  # exclusive; none: the last ones
 
 
 class Subscriptions(_Request, tag="subscriptions"):
@@ -72,12 +79,8 @@ class Ping(_Request, tag="ping"):
     pass
 
 
-Request = Subscribe | Unsubscribe | Publish | Snapshot | Subscriptions | Presence | Ack | Stats | Ping
-LATER_OPS = frozenset({"history", "auth", "call"})
-LATER_FIELDS = {
-    Subscribe: ("since",),
-    Publish: ("idempotency_key",),
-}
+Request = Subscribe | Unsubscribe | Publish | Snapshot | History | Subscriptions | Presence | Ack | Stats | Ping
+LATER_OPS = frozenset({"auth", "call"})
 
 
 class Rejected(Exception):
@@ -113,9 +116,6 @@ class RequestDecoder:
             raise self._rejected(data, error) from None
         except (UnicodeDecodeError, RecursionError) as error:
             raise Rejected(None, RequestError(ErrorCode.BAD_REQUEST, f"malformed message: {error}")) from None
-        for field in LATER_FIELDS.get(type(request), ()):
-            if getattr(request, field) is not UNSET:
-                raise Rejected(request.id, Unsupported(f"`{field}`", field))
         return request
 
     def _rejected(self, data: bytes, error: msgspec.DecodeError) -> Rejected:
