@@ -27,7 +27,7 @@ from engine.log import get_logger
 from transport.codes import ErrorCode
 from transport.errors import RequestError, Unsupported
 from transport.filters import Filter
-from transport.requests import LATER_FIELDS, Subscribe, Unsubscribe, refusal
+from transport.requests import Subscribe, Unsubscribe, refusal
 from transport.topics import check_pattern, check_topic, check_user
 
 
@@ -130,9 +130,8 @@ def options(body: bytes, kind: type[Subscribe | Unsubscribe]) -> dict[str, Any]:
         raise refusal(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
-    for field in LATER_FIELDS.get(kind, ()):
-        if field in given:
-            raise Unsupported(f"`{field}`", field)
+    if "since" in given:
+        raise Unsupported("`since` on behalf of a session", "since")
     if isinstance(request.topics, str):
         if request.topics != "*":
             raise RequestError(ErrorCode.BAD_REQUEST, 'a list of topics, or "*" for all', "topics")
