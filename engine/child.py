@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import zmq
 from engine import log
 from engine.config import Config
 from engine.control import ControlClient
+from engine.descriptors import raise_descriptor_limit
 from engine.runtime_dir import endpoint
 from transport.errors import HeliographError
 from transport.meter import Meter
@@ -128,10 +128,3 @@ def run_child(argument: dict[str, Any], parent_fd: int, serve: Callable[[Child],
 
     raise_descriptor_limit()
     uvloop.run(main())
-
-
-def raise_descriptor_limit() -> None:
-    """As many open files as the system allows: one per client."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -18,6 +18,7 @@ import uvloop
 from engine import log
 from engine.config import Config
 from engine.daemon import Daemon
+from engine.descriptors import raise_descriptor_limit, shortage
 from engine.log import get_logger
 from engine.notify import Notifier
 from transport.errors import ConfigError, HeliographError
@@ -47,6 +48,8 @@ def run(config: Config, with_demo: bool = False, load: Callable[[], Config] | No
         load: reads the configuration again, for SIGHUP; ``None``: there is nothing to read.
     """
     log.configure("daemon", config.server.node_name(), config.log.level, config.log.format)
+    if short := shortage(config.limits.connections, raise_descriptor_limit()):
+        get_logger().warning("descriptors_short", reason=short)
     try:
         uvloop.run(_Runner(config, with_demo, load).run())
     except ConfigError as error:
