@@ -31,7 +31,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engine import admin_explain, admin_index, admin_sessions
+from engine import admin_explain, admin_index, admin_restart, admin_sessions
 from engine.admin_gate import Gate
 from engine.admin_http import answer, read_body
 from engine.config import Config
@@ -73,7 +73,7 @@ FEED_ACTIONS = ("reset", "disconnect", "connect")
 """What an operator may do to a feed; see :class:`actors.feed_supervisor.OperateFeed`."""
 
 
-class Backend(admin_sessions.Backend, Protocol):
+class Backend(admin_sessions.Backend, admin_restart.Backend, Protocol):
     """What the API speaks for; called on the loop that serves it."""
 
     def health(self) -> dict[str, Any]:
@@ -170,6 +170,7 @@ def application(backend: Backend, gate: Gate, load: Callable[[], Config] | None 
             *admin_sessions.routes(backend),
             *admin_explain.routes(backend),
             *admin_index.routes(backend),
+            *admin_restart.routes(backend),
             *(Route(path, _later, methods=[method]) for method, path in LATER),
         ],
         redirect_slashes=False,

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0
 RATES = ("events_published", "deliveries")  # counters whose growth per second is worth a look
+RESTART_LOOK_S = 0.2
+RESTART_TEXTS = {
+    "starting": "starting {workers} workers",
+    "draining": "{gone} of {workers} workers replaced",
+    "done": "restarted",
+    "failed": "the restart failed, the old workers go on: {reason}",
+}
 ABSENT = "–"
 WHOLE = 1e6  # from here on a float is written without its fraction, but to the last digit
 
@@ -77,6 +84,21 @@ def reload(admin_url: str, api_key: str | None) -> int:
     if fields := answer.get("needs_restart"):
         note(f"only a restart takes {', '.join(fields)}")
     return 0
+
+
+def restart(admin_url: str, api_key: str | None) -> int:
+    """Have the workers replaced, and tell how it goes until it is done; 1 if it failed."""
+    answer = ask("POST", admin_url, "/api/restart", api_key)
+    told = ""
+    while True:
+        text = RESTART_TEXTS[answer["state"]].format_map(answer)
+        if text != told:
+            note(text)
+            told = text
+        if answer["state"] in ("done", "failed"):
+            return int(answer["state"] == "failed")
+        time.sleep(RESTART_LOOK_S)
+        answer = ask("GET", admin_url, "/api/restart", api_key)
 
 
 def feed(admin_url: str, api_key: str | None, name: str, action: str) -> int:

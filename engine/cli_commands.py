@@ -212,10 +212,18 @@ def explain(
 
 
 @app.command()
-def reload(ctx: typer.Context, admin_url: AdminUrl = None, api_key: ApiKey = None) -> None:
+def reload(
+    ctx: typer.Context,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Then replace the workers; their clients reconnect once.")
+    ] = False,
+    admin_url: AdminUrl = None,
+    api_key: ApiKey = None,
+) -> None:
     """Make the running engine read its configuration again."""
     me: Common = ctx.obj.but(admin_url=admin_url, api_key=api_key)
-    raise typer.Exit(cli_admin.reload(me.admin_url, me.api_key))
+    code = cli_admin.reload(me.admin_url, me.api_key)
+    raise typer.Exit(cli_admin.restart(me.admin_url, me.api_key) if restart else code)
 
 
 @app.command()

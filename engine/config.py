@@ -84,6 +84,9 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     drain_timeout: Annotated[Positive, about("longest wait for clients to leave when stopping", "s")] = 10.0
+    drain_spread: Annotated[
+        Positive, about("clients are sent away over so long, at most half of drain_timeout; few at once", "s")
+    ] = 5.0
     heartbeat_interval: Annotated[Positive, about("how often the processes say that they live", "s")] = 1.0
     heartbeat_timeout: Annotated[
         Positive, about("silence after which a process is dead; more than twice heartbeat_interval", "s")

@@ -16,6 +16,7 @@ child's work. All of it are tells and asks (:mod:`actors.remote`) to an actor ca
 | ask ``reload`` | the new configuration as plain values; answered when it is in force |
 | ask ``feed`` | feeds only: ``{name, action}``; answered with the feed's snapshot |
 | ask ``sessions`` | workers only: an order of :class:`actors.session_directory.SessionDirectory` |
+| ask ``leave`` | workers only, once a successor listens: accept no more; answered when no handshake is under way |
 | ask ``topics`` | the hub only: ``{after, limit}``; answered with a page of topics |
 | tell ``stop`` | none: end now |
 

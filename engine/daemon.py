@@ -26,6 +26,7 @@ from engine.log import get_logger
 from engine.metrics import Figures
 from engine.notify import Notifier
 from engine.process_supervisor import ChildProcess, Process, ProcessState, ProcessSupervisor
+from engine.rolling import NO_RESTART, Replacement, RollingRestart
 from engine.runtime_dir import RuntimeDir, RuntimeDirTaken
 from engine.version import VERSION
 from transport.codes import ErrorCode
@@ -82,6 +83,7 @@ class Daemon:
         self._closing = AsyncExitStack()
         self._children: list[ChildProcess] = []
         self._supervisor: ProcessSupervisor | None = None
+        self._restart: RollingRestart | None = None
         self._runtime_dir: RuntimeDir | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._state = EngineState.STARTING
@@ -149,6 +151,8 @@ class Daemon:
         if self._state is not EngineState.STOPPED:
             self._drain_begins()
             try:
+                if self._restart is not None:
+                    await self._restart.stop()
                 if self._supervisor is not None:
                     await self._supervisor.stop()
             finally:
@@ -209,7 +213,12 @@ class Daemon:
             )
 
         exchange = [] if self._demo_port is None else [child(DEMO, port=self._demo_port)]
-        workers = [child(WORKER, index) for index in range(server.worker_count())]
+        count = server.worker_count()
+        # Twice as many names as workers: those of one half run, and are followed by those of the other at a restart.
+        workers = [
+            child(WORKER, index, wanted=index < count, predecessor=(index + count) % (2 * count))
+            for index in range(2 * count)
+        ]
         return [*exchange, child(HUB), child(FEEDS, wanted=bool(self._config.upstreams)), *workers]
 
     def _own(self, config: Config) -> Config:
@@ -390,6 +399,23 @@ class Daemon:
             text = "; ".join(f"{name}: {getattr(e, 'message', e)}" for name, e in refused.items())
             raise (ConfigError if bad else HeliographError)(f"{text}; the other processes have taken it")
         return left
+
+    def restart(self) -> dict[str, Any]:
+        """Begin to put other workers in the place of those that run; see :mod:`engine.rolling`."""
+        if self._supervisor is None or self._state is not EngineState.RUNNING:
+            raise RequestError(ErrorCode.CONFLICT, f"the engine is {self._state}")
+        if self._restart is not None and not self._restart.over:
+            raise RequestError(ErrorCode.CONFLICT, "a restart is under way")
+        workers = [process for process in self._supervisor.processes.values() if process.spec.role == WORKER]
+        old = [process.spec.name for process in workers if process.wanted]
+        new = [process.spec.name for process in workers if not process.wanted]
+        self._restart = RollingRestart(self._supervisor, self._control, list(map(Replacement, old, new)))
+        self._restart.start()
+        return self._restart.shown()
+
+    def restart_state(self) -> dict[str, Any]:
+        """How the last one stands."""
+        return NO_RESTART if self._restart is None else self._restart.shown()
 
     async def drain(self) -> None:
         """Begin to stop, by request: :meth:`wait` returns, and its owner stops the engine."""

@@ -21,6 +21,7 @@ from engine.hub_link import HubLink
 from engine.log import get_logger
 from engine.metrics import Figures
 from engine.notify import Notifier
+from engine.rolling import NO_RESTART
 from engine.version import VERSION
 from engine.worker import Worker
 from transport.codes import ErrorCode
@@ -230,6 +231,14 @@ class LocalEngine:
         self._notifier.ready("reloaded")
         get_logger().info("engine_reloaded", needs_restart=left)
         return left
+
+    def restart(self) -> dict[str, Any]:
+        """There is nothing that could be restarted."""
+        raise RequestError(ErrorCode.UNSUPPORTED, "this engine is one process, without workers to restart")
+
+    def restart_state(self) -> dict[str, Any]:
+        """There never was one."""
+        return NO_RESTART
 
     async def drain(self) -> None:
         """Begin to stop, by request: :meth:`wait` returns, and its owner stops the engine."""

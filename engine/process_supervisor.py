@@ -48,7 +48,8 @@ class ChildProcess:
         name: unique; also its name on the bus.
         argument: given to ``main``, as it is then and with a fresh ``incarnation``, for each of its lives.
         shutdown: seconds from SIGTERM to SIGKILL.
-        wanted: whether :meth:`ProcessSupervisor.start` starts it; else :meth:`ProcessSupervisor.want` may, later.
+        wanted: whether :meth:`ProcessSupervisor.start` starts it; else :meth:`ProcessSupervisor.want` or
+            :meth:`ProcessSupervisor.attempt` may, later.
     """
 
     role: str
@@ -63,7 +64,8 @@ class Process:
     """A child as it is now; only its supervisor writes.
 
     Attributes:
-        wanted: whether it should run.
+        wanted: whether it should run; what is not is not restarted.
+        on_trial: it was started by an attempt and has not been ready yet.
         reason: why it is not ready, empty where there is nothing to say.
         info: what it said with `ready`.
         restarts: since the supervisor started.
@@ -71,6 +73,7 @@ class Process:
 
     spec: ChildProcess
     wanted: bool
+    on_trial: bool = False
     state: ProcessState = ProcessState.STOPPED
     reason: str = ""
     pid: int | None = None
@@ -145,6 +148,36 @@ class ProcessSupervisor:
             process.wanted = True
             self._begin(process)
 
+    async def attempt(self, names: Sequence[str]) -> None:
+        """Start children that were not wanted before; returns when all are ready, and from then on keeps them running.
+
+        Raises:
+            HeliographError: one of them ended before it was ready; all of them are stopped again.
+        """
+        group = [self._processes[name] for name in names]
+        for process in group:
+            process.wanted, process.on_trial, process.reason = True, True, ""
+            self._begin(process)
+        tasks = {name: self._tasks[name] for name in names}
+        ready = asyncio.create_task(_all_ready(group), name="ready")
+        try:
+            await asyncio.wait((ready, *tasks.values()), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        why = [f"{process.spec.name}: {process.reason}" for process in group if tasks[process.spec.name].done()]
+        if why:
+            await asyncio.gather(*map(self.retire, names))
+            raise HeliographError("; ".join(why))
+
+    def abandon(self, name: str) -> None:
+        """From now on a child is not restarted when it ends."""
+        self._processes[name].wanted = False
+
+    async def retire(self, name: str) -> None:
+        """Stop one child for good, as :meth:`stop` does; cancelled, it is stopped all the same."""
+        self.abandon(name)
+        await self._stop(self._processes[name])
+
     async def wait_started(self) -> None:
         """Return when all children that are starting now, or their later lives, are ready."""
         await _all_ready([process for process in self._processes.values() if process.state is ProcessState.STARTING])
@@ -168,6 +201,7 @@ class ProcessSupervisor:
             process.info = dict(info)
             process.pid = info.get("pid", process.pid)  # its word may be here before its forkserver's
             process.is_ready.set()
+            process.on_trial = False
             self._expect(process, self._heartbeat_timeout, f"silent for {self._heartbeat_timeout:g} s")
             self._set(process, ProcessState.READY)
 
@@ -197,6 +231,11 @@ class ProcessSupervisor:
             if self._stopping:
                 reason = ""
                 break
+            if process.on_trial or not process.wanted:
+                if process.state is ProcessState.STOPPING and not process.killed:
+                    reason = ""
+                process.wanted = process.on_trial = False
+                break
             if self._escalated.done():
                 break
             decision = self._policy.exited(name, abnormal=True, now=self._loop.time())
@@ -222,7 +261,7 @@ class ProcessSupervisor:
 
     async def _watch(self, process: Process, forked: Forked) -> str:
         process.pid = forked.pid
-        if self._stopping:
+        if self._stopping or not process.wanted:
             self._kill(process, "stopping")
         elif process.state is ProcessState.STARTING:  # it may have been ready before we knew its pid
             self._expect(process, self._ready_timeout, f"not ready after {self._ready_timeout:g} s")
@@ -233,7 +272,7 @@ class ProcessSupervisor:
             process.is_ready.clear()
             if process.alarm is not None:
                 process.alarm.cancel()
-        if code == EXIT_CONFIG and not self._stopping:
+        if code == EXIT_CONFIG and not self._stopping and not process.on_trial:
             self._escalate(ConfigError(f"{process.spec.name} refuses its configuration; its log says why"))
         return process.killed or _described(code)
 
@@ -247,7 +286,7 @@ class ProcessSupervisor:
             self._set(process, ProcessState.STOPPING)
             self._signal(process, signal.SIGTERM)
             self._expect(process, process.spec.shutdown, f"not done {process.spec.shutdown:g} s after SIGTERM")
-        await task
+        await asyncio.shield(task)
 
     def _expect(self, process: Process, seconds: float, otherwise: str) -> None:
         """Kill it in ``seconds`` unless this is called again before; ``otherwise`` is then the reason."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from actors.supervisor import Supervisor
 from engine import wiring
 from engine.child import Child, run_child
 from engine.config import Config
+from engine.handover import Handover, take_over
 from engine.links import bus_client
 from engine.log import get_logger
 from engine.version import VERSION
@@ -29,6 +31,10 @@ from transport.messages import Publication
 from transport.meter import Meter
 from transport.websocket import WebSocketConnection
 
+WAVE_INTERVAL = 0.1  # s between two groups of clients that are sent away
+LEAST_WAVE = 100  # clients; so many may come back elsewhere at once
+ANSWERS = 0.75  # of drain_timeout: so long a publisher may wait for its answers before it is sent away
+HANDSHAKE_GRACE = 2.0  # s for handshakes under way when a successor has taken over
 STOP_TIMEOUT = 2.0  # s for the worker's actors to finish what is queued
 SLICE = 0.002  # s for which an operator's question may hold up the loop, more or less
 CHECK_TIMEOUT = 15.0  # s that a check of the index may take in all
@@ -76,13 +82,36 @@ class Worker:
         await self._listener.start()
 
     async def drain(self) -> None:
-        """Stop accepting, send `bye` and 1012 to everybody, wait for them to go; at the deadline cut the rest."""
+        """Stop accepting, send `bye` and 1012 to everybody, wait for them to go; at the deadline cut the rest.
+
+        Many are sent away in groups, ``drain_spread``, so that whoever takes them in next is not overrun.
+        """
         if self._listener is None:
             return
+        loop, server = asyncio.get_running_loop(), self._config.server
+        began = loop.time()
         await self._listener.stop_accepting()
+        spread = min(server.drain_spread, server.drain_timeout / 2)
+        wave = max(LEAST_WAVE, math.ceil(len(self._clients.sessions) * WAVE_INTERVAL / spread))
+        patience = began + ANSWERS * server.drain_timeout
+        left = self._clients.send_away(wave)
+        while left:
+            await asyncio.sleep(WAVE_INTERVAL)
+            left = self._clients.send_away(wave, patient=loop.time() < patience)
         self._listener.drop_unfinished()
-        self._clients.drain()
-        await self._listener.wait_closed(self._config.server.drain_timeout)
+        await self._listener.wait_closed(max(0.0, began + server.drain_timeout - loop.time()))
+
+    async def leave(self) -> None:
+        """A successor listens on the same socket: stop accepting; returns when handshakes under way are done.
+
+        Nobody notices: who waits in the kernel's queue is the successor's.
+        """
+        assert self._listener is not None, "only a worker that is ready is asked"
+        await self._listener.stop_accepting()
+        for _ in range(round(HANDSHAKE_GRACE / WAVE_INTERVAL)):
+            if all(connection.open or connection.closing for connection in self._listener.connections):
+                break
+            await asyncio.sleep(WAVE_INTERVAL)
 
     async def stop(self) -> None:
         """Leave; clients that are still there are cut."""
@@ -220,18 +249,27 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
     """A worker's process."""
 
     async def serve(child: Child) -> None:
-        sock = bind(child.config.server.host, argument["client_port"])
+        directory, index, predecessor = argument["runtime_dir"], argument["index"], argument["predecessor"]
+        sock = take_over(directory, predecessor) or bind(child.config.server.host, argument["client_port"])
+        handover = Handover(directory, index, sock)
+
+        async def leave(_: Any) -> None:
+            handover.stop()
+            await worker.leave()
+
         worker = Worker(child.config, child.context, child.endpoint("hub"), sock, child.fail, argument["name"])
         await worker.start()
+        handover.start()
         try:
             await child.serve(
                 meter=worker.meter,
                 drain=worker.drain,
                 reload=worker.reload,
                 refresh=worker.refresh,
-                asks={"sessions": worker.order},
+                asks={"sessions": worker.order, "leave": leave},
             )
         finally:
+            handover.stop()
             await worker.stop()
 
     run_child(argument, parent_fd, serve)

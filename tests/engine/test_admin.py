@@ -80,6 +80,14 @@ class FakeBackend:
         self.config = config
         return ["server.port"]
 
+    def restart(self) -> dict[str, Any]:
+        if self.failure:
+            raise self.failure
+        return {**self.restart_state(), "state": "starting"}
+
+    def restart_state(self) -> dict[str, Any]:
+        return {"state": "none", "workers": 2, "gone": 0, "reason": None}
+
     async def drain(self) -> None:
         self.drained = True
 
