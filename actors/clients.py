@@ -90,7 +90,6 @@ class Clients(LoopActor):
         uplink: the pipe to the hub.
         stats: the public figures, for the `stats` op.
         user_window: seconds of the users' sliding windows; none: users have no rate.
-        auth: whether clients need a token, and which.
     """
 
     def __init__(
@@ -105,7 +104,6 @@ class Clients(LoopActor):
         now: Callable[[], float],
         stats: Callable[[], Mapping[str, Any]],
         user_window: float | None = None,
-        auth: AuthPolicy = AuthPolicy(),  # noqa: B008  it is immutable
     ) -> None:
         super().__init__()
         self._version, self._node, self._index, self._uplink = version, node, index, uplink
@@ -119,18 +117,14 @@ class Clients(LoopActor):
         self._held: set[Session] = set()  # not read until the uplink or their acknowledgements have room
         self._outboxes: set[Outbox] = set()
         self._rated = None if user_window is None else RatedUsers(user_window, self._tell_hub)
-        self._admission = Admission(auth, now, time.monotonic)
         self._draining = False
         self._parting: set[Session] = set()  # of those held: they are sent away once they have their answers
         self.configure(limits)
 
     def on_start(self) -> None:
-        """Begin the periodic look at tokens, and at users who have a rate."""
-        self.later(SWEEP_INTERVAL, Sweep())
-
-    def configure_auth(self, auth: AuthPolicy) -> None:
-        """Take other keys, at a reload; see :meth:`Admission.configure`."""
-        self._admission.configure(auth, self.sessions.values())
+        """Begin the periodic look at users who have a rate."""
+        if self._rated is not None:
+            self.later(SWEEP_INTERVAL, Sweep())
 
     def configure(self, limits: ClientLimits) -> None:
         """Take new limits, at start and at a reload."""
@@ -148,11 +142,6 @@ class Clients(LoopActor):
         session.connected_at = self._now()
         self.sessions[session.id] = session
         self._meter.connections += 1
-        refusal = None
-        try:
-            self._admission.arrive(session)
-        except RequestError as error:
-            refusal = error
         session.message(
             op="welcome",
             protocol=PROTOCOL,
@@ -166,23 +155,14 @@ class Clients(LoopActor):
                 "subscriptions": self._limits.subscriptions,
                 "unacknowledged_publishes": self._limits.unacknowledged_publishes,
             },
-            **self._admission.greeting(session),
         )
         if self._draining:
             self.dismiss(session, CloseCode.RESTART, ByeReason.DRAIN)
         elif len(self.sessions) > self._limits.connections:
             self.dismiss(session, CloseCode.TRY_LATER, ByeReason.LIMIT)
-        elif refusal is not None:
-            self._refuse(session, None, refusal)
         elif session.user is not None:
             self._seat(session, session.user)
         return session
-
-    def _refuse(self, session: Session, request_id: int | str | None, error: RequestError) -> None:
-        """Its token is no good: say why, then close."""
-        _log.info("a token was refused: %s", error.message, extra={"address": session.connection.address})
-        session.error(request_id, error)
-        self.dismiss(session, CloseCode.UNAUTHORIZED, ByeReason.UNAUTHORIZED)
 
     def _seat(self, session: Session, user: str) -> None:
         """The session is one of the user's: it gets what is published to the user."""
@@ -210,7 +190,6 @@ class Clients(LoopActor):
         self._meter.disconnects[code] = self._meter.disconnects.get(code, 0) + 1
         self._held.discard(session)
         self._parting.discard(session)
-        self._admission.forget(session)
         if session.user is not None:
             self._unseat(session, session.user)
         self._index.tell(SessionClosed(session))
@@ -253,8 +232,6 @@ class Clients(LoopActor):
     def handle(self, session: Session, request: Request) -> None:
         """One request; raises :class:`RequestError` for the session to answer."""
         kind = type(request)
-        if session.identity is None and self._admission.required and kind is not Auth and kind is not Ping:
-            raise RequestError(ErrorCode.UNAUTHORIZED, "send `auth` with a token first")
         if kind is PublishRequest:
             self._publish(session, request)  # type: ignore[arg-type]
         elif kind is Subscribe:
@@ -267,38 +244,12 @@ class Clients(LoopActor):
             self._presence(session, request)  # type: ignore[arg-type]
         elif kind is AckRequest:
             self._ack(session, request)  # type: ignore[arg-type]
-        elif kind is Auth:
-            self._authenticate(session, request)  # type: ignore[arg-type]
         elif kind is Subscriptions:
             self._tell_subscriptions(session, request.id)
         elif kind is Stats:
             session.message(op="ok", id=request.id, stats=dict(self._stats()))
         elif kind is Ping:
             session.message(op="ok", id=request.id, ts=self._now())
-
-    def _authenticate(self, session: Session, request: Auth) -> None:
-        """A first token or another one. The first must be good; with a bad one later, the one before holds."""
-        try:
-            identity = self._admission.identify(request.token)
-            if session.user not in (None, identity.user):
-                text = f"this session is {session.user}'s; to be another user, connect again"
-                raise RequestError(ErrorCode.FORBIDDEN, text, "token")
-        except RequestError as error:
-            if session.identity is not None or not self._admission.required:
-                raise
-            self._refuse(session, request.id, error)
-            return
-        before = session.identity
-        self._admission.admit(session, identity)
-        session.message(op="ok", id=request.id, user=identity.user, expires=identity.expires)
-        if session.user is None:
-            session.user = identity.user
-            self._seat(session, identity.user)
-        elif session.subscriptions and before is not None and before.grants is not identity.grants:
-            # Not those that an operator ordered: they never needed the token.
-            lost = [p for p in session.subscriptions if before.may_subscribe(p) and not identity.may_subscribe(p)]
-            if lost:
-                self._index.tell(UnsubscribeFor(session, Unsubscribe(id=0, topics=lost), by_server=True))
 
     def _tell_subscriptions(self, session: Session, request_id: int | str) -> None:
         held = session.subscriptions or {}
@@ -307,14 +258,15 @@ class Clients(LoopActor):
 
     def _publish(self, session: Session, request: PublishRequest) -> None:
         topic = check_topic(request.topic)
-        check_publish(session.identity, topic, "topic")
+        if is_system(topic):
+            raise RequestError(ErrorCode.FORBIDDEN, "system.> belongs to the engine", "topic")
         data = session.form.payload(request.data)
         ref = self._new_ref()
         priority = None if request.priority is None else request.priority.value
         self._ask_hub(session, request.id, ref, pack(Publish(ref, topic, request.type, data, request.key, priority)))
 
     def _presence(self, session: Session, request: Presence) -> None:
-        check_presence(session.identity, session.user, check_topic(request.topic), "topic")
+        check_readable(check_topic(request.topic), session.user, "topic")
         ref = self._new_ref()
         self._ask_hub(session, request.id, ref, pack(WhoIsPresent(ref, request.topic)))
 
