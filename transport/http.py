@@ -33,9 +33,11 @@ _HEADERS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
 
 _LOCAL = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 
+_TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 _CODES: Final[dict[int, ErrorCode]] = {
     HTTPStatus.NOT_FOUND: ErrorCode.NOT_FOUND,
     HTTPStatus.FORBIDDEN: ErrorCode.FORBIDDEN,
+    HTTPStatus.TOO_MANY_REQUESTS: ErrorCode.RATE_LIMITED,
     HTTPStatus.INTERNAL_SERVER_ERROR: ErrorCode.INTERNAL,
 }
 
@@ -82,22 +84,22 @@ def parse(received: bytes | bytearray) -> tuple[Request, int] | None:
         The request and how many bytes its head took; None while the head is not complete.
 
     Raises:
-        HttpError: 400, not HTTP/1 or larger than :data:`MAX_HEAD_BYTES`; found at the first byte where possible, so
-            that a TLS client on this port does not wait for the handshake timeout.
+        HttpError: 431, larger than :data:`MAX_HEAD_BYTES` or more than :data:`MAX_HEADERS`; 400, not HTTP/1; found at
+            the first byte where possible, so that a TLS client on this port does not wait for the handshake timeout.
     """
     end = received.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
     if end < 0:
         if not received[:1].isalpha():
             raise HttpError(HTTPStatus.BAD_REQUEST, "this is not an HTTP request")
         if len(received) >= MAX_HEAD_BYTES:
-            raise HttpError(HTTPStatus.BAD_REQUEST, f"the request's head has at most {MAX_HEAD_BYTES} bytes")
+            raise HttpError(_TOO_LARGE, f"the request's head has at most {MAX_HEAD_BYTES} bytes")
         return None
     line = _LINE.match(received, 0, end)
     if line is None or _HEADERS.fullmatch(received, line.end(), end) is None:
         raise HttpError(HTTPStatus.BAD_REQUEST, "this is not an HTTP/1.1 request")
     fields = received[line.end() + 2 : end].decode("latin-1").split("\r\n") if line.end() < end else []
     if len(fields) > MAX_HEADERS:
-        raise HttpError(HTTPStatus.BAD_REQUEST, f"a request has at most {MAX_HEADERS} headers")
+        raise HttpError(_TOO_LARGE, f"a request has at most {MAX_HEADERS} headers")
     headers: dict[str, str] = {}
     for field in fields:
         name, _, value = field.partition(":")
@@ -119,8 +121,8 @@ def accept(request: Request, subprotocols: Collection[str]) -> tuple[bytes, str 
         The 101 answer and the chosen subprotocol; None if nothing was offered or nothing known.
 
     Raises:
-        HttpError: 400; 403 for a page of another site; 405 or 426 with what to do instead. Extensions are not accepted,
-            none is an error.
+        HttpError: 400; 405 or 426 with what to do instead. Extensions are not accepted, none is an error. Whether the
+            page may connect at all is :class:`transport.gate.Gate`'s decision.
     """
     headers = request.headers
     if request.method != "GET":
@@ -131,10 +133,6 @@ def accept(request: Request, subprotocols: Collection[str]) -> tuple[bytes, str 
         raise HttpError(
             HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13", (("Sec-WebSocket-Version", "13"),)
         )
-    origin = headers.get("origin")
-    if origin is not None and not same_site(origin, headers["host"]):
-        # A browser lets any page connect anywhere; what a page of another site may read is for the server to decide.
-        raise HttpError(HTTPStatus.FORBIDDEN, f"pages of {origin} may not connect here")
     key = headers.get("sec-websocket-key", "").encode("latin-1")
     try:
         nonce = base64.b64decode(key, validate=True)
@@ -179,10 +177,11 @@ def same_site(origin: str, host: str) -> bool:
     _, separator, site = origin.partition("://")
     if not separator:
         return False
-    return site.lower() == host.lower() or (_is_local(site) and _is_local(host))
+    return site.lower() == host.lower() or (is_local(site) and is_local(host))
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether a Host names this machine, whatever the port."""
     return _LOCAL.fullmatch(host) is not None
 
 

@@ -11,19 +11,27 @@ import logging
 import os
 import resource
 import socket
+import ssl
 import sys
+from functools import partial
 from typing import Final
 
 from transport.errors import HeliographError
+from transport.gate import Gate, GatePolicy, too_often
 from transport.keepalive import Keepalive
+from transport.refusals import Refusals
 from transport.websocket import ConnectionLimits, Door, WebSocketConnection
 
 BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 NOTSENT_LOWAT: Final = 64 * 1024  # bytes
+ACCEPTS: Final = 32  # connections a turn of the loop, so that a flood of them does not hold up the flush for long
+HANDSHAKES: Final = 4_096  # connections that have not said what they want, and as many in TLS's; the oldest are dropped
 FULL_PAUSE: Final = 1.0  # seconds without accepting when descriptors run out
 RESERVED_DESCRIPTORS: Final = 64  # kept for what is no client: logs, the bus, files
 # Linux 25, macOS 0x201; missing from the socket module before Python 3.12.
 _TCP_NOTSENT_LOWAT = {"linux": 25, "darwin": 0x201}.get(sys.platform)
+
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _log = logging.getLogger(__name__)
 
@@ -70,57 +78,74 @@ def _shown(host: str, port: int) -> str:
 class Listener:
     """Accepts connections on one socket and owns them, and the timer for their deadlines.
 
-    How many clients are let in is the door's decision, which can then say why. What is bounded here are descriptors:
-    near the process's limit accepting pauses, and clients wait in the kernel's queue.
+    How many clients are let in is the door's decision, which can then say why. What is bounded here costs others
+    something before a door is reached: descriptors (near the process's limit accepting pauses, and clients wait in the
+    kernel's queue), connections from one address (the gate's decision; refused with 429 or, under TLS, just closed),
+    and handshakes that are not done.
+
+    Accepting is done here and not by the loop's server: that would close what waits when descriptors run out, and make
+    a transport for whom it then refuses.
 
     Args:
         loop: the loop of the thread that uses it.
         sock: see :func:`bind`; belongs to the listener from now on.
         door: who decides.
         limits: what a connection may take; may be exchanged for those to come.
+        gate: who may knock; none: anybody.
+        tls: none: clients speak in the clear.
 
     Attributes:
-        connections: all of them, those in the handshake and those closing included.
-        capacity: how many there may be before accepting pauses.
+        connections: all of them, those in the handshake and those closing included, but for those in TLS's handshake.
+        paused: whether descriptors have run out.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, door: Door, limits: ConnectionLimits
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        door: Door,
+        limits: ConnectionLimits,
+        gate: Gate | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.limits = limits
+        self.gate = gate or Gate(GatePolicy(), loop.time)
         self.connections: set[WebSocketConnection] = set()
-        self.capacity = _spare_descriptors()
-        self._loop, self._sock, self._door = loop, sock, door
+        self.paused = False
+        self._loop, self._sock, self._door, self._tls = loop, sock, door, tls
+        self._port = int(sock.getsockname()[1])
         self._keepalive = Keepalive(loop, limits.tick)
-        self._server: asyncio.Server | None = None
+        self._refusals = Refusals(loop)
+        # In order of arrival: dictionaries without values.
+        self._arriving: dict[asyncio.Task[None], None] = {}
+        self._unfinished: dict[WebSocketConnection, None] = {}
         self._retry: asyncio.TimerHandle | None = None
-        self._reopening: asyncio.Task[None] | None = None
-        self._stopped = False
         self._empty = asyncio.Event()
         self._empty.set()
 
     @property
     def port(self) -> int:
         """The number it listens on."""
-        return int(self._sock.getsockname()[1])
+        return self._port
 
     async def start(self) -> None:
         """Listen."""
         self._keepalive.start()
-        await self._listen()
+        self._sock.listen(BACKLOG)
+        self._loop.add_reader(self._sock, self._accept)
 
     async def stop_accepting(self) -> None:
         """Close the listening socket; connections live on. Clients in the kernel's queue are reset. Idempotent."""
-        self._stopped = True
         if self._retry is not None:
             self._retry.cancel()
-        if self._reopening is not None:
-            await self._reopening
-        self._shut()
-        self._sock.close()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+        self._refusals.stop()
 
     def drop_unfinished(self) -> None:
         """Drop those still in the handshake, to whom nothing was promised: a silent one would hold up the end."""
+        self._cancel_tls()
         for connection in tuple(self.connections):
             if not connection.open and not connection.closing:
                 connection.abort()
@@ -136,6 +161,9 @@ class Listener:
     async def stop(self) -> None:
         """Stop accepting, drop what is connected, and the timer."""
         await self.stop_accepting()
+        self._cancel_tls()
+        if self._arriving:
+            await asyncio.wait(self._arriving)
         self._abort_all()
         await self.wait_closed(0.0)
         self._keepalive.stop()
@@ -144,17 +172,19 @@ class Listener:
         """Called by the connection."""
         self.connections.add(connection)
         self._empty.clear()
-        if len(self.connections) >= self.capacity and self._retry is None and not self._stopped:
-            _log.error(
-                "descriptors run out, accepting pauses; raise the limit on open files (ulimit -n)",
-                extra={"connections": len(self.connections)},
-            )
-            self._shut()
-            self._retry = self._loop.call_later(FULL_PAUSE, self._reopen)
+        self._unfinished[connection] = None
+        if len(self._unfinished) > HANDSHAKES:
+            _log.warning("too many clients that do not say what they want: the oldest are dropped")
+            next(iter(self._unfinished)).abort()
+
+    def opened(self, connection: WebSocketConnection) -> None:
+        """Called by the connection."""
+        del self._unfinished[connection]
 
     def left(self, connection: WebSocketConnection) -> None:
         """Called by the connection."""
         self.connections.discard(connection)
+        self._unfinished.pop(connection, None)
         if not self.connections:
             self._empty.set()
 
@@ -162,36 +192,100 @@ class Listener:
         for connection in tuple(self.connections):
             connection.abort()
 
-    def _connect(self) -> WebSocketConnection:
+    def _cancel_tls(self) -> None:
+        # Others arrive within a turn of the loop, and a loop whose task is cancelled then tells the connection nothing.
+        if self._tls is not None:
+            for task in tuple(self._arriving):
+                task.cancel()
+
+    # accepting -------------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        highest = _highest_descriptor()
+        for _ in range(ACCEPTS):
+            try:
+                sock, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(str(error))
+                    return
+                continue  # one that went again while it waited
+            sock.setblocking(False)
+            wait = self.gate.wait(address[0])
+            if wait:
+                self._refuse(sock, wait)
+                continue
+            task = self._loop.create_task(self._connect(sock))
+            self._arriving[task] = None
+            task.add_done_callback(partial(self._arrived, sock))
+            if self._tls is not None and len(self._arriving) > HANDSHAKES:
+                _log.warning("too many clients in the TLS handshake: the oldest are dropped")
+                next(iter(self._arriving)).cancel()
+            if sock.fileno() >= highest:  # the kernel gives the lowest that is free
+                self._pause(f"{sock.fileno()} are in use")
+                return
+
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            if self._tls is None:
+                await self._loop.connect_accepted_socket(self._connection, sock)
+            else:
+                await self._loop.connect_accepted_socket(
+                    self._connection,
+                    sock,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=self.limits.handshake_timeout,
+                    ssl_shutdown_timeout=self.limits.close_timeout,
+                )
+        except OSError as error:  # ssl.SSLError, ConnectionError and TimeoutError are some
+            _log.debug("a connection was lost in its TLS handshake: %s", error)
+
+    def _connection(self) -> WebSocketConnection:
         return WebSocketConnection(self._door, self.limits, self._keepalive, self)
 
-    async def _listen(self) -> None:
-        # A duplicate, so that a pause closes that one: the socket itself stays and keeps its queue in the kernel.
-        self._server = await self._loop.create_server(self._connect, sock=self._sock.dup(), backlog=BACKLOG)
+    def _arrived(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        del self._arriving[task]
+        if task.cancelled() and sock.fileno() >= 0:  # no transport has taken it
+            sock.close()
 
-    def _shut(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+    def _refuse(self, sock: socket.socket, wait: float) -> None:
+        if self._tls is None:
+            self._refusals.refuse(sock, too_often(wait).response())
+        else:  # to say it would cost us a handshake
+            sock.close()
 
-    def _reopen(self) -> None:
-        if len(self.connections) >= self.capacity:
-            self._retry = self._loop.call_later(FULL_PAUSE, self._reopen)
-        else:
-            self._retry = None
-            self._reopening = self._loop.create_task(self._listen_again(), name="accept again")
+    def _pause(self, why: str) -> None:
+        self._loop.remove_reader(self._sock)
+        self._retry = self._loop.call_later(FULL_PAUSE, self._resume)
+        if not self.paused:
+            self.paused = True
+            self._refusals.stop()
+            _log.error(
+                "descriptors run out, accepting pauses; raise the limit on open files (ulimit -n): %s",
+                why,
+                extra={"connections": len(self.connections)},
+            )
 
-    async def _listen_again(self) -> None:
+    def _resume(self) -> None:
         try:
-            await self._listen()
-        except OSError as error:  # somebody else took the descriptors meanwhile
-            _log.error("cannot accept yet: %s", error)
-            if not self._stopped:
-                self._retry = self._loop.call_later(FULL_PAUSE, self._reopen)
+            lowest = os.dup(self._sock.fileno())
+        except OSError:
+            lowest = sys.maxsize
+        else:
+            os.close(lowest)
+        if lowest < _highest_descriptor():
+            self.paused = False
+            _log.info("there are descriptors again, accepting goes on", extra={"connections": len(self.connections)})
+            self._loop.add_reader(self._sock, self._accept)
+        else:
+            self._retry = self._loop.call_later(FULL_PAUSE, self._resume)
 
 
-def _spare_descriptors() -> int:
+def _highest_descriptor() -> int:
+    """From which number on they are not for clients; costs 0.5 µs."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize
-    return max(1, soft - len(os.listdir("/dev/fd")) - RESERVED_DESCRIPTORS)
+    return max(soft - RESERVED_DESCRIPTORS, soft // 2)

@@ -23,8 +23,10 @@ from websockets.server import ServerProtocol
 
 from transport import frames, http
 from transport.codes import CloseCode
+from transport.gate import Gate
 from transport.keepalive import Keepalive
 from transport.reassembly import BadMessage, Reassembly, check_text
+from transport.token_bucket import TokenBucket
 
 NO_STATUS: Final = 1005  # RFC 6455 section 7.4.1: the peer closed without saying why; never sent
 ABNORMAL: Final = 1006  # the connection went away without a close frame; never sent
@@ -82,8 +84,15 @@ class Door(Protocol):
 class Owner(Protocol):
     """Where a connection belongs: the listener."""
 
+    @property
+    def gate(self) -> Gate:
+        """Who may knock."""
+
     def joined(self, connection: WebSocketConnection) -> None:
         """TCP is there; the handshake is not."""
+
+    def opened(self, connection: WebSocketConnection) -> None:
+        """The handshake is done."""
 
     def left(self, connection: WebSocketConnection) -> None:
         """TCP is gone; the last that is heard of it."""
@@ -99,10 +108,12 @@ class ConnectionLimits:
     ping_interval: float = 25.0  # of silence, then a ping
     ping_timeout: float = 20.0  # of silence after it, then the connection is dropped
     close_timeout: float = 5.0  # for what was written, the peer's close frame and its end of TCP
+    message_rate: float | None = None  # frames a second; who sends more is not read for a while
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if getattr(self, name) <= 0:
+            value = getattr(self, name)
+            if value is not None and value is not False and value <= 0:
                 raise ValueError(f"{name} must be above 0")
 
     @property
@@ -132,11 +143,13 @@ class WebSocketConnection(asyncio.Protocol):
             refuses. A copy of it kept beyond ``Handler.on_closed`` may raise RuntimeError.
         subprotocol: the one agreed on, if any.
         user: who the client says it is, if it does.
-        address: the peer's ``host:port``.
+        address: the peer's ``host:port``; the host alone of a client behind a trusted proxy.
+        host: that of ``address``.
     """
 
     # One of these per client: no dict, nothing kept from the handshake, one shared object per listener each.
     __slots__ = (
+        "_allowance",
         "_core",
         "_door",
         "_handler",
@@ -149,10 +162,12 @@ class WebSocketConnection(asyncio.Protocol):
         "_paused",
         "_reading",
         "_state",
+        "_throttle",
         "_transport",
         "_why",
         "address",
         "bucket",
+        "host",
         "subprotocol",
         "user",
         "write",
@@ -168,12 +183,14 @@ class WebSocketConnection(asyncio.Protocol):
         self._handler: Handler | None = None
         self._partial: Reassembly | None = None
         self._paused = False
-        self._reading = True
+        self._reading = True  # as far as the handler is concerned
+        self._allowance: TokenBucket | None = None  # once it has sent something, where there is a message_rate
+        self._throttle: asyncio.TimerHandle | None = None  # until then it is not read, whatever the handler says
         self._heard = self.bucket = 0
         self._why: tuple[int, str] | None = None
         self.subprotocol: str | None = None
         self.user: str | None = None
-        self.address = ""
+        self.address = self.host = ""
 
     @property
     def open(self) -> bool:
@@ -213,10 +230,11 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Read again; not before a client that sent too much has waited for it."""
         self._reading = True
         self._heard = self._keepalive.now
-        self._transport.resume_reading()
+        if self._throttle is None:
+            self._transport.resume_reading()
 
     # Called by the loop.
 
@@ -227,7 +245,8 @@ class WebSocketConnection(asyncio.Protocol):
         high = self._limits.write_buffer
         self._transport.set_write_buffer_limits(high=high, low=high // 4)
         peer = self._transport.get_extra_info("peername")
-        self.address = f"{peer[0]}:{peer[1]}" if peer else ""
+        if peer:
+            self.host, self.address = peer[0], f"{peer[0]}:{peer[1]}"
         self._owner.joined(self)
         self._watch(self._limits.handshake_timeout)
 
@@ -271,7 +290,7 @@ class WebSocketConnection(asyncio.Protocol):
             # A request that never got complete, or a peer that does not end its side.
             self.abort()
             return
-        silent = keepalive.now - self._heard if self._reading else 0
+        silent = keepalive.now - self._heard if self._reading and self._throttle is None else 0
         interval = keepalive.ticks(limits.ping_interval)
         patience = interval + keepalive.ticks(limits.ping_timeout)
         if silent < interval:
@@ -306,6 +325,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._hang_up(False)
             return
         self._enter(State.OPEN)
+        self._owner.opened(self)
         self._watch(self._limits.ping_interval)
         try:
             self._handler = self._door.open(self)
@@ -321,6 +341,9 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _answer(self, request: http.Request) -> bytes:
         door = self._door
+        client = self._owner.gate.admit(self.host, request)
+        if client != self.host:
+            self.host = self.address = client
         if request.upgrade:
             if request.path != door.path:
                 raise http.HttpError(HTTPStatus.NOT_FOUND, f"WebSocket clients connect to {door.path}")
@@ -356,6 +379,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._flush()
 
     def _on_frame(self, frame: Frame) -> None:
+        if self._limits.message_rate is not None:
+            self._charge(self._limits.message_rate)
         opcode, data = frame.opcode, bytes(frame.data)
         if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
             binary = opcode is Opcode.BINARY
@@ -374,6 +399,27 @@ class WebSocketConnection(asyncio.Protocol):
                 self._partial = None
                 self._deliver(message, partial.binary)
         # The library answers pings and close frames.
+
+    def _charge(self, rate: float) -> None:
+        """Count a frame; beyond the rate leave the next ones to TCP until those that came are paid for."""
+        now = self._keepalive.loop.time()
+        if self._allowance is None:
+            self._allowance = TokenBucket(rate, now)
+        wait = self._allowance.charge(rate, now)
+        if wait:
+            if self._throttle is None:
+                self._transport.pause_reading()
+            else:
+                self._throttle.cancel()
+            self._throttle = self._keepalive.loop.call_later(wait, self._unthrottle)
+
+    def _unthrottle(self) -> None:
+        if self._throttle is not None:
+            self._throttle.cancel()
+            self._throttle = None
+            if self._reading and not self._transport.is_closing():
+                self._heard = self._keepalive.now
+                self._transport.resume_reading()
 
     def _deliver(self, message: bytes, binary: bool) -> None:
         if self._handler is not None:
@@ -398,7 +444,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _hang_up(self, peer_is_done: bool) -> None:
         """End our side of TCP behind what was written."""
-        if peer_is_done:
+        if peer_is_done or not self._transport.can_write_eof():  # TLS says its own goodbye and reads until the peer's
             self._transport.close()
         elif not self._transport.is_closing():
             # Half of it only: to close with bytes unread would reset the connection and destroy what was just written.
@@ -414,6 +460,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._why = (code, reason)
         self._partial = None
         self.write = _discard
+        self._unthrottle()  # else the peer's close frame is never read
         self._keepalive.loop.call_soon(self._finish)
         self._watch(self._limits.close_timeout)
 

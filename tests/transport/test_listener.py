@@ -195,28 +195,41 @@ def test_starting_and_stopping_leaves_nothing_behind() -> None:
 def test_when_full_it_pauses_says_so_once_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, eventually: Eventually
 ) -> None:
-    monkeypatch.setattr(module, "FULL_PAUSE", 0.05)
+    monkeypatch.setattr(module, "FULL_PAUSE", 0.02)
+    highest = [0]
+    looks = []
+
+    def look() -> int:
+        looks.append(None)
+        return highest[0]
+
+    monkeypatch.setattr(module, "_highest_descriptor", look)
 
     async def test() -> None:
-        loop = asyncio.get_running_loop()
         listener = _listener(bind("127.0.0.1", 0))
-        listener.capacity = 3
         await listener.start()
         url = f"ws://127.0.0.1:{listener.port}/ws"
-        there = [await connect(url) for _ in range(3)]
-        waiting = asyncio.ensure_future(connect(url).__aenter__())
-        until = loop.time() + 0.3
-        await eventually(lambda: loop.time() > until)
-        assert not waiting.done()  # in the kernel's queue, not refused
-        assert len(listener.connections) == 3
-        await there.pop().close()
-        there.append(await asyncio.wait_for(waiting, DEADLINE))
-        for client in there:
-            await client.close()
+        async with connect(url) as there:  # it has the last descriptor
+            await eventually(lambda: listener.paused)
+            async with asyncio.TaskGroup() as group:
+                waiting = group.create_task(_visit(url))
+                seen = len(looks)
+                await eventually(lambda: len(looks) > seen + 5)
+                assert not waiting.done()  # in the kernel's queue, not refused
+                assert len(listener.connections) == 1
+                await asyncio.wait_for(await there.ping(), DEADLINE)
+                highest[0] = sys.maxsize
+        assert not listener.paused
         await listener.stop()
 
     uvloop.run(test())
-    assert sum("descriptors run out" in record.message for record in caplog.records) <= 2
+    said = [record.message for record in caplog.get_records("call") if "descriptors" in record.message]
+    assert ["run out" in line for line in said] == [True], said
+
+
+async def _visit(url: str) -> None:
+    async with asyncio.timeout(DEADLINE), connect(url):
+        pass
 
 
 def test_a_process_without_descriptors_goes_on_serving() -> None:
@@ -230,7 +243,6 @@ def test_a_process_without_descriptors_goes_on_serving() -> None:
         logging.basicConfig(stream=sys.stdout, format="%(levelname)s")
         async def main():
             listener = _listener(module.bind("127.0.0.1", 0))
-            assert 0 < listener.capacity < 128 - module.RESERVED_DESCRIPTORS
             await listener.start()
             print(listener.port, flush=True)
             await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
