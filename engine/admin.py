@@ -32,20 +32,25 @@ from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine import admin_explain, admin_index, admin_restart, admin_sessions
-from engine.admin_gate import Gate
+from engine.admin_config import Admin
+from engine.admin_gate import Gate, needed
 from engine.admin_http import answer, read_body
 from engine.config import Config
 from engine.http_server import HttpServer
 from engine.log import get_logger
+from transport.addresses import is_loopback
 from transport.codes import ErrorCode, Priority
 from transport.errors import ConfigError, HeliographError, RequestError, Unsupported
 from transport.messages import Publish
 from transport.position import Position
 from transport.requests import refusal
+from transport.tls import ServerTls
 from transport.topics import check_topic, is_system
 
 ANSWER_TIMEOUT = 60.0  # s for the backend to answer; a drain takes longest
 PUBLISHES = 1_000  # events in one request
+LOGGED_PATH = 200  # characters; none that leads somewhere is longer
+SHORT_KEY = 16  # characters; a key of fewer is warned of
 
 STATUS = {
     ErrorCode.BAD_REQUEST: 400,
@@ -123,10 +128,14 @@ class AdminServer:
     """The API on a socket. ``start`` and ``stop`` are :class:`~engine.http_server.HttpServer`'s.
 
     Args:
-        config: of the engine; ``admin.host`` and ``admin.api_key`` say who may ask.
+        config: of the engine; ``[admin]`` says who may ask, and whether over TLS.
         sock: bound, not listening; closed by :meth:`stop`.
         load: reads the configuration anew for ``POST /api/reload``; ``None``: there is nothing to read.
+        refused: requests that the gate refused are counted here, by error code.
         on_death: called with the reason if serving ends by itself.
+
+    Raises:
+        ConfigError: the certificate cannot be used.
     """
 
     def __init__(
@@ -136,22 +145,51 @@ class AdminServer:
         sock: socket.socket,
         *,
         load: Callable[[], Config] | None = None,
+        refused: dict[str, int] | None = None,
         on_death: Callable[[str], None] | None = None,
     ) -> None:
-        gate = Gate(config.admin.host, config.admin.api_key)
-        self._http = HttpServer(application(backend, gate, load), sock, on_death=on_death)
+        self._admin, admin = config.admin, config.admin
+        self._gate = Gate(admin)
+        self._tls = None if admin.tls_cert_file is None else ServerTls(admin.tls_cert_file, admin.tls_key_file, "admin")
+        app = application(backend, self._gate, load, refused)
+        self._http = HttpServer(app, sock, tls=None if self._tls is None else self._tls.context, on_death=on_death)
 
     async def start(self) -> None:
         """Return when requests are answered; :class:`HeliographError` if that fails."""
+        if self._tls is None and not is_loopback(self._admin.host):
+            get_logger().warning("admin_without_tls", host=self._admin.host, fix="set admin.tls_cert_file")
+        self._warn_of_short_keys()
         await self._http.start()
+
+    def reload(self, admin: Admin) -> None:
+        """Take ``admin``'s keys, and the certificate from its file; connections go on.
+
+        Raises:
+            ConfigError: the certificate cannot be used; nothing has changed.
+        """
+        if self._tls is not None:
+            self._tls.reload()
+        self._gate.exchange(admin)
+        self._admin = admin
+        self._warn_of_short_keys()
+
+    def _warn_of_short_keys(self) -> None:
+        for name, (key, _) in self._admin.all_keys().items():
+            if len(key) < SHORT_KEY:
+                get_logger().warning("admin_key_is_short", key=name, fix=f"take {SHORT_KEY} random characters or more")
 
     async def stop(self) -> None:
         """Finish what is being answered, within a deadline. Idempotent."""
         await self._http.stop()
 
 
-def application(backend: Backend, gate: Gate, load: Callable[[], Config] | None = None) -> Starlette:
-    """The API as an ASGI application."""
+def application(
+    backend: Backend,
+    gate: Gate,
+    load: Callable[[], Config] | None = None,
+    refused: dict[str, int] | None = None,
+) -> Starlette:
+    """The API as an ASGI application; see :class:`AdminServer`."""
     api = _Api(backend, load)
     router = Router(
         [
@@ -176,25 +214,38 @@ def application(backend: Backend, gate: Gate, load: Callable[[], Config] | None 
         redirect_slashes=False,
     )
     return Starlette(
-        routes=[Mount("/", _Guarded(router, gate))],
+        routes=[Mount("/", _Guarded(router, gate, {} if refused is None else refused))],
         exception_handlers={HeliographError: _refused, HTTPException: _no_route, Exception: _failed},
     )
 
 
 class _Guarded:
-    """The gate before the routes, and a deadline on what happens behind it."""
+    """The gate before the routes, a log of who was refused and who operated, and a deadline on what happens behind."""
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
-        self._app, self._gate = app, gate
+    def __init__(self, app: ASGIApp, gate: Gate, refused: dict[str, int]) -> None:
+        self._app, self._gate, self._refused = app, gate, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._gate.check(scope["method"], scope["path"], Request(scope).headers)
+        self._check(scope)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 await self._app(scope, receive, send)
         except TimeoutError:
             message = f"no answer within {ANSWER_TIMEOUT:g} s; the outcome is unknown"
             raise RequestError(ErrorCode.UNAVAILABLE, message) from None
+
+    def _check(self, scope: Scope) -> None:
+        method, path = scope["method"], scope["path"]
+        address = scope["client"][0] if scope["client"] else None
+        try:
+            key = self._gate.check(method, path, Request(scope).headers)
+        except RequestError as error:
+            self._refused[error.code] = self._refused.get(error.code, 0) + 1
+            # No word of the request's own: there may be a key among them, mistyped by one letter.
+            get_logger().warning("admin_refused", address=address, code=error.code, field=error.field)
+            raise
+        if needed(method, path) == "operate" and path.isprintable() and len(path) <= LOGGED_PATH:
+            get_logger().info("admin_operation", address=address, key=key, method=method, path=path)
 
 
 class _Api:

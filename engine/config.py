@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine import config_text, toml_text
+from engine.admin_config import Admin, AdminKey
 from engine.feed_config import Feed, FeedMap
 from engine.redis_config import REDIS, Redis
 from engine.tables import Name, Positive, Reader, Text, about, join, put, read_text
@@ -29,10 +30,14 @@ from transport.topics import check_pattern, topic
 
 FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
-NOT_BUILT = frozenset({"auth", "store", "alerts", "admin.keys"})
-RELOADABLE = frozenset({"log", "limits", "delivery", "feeds", "redis"})
+NOT_BUILT = frozenset({"auth", "store", "alerts"})
+RELOADABLE = frozenset({"admin", "log", "limits", "delivery", "feeds", "redis"})
 FIXED = frozenset(
     {
+        "admin.host",
+        "admin.port",
+        "admin.tls_cert_file",
+        "admin.tls_key_file",
         "delivery.bus_window",
         "delivery.user_rate",
         "delivery.user_window",
@@ -46,11 +51,6 @@ FIXED = frozenset(
 """Fields of those tables that a reload does not take."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``; a name other than localhost counts as reachable."""
-    return host in ("::1", "localhost") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
 def _checked(check: Callable[[str], str], text: str, field: str) -> None:
@@ -123,21 +123,6 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if base
             else Path(tempfile.gettempdir(), f"heliograph-{os.getuid()}-{name}")
         )
-
-
-class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[admin]``: the admin HTTP port."""
-
-    host: Annotated[Name, about("address of the admin HTTP server")] = "127.0.0.1"
-    port: Annotated[Port, about("admin port; 0 picks a free one")] = 8766
-    api_key: Annotated[
-        Name | None,
-        about("key that admin requests must carry; required unless host is loopback", none="no key", secret=True),
-    ] = None
-
-    def __post_init__(self) -> None:
-        if self.api_key is None and not is_loopback(self.host):
-            raise ConfigError(f"needed because admin.host {self.host!r} is not a loopback address", "api_key")
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -323,6 +308,7 @@ EXAMPLES: dict[str, Struct] = {
         map=(FeedMap(key="data.s", time="data.T", time_unit="ms", data={"bid": "data.b", "ask": "data.a"}),),
     ),
     'topics."price.>"': Topic(window=0.1),
+    "admin.keys.deploy": AdminKey(key="at-least-16-random-characters", scopes=("read", "operate")),
     "stages.spread": Stage(actor="my_package.stages:Spread", topics=("price.>",)),
 }
 """What the commented default configuration shows of the tables that have names."""
@@ -430,13 +416,25 @@ def reload_takes(field: str) -> bool:
 
 
 def reloaded(old: Config, new: Config) -> Config:
-    """``old`` with what a reload to ``new`` can take."""
+    """``old`` with what a reload to ``new`` can take.
+
+    Raises:
+        ConfigError: that does not go with what only a restart changes.
+    """
     config = msgspec.structs.replace(old, **{table: getattr(new, table) for table in RELOADABLE})
     for field in FIXED:
         table, name = field.split(".")
-        kept = msgspec.structs.replace(getattr(config, table), **{name: getattr(getattr(old, table), name)})
+        try:
+            kept = msgspec.structs.replace(getattr(config, table), **{name: getattr(getattr(old, table), name)})
+        except ConfigError as error:
+            raise ConfigError(f"{error.message} until a restart", join(table, error.field or "")) from None
         config = msgspec.structs.replace(config, **{table: kept})
     return config
+
+
+def for_children(config: Config) -> Config:
+    """``config`` without ``[admin]``: of who speaks with strangers none knows the keys of the admin API."""
+    return msgspec.structs.replace(config, admin=Admin(port=0))
 
 
 def _differing(old: Any, new: Any) -> list[str]:

@@ -102,6 +102,8 @@ def _commented(path: str, struct: Struct, reload_takes: Predicate) -> Iterator[s
         if isinstance(value, Struct):
             inner.append((join(path, field.name), value))
             continue
+        if _named_tables(field):
+            continue
         if _are_tables(value):
             assert len(value) == 1, "a default or example has one"
             inner.append((join(path, field.name), value[0]))
@@ -111,6 +113,10 @@ def _commented(path: str, struct: Struct, reload_takes: Predicate) -> Iterator[s
         yield f"{field.name} = {toml_text.literal(NONE if value is None else value)}"
     for name, value in inner:
         yield from _commented(name, value, reload_takes)
+
+
+def _named_tables(field: Field) -> bool:
+    return get_origin(field.kind) is dict and inner_struct(get_args(field.kind)[1]) is not None
 
 
 def _sentence(field: Field) -> str:
@@ -134,7 +140,7 @@ def _section(table: Field, path: str, reload_takes: Predicate) -> Iterator[str]:
     yield "| field | default | unit | meaning | none | reload |"
     yield "|---|---|---|---|---|---|"
     for field in rows:
-        if inner_struct(field.kind) is not None:
+        if inner_struct(field.kind) is not None or _named_tables(field):
             continue
         default = (
             "required" if field.required else f"`{toml_text.literal(NONE if field.default is None else field.default)}`"
@@ -145,5 +151,5 @@ def _section(table: Field, path: str, reload_takes: Predicate) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield ""
     for field in rows:
-        if inner_struct(field.kind) is not None:
+        if inner_struct(field.kind) is not None or _named_tables(field):
             yield from _section(field, join(path, field.name), reload_takes)

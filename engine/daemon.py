@@ -18,7 +18,7 @@ import msgspec
 import zmq
 
 from engine.admin import AdminServer, no_feed
-from engine.config import Config, needs_restart, reloaded
+from engine.config import Config, for_children, needs_restart, reloaded
 from engine.control import ControlServer
 from engine.forkserver import ForkServer
 from engine.hub_link import HubLink
@@ -104,7 +104,11 @@ class Daemon:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._closing.callback(context.term)
 
-        forkserver = ForkServer(inherit=[runtime_dir.lock_fd])
+        forkserver = ForkServer(
+            inherit=[runtime_dir.lock_fd],
+            heartbeat_interval=server.heartbeat_interval,
+            heartbeat_timeout=server.heartbeat_timeout,
+        )
         self._closing.push_async_callback(forkserver.close)
         self._control = ControlServer(
             context,
@@ -128,7 +132,10 @@ class Daemon:
         )
         self._tick(loop, server.heartbeat_interval, loop.time())
         self._watchdog(loop)
-        self._admin = AdminServer(self, self._config, self._admin_sock, load=self._load, on_death=self._fail)
+        refused = self._meter.admin_refused
+        self._admin = AdminServer(
+            self, self._config, self._admin_sock, load=self._load, refused=refused, on_death=self._fail
+        )
         await self._admin.start()
         self._closing.push_async_callback(self._admin.stop)
         await self._supervisor.start()
@@ -196,7 +203,7 @@ class Daemon:
     def _specify(self, runtime_dir: RuntimeDir) -> list[ChildProcess]:
         server = self._config.server
         common = {
-            "config": msgspec.to_builtins(self._config),
+            "config": msgspec.to_builtins(for_children(self._config)),
             "runtime_dir": str(runtime_dir.path),
             "client_port": self.port,
             "node": server.node_name(),
@@ -377,9 +384,11 @@ class Daemon:
         """
         config = self._own(config)
         left = needs_restart(self._config, config)
+        taken = reloaded(self._config, config)
+        self._admin.reload(taken.admin)
         self._notifier.reloading()
-        before, self._config = self._config, reloaded(self._config, config)
-        plain = msgspec.to_builtins(self._config)
+        before, self._config = self._config, taken
+        plain = msgspec.to_builtins(for_children(self._config))
         for child in self._children:
             child.argument["config"] = plain
             if child.role == FEEDS and "state" in child.argument:  # of a process that is dead now, maybe
@@ -389,7 +398,7 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RELOAD_TIMEOUT):
                 await self._supervisor.wait_started()  # they were forked with the old one and cannot be asked before
-        refused = await self._control.reload(self._config)
+        refused = await self._control.reload(for_children(self._config))
         if self._config.upstreams:
             self._supervisor.want(FEEDS)
         self._notifier.ready("reloaded")

@@ -76,7 +76,7 @@ class Engine:
     @property
     def admin_url(self) -> str:
         """The admin API."""
-        return f"http://{_shown(self.config.admin.host)}:{self._engine.admin_port}"
+        return f"{self.config.admin.scheme}://{_shown(self.config.admin.host)}:{self._engine.admin_port}"
 
     def client(self, **options: Any) -> Client:
         """A client of this engine; use it with ``async with``."""

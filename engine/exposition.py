@@ -31,6 +31,7 @@ _FAMILIES = (
     ("dropped", "events_dropped", "reason", "Events that somebody did not get."),
     ("skipped", "events_skipped", None, "Events that a newer one of their key has replaced, one per event and client."),
     ("disconnects", "disconnects", "code", "Sessions that ended, by WebSocket close code."),
+    ("admin_refused", "admin_refused", "code", "Requests refused by the admin API's gate, by error code."),
     ("delivery", "delivery_seconds", None, "From an event's acceptance to its being written to a client's socket."),
     ("route", "route_seconds", None, "How long the router had an event's batch."),
     ("match", "match_seconds", None, "Finding receivers that a worker's caches did not know."),

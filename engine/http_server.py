@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,12 +15,13 @@ import uvicorn.server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from transport.errors import HeliographError
+from transport.tls import HANDSHAKE_TIMEOUT
 
 START_TIMEOUT = 5.0  # s
 STOP_TIMEOUT = 5.0  # s, of which GRACE for requests in progress
 GRACE = 2  # s; uvicorn takes whole seconds
 HEAD_TIMEOUT = 10.0  # s until a connection's next request has arrived, but for its body
-CONNECTIONS = 128  # at once; above it requests are answered 503
+CONNECTIONS = 128  # at once; above it those go that have waited longest for a request, and if none waits, 503
 
 _log = logging.getLogger(__name__)
 
@@ -32,10 +34,18 @@ class HttpServer:
     Args:
         app: the ASGI application; it gets no lifespan events.
         sock: bound, not listening; closed by :meth:`stop`.
+        tls: for HTTPS.
         on_death: called with the reason if serving ends by itself.
     """
 
-    def __init__(self, app: Any, sock: socket.socket, *, on_death: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        sock: socket.socket,
+        *,
+        tls: ssl.SSLContext | None = None,
+        on_death: Callable[[str], None] | None = None,
+    ) -> None:
         self._sock, self._on_death = sock, on_death
         self._server = _Server(
             uvicorn.config.Config(
@@ -49,9 +59,10 @@ class HttpServer:
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                limit_concurrency=CONNECTIONS,
+                limit_concurrency=CONNECTIONS + 1,
                 timeout_graceful_shutdown=GRACE,
-            )
+            ),
+            tls,
         )
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -104,8 +115,9 @@ class HttpServer:
 class _Server(uvicorn.server.Server):
     """uvicorn's server as a guest: signals stay the owner's, and it waits instead of looking ten times a second."""
 
-    def __init__(self, config: uvicorn.config.Config) -> None:
+    def __init__(self, config: uvicorn.config.Config, tls: ssl.SSLContext | None) -> None:
         super().__init__(config)
+        self._tls = tls
         self.accepting, self.leave = asyncio.Event(), asyncio.Event()
 
     @contextlib.contextmanager
@@ -113,7 +125,21 @@ class _Server(uvicorn.server.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        # uvicorn's own takes files instead of a context, and gives a TLS handshake a minute.
+        assert sockets is not None
+        config = self.config
+
+        def connect() -> asyncio.Protocol:
+            state = self.server_state
+            return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+
+        timeout = None if self._tls is None else HANDSHAKE_TIMEOUT
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(connect, sock=sock, ssl=self._tls, ssl_handshake_timeout=timeout)
+            for sock in sockets
+        ]
+        self.started = True
         self.accepting.set()
 
     async def main_loop(self) -> None:
@@ -121,13 +147,19 @@ class _Server(uvicorn.server.Server):
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's h11 protocol, which by itself waits for ever for the first request of a connection."""
+    """uvicorn's h11 protocol, which by itself waits for ever for the first request and for whoever does not read."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _waiting_since = 0.0  # loop's time
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect()
+        if len(self.connections) > CONNECTIONS:
+            # A stranger's silent connections must not keep an operator out.
+            waiting = [other for other in self.connections if other is not self and other._waits()]  # type: ignore[union-attr]
+            if waiting:
+                min(waiting, key=lambda other: other._waiting_since).transport.abort()  # type: ignore[union-attr]
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -138,14 +170,22 @@ class _Protocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
 
+    def _waits(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
     def _expect(self) -> None:
+        self._waiting_since = self.loop.time()
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = self.loop.call_later(HEAD_TIMEOUT, self._too_late)
 
     def _too_late(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
+        if self.transport.is_closing():
+            self.transport.abort()  # closed, and it does not take what was still to be sent
+        else:
+            if self._waits():
+                self.transport.close()
+            self._expect()
 
 
 def _reason(task: asyncio.Task[None]) -> str:

@@ -73,7 +73,10 @@ class LocalEngine:
         self._worker = Worker(config, context, ENDPOINT, client_sock, self._fail)
         self._feeds = Feeds(config, context, ENDPOINT, self._fail, changed=self._changed.set)
         self._link = HubLink(config, context, ENDPOINT, "engine")
-        admin = AdminServer(self, config, admin_sock, load=self._load, on_death=self._fail)
+        refused = self._worker.meter.admin_refused
+        self._admin = admin = AdminServer(
+            self, config, admin_sock, load=self._load, refused=refused, on_death=self._fail
+        )
         # Stopped in reverse order: along the event's way, then the admin API, which tells of the drain.
         await self._hub.start()
         closing.push_async_callback(self._hub.stop)
@@ -223,8 +226,10 @@ class LocalEngine:
     async def reload(self, config: Config) -> list[str]:
         """Take a new configuration; the names of what only a restart takes."""
         left = needs_restart(self._config, config)
+        taken = reloaded(self._config, config)
+        self._admin.reload(taken.admin)
         self._notifier.reloading()
-        self._config = reloaded(self._config, config)
+        self._config = taken
         await self._worker.reload(self._config)
         await self._feeds.reload(self._config)
         await self._refresh_feeds()

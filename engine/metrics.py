@@ -169,6 +169,7 @@ class Figures:
             "stage_failures": total.stage_failures,
             "stages_bypassed": total.stages_bypassed,
             "disconnects": {str(code): times for code, times in total.disconnects.items()},
+            "admin_refused": total.admin_refused,
             "slow_sessions": total.slow_sessions,
             "outbox_bytes": total.outbox_bytes,
             "held_events": total.held_events,

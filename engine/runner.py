@@ -118,12 +118,13 @@ class _Runner:
         self._started.set()
         config = self._config
         client, admin = _shown(config.server.host, engine.port), _shown(config.admin.host, engine.admin_port)
-        print(f"ready ws://{client}/ws admin http://{admin}", flush=True)  # noqa: T201 - the contract's line
+        admin = f"{config.admin.scheme}://{admin}"
+        print(f"ready ws://{client}/ws admin {admin}", flush=True)  # noqa: T201 - the contract's line
         if self._with_demo:
             get_logger().info(
                 "demo_runs",
                 look=f"heliograph subscribe 'price.>' --url ws://{client}/ws",
-                health=f"http://{admin}/health",
+                health=f"{admin}/health",
             )
         await engine.wait()
 

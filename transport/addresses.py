@@ -17,3 +17,8 @@ def leads_here(url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``; a name other than localhost counts as reachable."""
+    return host in ("::1", "localhost") or (host.startswith("127.") and host.replace(".", "").isdigit())

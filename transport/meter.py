@@ -104,6 +104,7 @@ class Meter(msgspec.Struct, kw_only=True):
         deliveries: events written to clients, one per event and client.
         dropped: events that somebody will not get, by reason.
         disconnects: sessions that ended, by WebSocket close code.
+        admin_refused: requests that the admin API refused, for lack of a key or otherwise, by error code.
         stage_failures: events for which a stage did nothing, by "STAGE:REASON" (:mod:`actors.stage_batch`).
         route_hits, route_misses: events whose receivers a worker's caches knew, or not.
         router_hits, router_misses: events whose workers the hub's cache knew, or not.
@@ -130,6 +131,7 @@ class Meter(msgspec.Struct, kw_only=True):
     deliveries: int = 0
     dropped: dict[str, int] = {}
     disconnects: dict[int, int] = {}
+    admin_refused: dict[str, int] = {}
     stage_failures: dict[str, int] = {}
     route_hits: int = 0
     route_misses: int = 0
@@ -176,8 +178,9 @@ class Meter(msgspec.Struct, kw_only=True):
 
 
 COUNTERS = (
-    "events_published", "deliveries", "dropped", "disconnects", "stage_failures", "route_hits", "route_misses",
-    "router_hits", "router_misses", "skipped", "group_returned", "delivery", "match", "route", "broadcast",
+    "events_published", "deliveries", "dropped", "disconnects", "admin_refused", "stage_failures", "route_hits",
+    "route_misses", "router_hits", "router_misses", "skipped", "group_returned", "delivery", "match", "route",
+    "broadcast",
 )  # fmt: skip
 """Fields of :class:`Meter` that only rise."""
 GAUGES = (

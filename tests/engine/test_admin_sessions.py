@@ -8,6 +8,7 @@ import pytest
 import uvloop
 
 from engine import admin
+from engine.admin_config import Admin
 from engine.admin_gate import Gate
 from transport.codes import ErrorCode
 from transport.errors import RequestError
@@ -49,7 +50,7 @@ Test = Callable[[FakeBackend, httpx.AsyncClient], Awaitable[None]]
 def run(test: Test, kind: type[FakeBackend] = FakeBackend) -> None:
     async def main() -> None:
         backend = kind()
-        app = admin.application(cast(admin.Backend, backend), Gate("127.0.0.1", None))
+        app = admin.application(cast(admin.Backend, backend), Gate(Admin()))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(base_url="http://127.0.0.1", transport=transport) as client:
             await test(backend, client)

@@ -28,6 +28,7 @@ CONTRACT = {
     "events_dropped_total": {"reason"},
     "events_skipped_total": set(),
     "disconnects_total": {"code"},
+    "admin_refused_total": {"code"},
     "stage_failures_total": {"stage", "reason"},
     "stage_bypassed": {"stage"},
     "delivery_seconds": set(),
@@ -95,6 +96,7 @@ def busy() -> Meter:
         group_unacknowledged=23,
         group_returned=24,
         stages_bypassed={"spread": 1},
+        admin_refused={"unauthorized": 26},
     )
     meter.delivery.observe_many(0.003, 14)
     meter.match.observe(2e-5)
