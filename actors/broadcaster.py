@@ -21,11 +21,14 @@ from actors.messages import (
     Leave,
     Notice,
     Operations,
+    Reached,
     Seal,
     Select,
     Send,
+    Tick,
     Urgent,
 )
+from actors.positions import Positions
 from actors.route import Route, Timing
 from actors.session import Session
 from transport.codes import PRIORITY_RANK
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 WRITES_PER_TURN = 1024  # about 5 ms of kernel time; then reads, pings and heartbeats get their turn
 SKIPPED_INTERVAL = 1.0  # s between two `skipped` of a route
+POSITION_INTERVAL = 1.0  # s between two `position` of a session that gets events
 
 Write = Callable[[bytes], None]
 
@@ -56,12 +60,21 @@ class Broadcaster(LoopActor):
     Args:
         pacer: when the next flush may start.
         meter: figures of this process.
+        sessions: all of this worker.
         processed: told which of the bus's batches have been written; the bus acknowledges then, so that what waits here
             is bounded by the hub's window. What a held route holds does not count: it is bounded by itself.
     """
 
-    def __init__(self, *, pacer: Pacer, meter: Meter, processed: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        *,
+        pacer: Pacer,
+        meter: Meter,
+        processed: Callable[[int], None],
+        sessions: Callable[[], Iterable[Session]] = tuple,
+    ) -> None:
         super().__init__()
+        self._reached = Positions(sessions)
         self._pacer, self._meter, self._processed = pacer, meter, processed
         self._dirty: list[Route] = []
         self._selected: list[Select] = []
@@ -83,7 +96,19 @@ class Broadcaster(LoopActor):
             Leave: self._depart,
             Disband: self._disband,
             Finish: self._finish,
+            Reached: self._reached.arrived,
         }
+
+    def on_start(self) -> None:
+        """Begin to tell positions."""
+        self.later(POSITION_INTERVAL, Tick())
+
+    def on_tick(self, _message: Tick) -> None:
+        """Tell positions with the next flush, behind its events."""
+        self._reached.due(self.loop.time())
+        if self._reached.telling:
+            self._schedule()
+        self.later(POSITION_INTERVAL, Tick())
 
     def on_operations(self, message: Operations) -> None:
         """Take a batch from the index. Cost per delivery: one append."""
@@ -130,6 +155,8 @@ class Broadcaster(LoopActor):
         for route in dirty:
             self._prepare(route, now)
         self._prepare_selected(now)
+        if self._reached.telling:
+            self._jobs.extend(_Job(iter(writes), frame) for frame, writes in self._reached.tell())
         self._work()
 
     def _prepare(self, route: Route, now: float) -> None:
@@ -145,6 +172,7 @@ class Broadcaster(LoopActor):
         observe = meter.delivery.observe_many
         for publication in pending:
             observe(now - publication.ts, members)
+        self._reached.sent_to(route)
         if route.delivery.by_priority and count > 1:
             pending.sort(key=_rank)
         for form, lane in list(route.lanes.items()):
@@ -175,6 +203,7 @@ class Broadcaster(LoopActor):
         chosen: dict[WireForm, dict[Session, list[int]]] = {}
         for place, (selection, publication) in enumerate(selected):
             self._meter.delivery.observe_many(now - publication.ts, selection.size)
+            self._reached.sent_to(selection)
             for form, sessions in selection.lanes:
                 frame = frames[form, place] = form.event(publication)
                 places = chosen.setdefault(form, {})
@@ -196,6 +225,7 @@ class Broadcaster(LoopActor):
     def _prepare_alike(self, selection: Selection, publications: list[Publication], now: float) -> None:
         """Events of one class, or a single one: nothing to find out per session."""
         meter = self._meter
+        self._reached.sent_to(selection)
         for publication in publications:
             meter.delivery.observe_many(now - publication.ts, selection.size)
         for form, sessions in selection.lanes:
@@ -290,6 +320,7 @@ class Broadcaster(LoopActor):
         clock = self.loop.time()
         if events:
             timing.sent = clock
+            self._reached.sent_to(route)
         pending = [publication for _, publication in events]
         notices = {}
         if clock - timing.told >= SKIPPED_INTERVAL:
@@ -423,6 +454,7 @@ class Broadcaster(LoopActor):
         for session in op.sessions:
             if session.closed:
                 continue
+            session.linger = max(session.linger, *op.route.delivery[:2])
             if timing is not None and len(timing.holding):
                 timing.joining[session] = timing.holding.arrived
             else:

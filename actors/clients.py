@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from actors.admission import Admission, AuthPolicy
+from actors.identity import check_presence, check_publish, check_subscribe
 from actors.loop_actor import LoopActor
 from actors.messages import (
     Answered,
@@ -18,17 +22,20 @@ from actors.messages import (
     Sweep,
     UnsubscribeFor,
 )
+from actors.neighbours import Neighbours
 from actors.rated_users import RatedUsers
 from actors.session import Connection, Session
-from transport.codec import pack
+from transport.codec import pack, unpack_batch
 from transport.codes import ByeReason, CloseCode, ErrorCode
 from transport.errors import RequestError
 from transport.filters import Filter
 from transport.messages import (
     Ack,
+    HistoryPage,
     Publication,
     Publish,
     Published,
+    ReadHistory,
     Refused,
     Seated,
     Share,
@@ -38,15 +45,19 @@ from transport.messages import (
 )
 from transport.meter import Meter
 from transport.outbox import Outbox
+from transport.position import Position
 from transport.requests import Ack as AckRequest
-from transport.requests import Ping, Presence, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
+from transport.requests import Auth, Ping, Presence, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
+from transport.requests import History as HistoryRequest
 from transport.requests import Publish as PublishRequest
-from transport.topics import check_pattern, check_readable, check_topic, is_system, user_topic
+from transport.topics import check_pattern, check_readable, check_topic, is_pattern, user_topic
 from transport.wire_forms import JsonForm, MsgpackForm, WireForm
 
 PROTOCOL = 1
 SWEEP_INTERVAL = 1.0  # s
 RECONNECT_SPREAD = 2.0  # s; clients of a worker that goes come back spread over this
+
+_log = logging.getLogger(__name__)
 
 
 class Ref(Protocol):
@@ -78,6 +89,8 @@ class ClientLimits(NamedTuple):
     write_chunk: int  # bytes moved to the transport at a time from the slow lane
     disconnect_slow: bool  # a full outbox closes (4008) instead of dropping the oldest events
     ping_interval: float  # s, told in `welcome`
+    connections_per_ip: int | None = None  # sessions of this worker
+    sessions_per_user: int | None = None  # the same
 
 
 class Clients(LoopActor):
@@ -90,6 +103,7 @@ class Clients(LoopActor):
         uplink: the pipe to the hub.
         stats: the public figures, for the `stats` op.
         user_window: seconds of the users' sliding windows; none: users have no rate.
+        auth: whether clients need a token, and which.
     """
 
     def __init__(
@@ -104,6 +118,7 @@ class Clients(LoopActor):
         now: Callable[[], float],
         stats: Callable[[], Mapping[str, Any]],
         user_window: float | None = None,
+        auth: AuthPolicy = AuthPolicy(),  # noqa: B008  it is immutable
     ) -> None:
         super().__init__()
         self._version, self._node, self._index, self._uplink = version, node, index, uplink
@@ -117,18 +132,23 @@ class Clients(LoopActor):
         self._held: set[Session] = set()  # not read until the uplink or their acknowledgements have room
         self._outboxes: set[Outbox] = set()
         self._rated = None if user_window is None else RatedUsers(user_window, self._tell_hub)
+        self._admission = Admission(auth, now, time.monotonic)
         self._draining = False
         self._parting: set[Session] = set()  # of those held: they are sent away once they have their answers
         self.configure(limits)
 
     def on_start(self) -> None:
-        """Begin the periodic look at users who have a rate."""
-        if self._rated is not None:
-            self.later(SWEEP_INTERVAL, Sweep())
+        """Begin the periodic look at tokens, and at users who have a rate."""
+        self.later(SWEEP_INTERVAL, Sweep())
+
+    def configure_auth(self, auth: AuthPolicy) -> None:
+        """Take other keys, at a reload; see :meth:`Admission.configure`."""
+        self._admission.configure(auth, self.sessions.values())
 
     def configure(self, limits: ClientLimits) -> None:
         """Take new limits, at start and at a reload."""
         self._limits = limits
+        self._neighbours = Neighbours(limits.connections_per_ip, self.sessions.values())
         self.outbox_bytes = limits.outbox_bytes
         self.write_chunk = limits.write_chunk
         self.disconnect_slow = limits.disconnect_slow
@@ -142,6 +162,12 @@ class Clients(LoopActor):
         session.connected_at = self._now()
         self.sessions[session.id] = session
         self._meter.connections += 1
+        crowded = not self._neighbours.came(session)
+        refusal = None
+        try:
+            self._admission.arrive(session)
+        except RequestError as error:
+            refusal = error
         session.message(
             op="welcome",
             protocol=PROTOCOL,
@@ -155,17 +181,32 @@ class Clients(LoopActor):
                 "subscriptions": self._limits.subscriptions,
                 "unacknowledged_publishes": self._limits.unacknowledged_publishes,
             },
+            **self._admission.greeting(session),
         )
         if self._draining:
             self.dismiss(session, CloseCode.RESTART, ByeReason.DRAIN)
         elif len(self.sessions) > self._limits.connections:
             self.dismiss(session, CloseCode.TRY_LATER, ByeReason.LIMIT)
+        elif crowded:
+            self.dismiss(session, CloseCode.LIMIT, ByeReason.LIMIT)
+        elif refusal is not None:
+            self._refuse(session, None, refusal)
         elif session.user is not None:
             self._seat(session, session.user)
         return session
 
+    def _refuse(self, session: Session, request_id: int | str | None, error: RequestError) -> None:
+        """Its token is no good: say why, then close."""
+        _log.info("a token was refused: %s", error.message, extra={"address": session.connection.address})
+        session.error(request_id, error)
+        self.dismiss(session, CloseCode.UNAUTHORIZED, ByeReason.UNAUTHORIZED)
+
     def _seat(self, session: Session, user: str) -> None:
-        """The session is one of the user's: it gets what is published to the user."""
+        """The session is one of the user's: it gets what is published to the user, unless the user has too many."""
+        most = self._limits.sessions_per_user
+        if most is not None and len(self.users.get(user, ())) >= most:
+            self.dismiss(session, CloseCode.LIMIT, ByeReason.LIMIT)
+            return
         if self._rated is not None:
             session.rate()
             if user not in self.users:
@@ -189,7 +230,9 @@ class Clients(LoopActor):
         self._meter.connections -= 1
         self._meter.disconnects[code] = self._meter.disconnects.get(code, 0) + 1
         self._held.discard(session)
+        self._neighbours.went(session)
         self._parting.discard(session)
+        self._admission.forget(session)
         if session.user is not None:
             self._unseat(session, session.user)
         self._index.tell(SessionClosed(session))
@@ -232,6 +275,8 @@ class Clients(LoopActor):
     def handle(self, session: Session, request: Request) -> None:
         """One request; raises :class:`RequestError` for the session to answer."""
         kind = type(request)
+        if session.identity is None and self._admission.required and kind is not Auth and kind is not Ping:
+            raise RequestError(ErrorCode.UNAUTHORIZED, "send `auth` with a token first")
         if kind is PublishRequest:
             self._publish(session, request)  # type: ignore[arg-type]
         elif kind is Subscribe:
@@ -240,16 +285,50 @@ class Clients(LoopActor):
             self.unsubscribe(session, request)  # type: ignore[arg-type]
         elif kind is Snapshot:
             self._snapshot(session, request)  # type: ignore[arg-type]
+        elif kind is HistoryRequest:
+            self._history(session, request)  # type: ignore[arg-type]
         elif kind is Presence:
             self._presence(session, request)  # type: ignore[arg-type]
         elif kind is AckRequest:
             self._ack(session, request)  # type: ignore[arg-type]
-        elif kind is Subscriptions:
+        elif kind is Auth:
+            self._authenticate(session, request)  # type: ignore[arg-type]
+        else:
+            self._tell(session, request)
+
+    def _tell(self, session: Session, request: Request) -> None:
+        """What is known here."""
+        kind = type(request)
+        if kind is Subscriptions:
             self._tell_subscriptions(session, request.id)
         elif kind is Stats:
             session.message(op="ok", id=request.id, stats=dict(self._stats()))
         elif kind is Ping:
             session.message(op="ok", id=request.id, ts=self._now())
+
+    def _authenticate(self, session: Session, request: Auth) -> None:
+        """A first token or another one. The first must be good; with a bad one later, the one before holds."""
+        try:
+            identity = self._admission.identify(request.token)
+            if session.user not in (None, identity.user):
+                text = f"this session is {session.user}'s; to be another user, connect again"
+                raise RequestError(ErrorCode.FORBIDDEN, text, "token")
+        except RequestError as error:
+            if session.identity is not None or not self._admission.required:
+                raise
+            self._refuse(session, request.id, error)
+            return
+        before = session.identity
+        self._admission.admit(session, identity)
+        session.message(op="ok", id=request.id, user=identity.user, expires=identity.expires)
+        if session.user is None:
+            session.user = identity.user
+            self._seat(session, identity.user)
+        elif session.subscriptions and before is not None and before.grants is not identity.grants:
+            # Not those that an operator ordered: they never needed the token.
+            lost = [p for p in session.subscriptions if before.may_subscribe(p) and not identity.may_subscribe(p)]
+            if lost:
+                self._index.tell(UnsubscribeFor(session, Unsubscribe(id=0, topics=lost), by_server=True))
 
     def _tell_subscriptions(self, session: Session, request_id: int | str) -> None:
         held = session.subscriptions or {}
@@ -258,17 +337,27 @@ class Clients(LoopActor):
 
     def _publish(self, session: Session, request: PublishRequest) -> None:
         topic = check_topic(request.topic)
-        if is_system(topic):
-            raise RequestError(ErrorCode.FORBIDDEN, "system.> belongs to the engine", "topic")
+        check_publish(session.identity, topic, "topic")
         data = session.form.payload(request.data)
         ref = self._new_ref()
         priority = None if request.priority is None else request.priority.value
-        self._ask_hub(session, request.id, ref, pack(Publish(ref, topic, request.type, data, request.key, priority)))
+        publish = Publish(
+            ref, topic, request.type, data, request.key, priority, idempotency_key=request.idempotency_key
+        )
+        self._ask_hub(session, request.id, ref, pack(publish))
 
     def _presence(self, session: Session, request: Presence) -> None:
-        check_readable(check_topic(request.topic), session.user, "topic")
+        check_presence(session.identity, session.user, check_topic(request.topic), "topic")
         ref = self._new_ref()
         self._ask_hub(session, request.id, ref, pack(WhoIsPresent(ref, request.topic)))
+
+    def _history(self, session: Session, request: HistoryRequest) -> None:
+        topic = check_topic(request.topic)
+        check_readable(topic, session.user, "topic")
+        check_subscribe(session.identity, session.user, topic, "topic")
+        since = None if request.since is None else (request.since.epoch, request.since.offset)
+        ref = self._new_ref()
+        self._ask_hub(session, request.id, ref, pack(ReadHistory(ref, topic, request.limit, since)))
 
     def _new_ref(self) -> int:
         if not self._uplink.connected:
@@ -297,7 +386,12 @@ class Clients(LoopActor):
                 ErrorCode.LIMIT_EXCEEDED, f"at most {self._limits.topics_per_request} topics in one request", field
             )
         for i, pattern in enumerate(topics):
-            check_readable(check_pattern(pattern, f"{field}[{i}]"), session.user, f"{field}[{i}]")
+            check_pattern(pattern, f"{field}[{i}]")
+
+    def _check_subscribe(self, session: Session, topics: list[str], field: str = "topics") -> None:
+        """Raise :class:`RequestError` where the session may not read one of these patterns."""
+        for i, pattern in enumerate(topics):
+            check_subscribe(session.identity, session.user, pattern, f"{field}[{i}]")
 
     def subscribe(self, session: Session, request: Subscribe, *, by_server: bool = False) -> None:
         """For the session, or for an operator (``by_server``): the session is told ``subscribed`` then.
@@ -306,11 +400,18 @@ class Clients(LoopActor):
             RequestError: this session cannot have it.
         """
         self._patterns(session, request.topics)
+        if by_server:  # an operator decides what a token cannot; even so, what is a user's stays the user's
+            for i, pattern in enumerate(request.topics):
+                check_readable(pattern, session.user, f"topics[{i}]")
+        else:
+            self._check_subscribe(session, request.topics)
         self.check_room(session, request.topics)
         if request.group is not None:
             self._check_group(request)
         if request.where is not None:
             request.where = Filter.parse(request.where)
+        if request.since is not None:
+            self._check_since(request, request.since)
         self._index.tell(SubscribeFor(session, request, by_server))
 
     def check_room(self, session: Session, topics: list[str]) -> None:
@@ -322,8 +423,19 @@ class Clients(LoopActor):
         if len(held) + len(topics) > most and len(held.keys() | set(topics)) > most:
             raise RequestError(ErrorCode.LIMIT_EXCEEDED, f"at most {most} subscriptions a session", "topics")
 
+    def _check_since(self, request: Subscribe, since: str | dict[str, Position]) -> None:
+        if isinstance(since, str):
+            return
+        if request.where is not None:
+            text = "offsets say nothing of what a filter selects: give a position"
+            raise RequestError(ErrorCode.BAD_REQUEST, text, "since")
+        for topic in since:
+            if is_pattern(topic) or topic not in request.topics:
+                text = "offsets are of topics without wildcards that are subscribed to here; else give a position"
+                raise RequestError(ErrorCode.BAD_REQUEST, text, f"since.{topic}")
+
     def _check_group(self, request: Subscribe) -> None:
-        for field in ("where", "conflate", "max_rate", "window", "batch", "snapshot"):
+        for field in ("where", "conflate", "max_rate", "window", "batch", "snapshot", "since"):
             if getattr(request, field):
                 message = "a member of a consumer group gets every event that is assigned to it, as it comes"
                 raise RequestError(ErrorCode.BAD_REQUEST, message, field)
@@ -348,6 +460,7 @@ class Clients(LoopActor):
 
     def _snapshot(self, session: Session, request: Snapshot) -> None:
         self._patterns(session, request.topics)
+        self._check_subscribe(session, request.topics)
         self._index.tell(SnapshotFor(session, request))
 
     # answers of the hub ---------------------------------------------------------------------------------------------
@@ -369,6 +482,12 @@ class Clients(LoopActor):
                     session, request_id = entry
                     session.unacknowledged -= 1
                     session.error(request_id, RequestError(item.code, item.message, item.field))
+            elif type(item) is HistoryPage:
+                entry = take(item.ref, None)
+                if entry is not None:
+                    session, request_id = entry
+                    session.unacknowledged -= 1
+                    session.send(session.form.snapshot(request_id, unpack_batch(item.body), item.gap))
             elif type(item) is Users:
                 entry = take(item.ref, None)
                 if entry is not None:
@@ -386,13 +505,19 @@ class Clients(LoopActor):
         self.release()  # the window of this link is open
 
     def on_sweep(self, _message: Sweep) -> None:
-        """Tell users with a rate what they did not get lately, if nothing came since that it would precede."""
-        assert self._rated is not None, "only then it is swept"
-        self._rated.sweep()
-        for sessions in self.users.values():
-            for session in sessions:
-                session.settle()
+        """Send away whose token has ended, or never came. Tell users with a rate what they did not get lately, if
+        nothing came since that it would precede."""
         self.later(SWEEP_INTERVAL, Sweep())
+        late, expired = self._admission.due()
+        for session in late:
+            self.dismiss(session, CloseCode.UNAUTHORIZED, ByeReason.UNAUTHORIZED)
+        for session in expired:
+            self.dismiss(session, CloseCode.UNAUTHORIZED, ByeReason.TOKEN_EXPIRED)
+        if self._rated is not None:
+            self._rated.sweep()
+            for sessions in self.users.values():
+                for session in sessions:
+                    session.settle()
 
     def admit(self, session: Session, publication: Publication) -> bool:
         """Whether the session's user may get this event, by the user's rate."""
@@ -436,6 +561,10 @@ class Clients(LoopActor):
         """The session is fast again, or gone."""
         self._outboxes.discard(outbox)
         self._meter.slow_sessions -= slow
+
+    def no_longer_slow(self) -> None:
+        """A session stays in the slow lane for another reason than being slow."""
+        self._meter.slow_sessions -= 1
 
     def count_queued(self, events: int, dropped: int, limited: int = 0) -> None:
         """One flush into an outbox: ``events`` were queued; ``dropped`` that waited and ``limited`` are lost."""

@@ -16,6 +16,7 @@ from actors.audience import Audience, Selection
 from actors.audiences import Audiences
 from actors.clients import Ref, Uplink
 from actors.filter_index import FilterIndex
+from actors.identity import check_subscribe
 from actors.loop_actor import LoopActor
 from actors.messages import (
     Answered,
@@ -26,6 +27,7 @@ from actors.messages import (
     Join,
     Notice,
     Operations,
+    Reached,
     Seal,
     Select,
     Send,
@@ -39,22 +41,26 @@ from actors.messages import (
 from actors.session import Session
 from actors.subscription import EVERYTHING, PLAIN, Subscription, delivery
 from actors.topic_policy import Strategy, TopicPolicies
-from transport.codec import pack
+from transport.codec import pack, unpack_batch
 from transport.codes import ErrorCode, GapReason, Priority
 from transport.errors import RequestError
 from transport.messages import (
     Assigned,
+    Backlog,
     Delist,
     Enlist,
     Fence,
     Interest,
+    Mark,
     Missed,
     Publication,
+    Ready,
     Refused,
 )
 from transport.meter import Meter
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 from transport.topics import is_pattern
+from transport.wire_forms import gap
 
 TOPICS_CACHED = 16_384
 INTEREST_PATTERNS = 10_000  # in one message to the hub: a few MB at most
@@ -124,6 +130,8 @@ class Index(LoopActor):
         self._waiting: dict[str, int] = {}  # pattern → requests that wait for a fence
         self._seen: dict[str, _Seen | None] = {}  # the route cache; None: nobody here wants this topic
         self._pending: dict[int, _Pending] = {}
+        self._backlogs: dict[int, list[Publication]] = {}  # what pending requests have missed, as far as it is here
+        self._position: str | None = None  # everything up to there has come from the hub
         self._asking: dict[Session, int] = {}  # how many of its requests wait for a fence
         self._enlisted: dict[str, _Member] = {}  # members of consumer groups by session id
         self._next_ref = 0
@@ -131,6 +139,8 @@ class Index(LoopActor):
         # What of the pipe is for us besides events; whether it was: what is not is for the clients actor.
         self._items: dict[type, Callable[[Any, list[Any]], bool]] = {
             Fence: self._fence,
+            Mark: self._mark,
+            Backlog: self._collect,
             Missed: self._missed,
             Assigned: self._assigned,
             Refused: self._refused,
@@ -158,8 +168,8 @@ class Index(LoopActor):
                 topic = item.topic
                 seen = seen_of(topic)
                 if seen is not None:
-                    if item.offset != seen.offset + 1 or item.epoch != seen.epoch:
-                        self._hole(seen, item, ops)
+                    if (item.offset != seen.offset + 1 or item.epoch != seen.epoch) and self._known(seen, item, ops):
+                        continue
                     seen.offset = item.offset
                     route = seen.audience.only
                     if route is not None and item.priority != critical:
@@ -198,8 +208,10 @@ class Index(LoopActor):
         seen = self._seen[topic] = None if audience is None else _Seen(audience, epoch, offset)
         return seen
 
-    def _hole(self, seen: _Seen, item: Publication, ops: list[Any]) -> None:
-        """Offsets jumped: say so instead of hiding it."""
+    def _known(self, seen: _Seen, item: Publication, ops: list[Any]) -> bool:
+        """Offsets jumped: whether it came before; else say what is missing instead of hiding it."""
+        if item.epoch == seen.epoch and item.offset <= seen.offset:
+            return True
         if item.epoch != seen.epoch:
             missed = Missed(item.topic, item.epoch, 1, item.offset - 1, GapReason.EPOCH_CHANGED.value)
         else:
@@ -207,16 +219,38 @@ class Index(LoopActor):
         if item.epoch != seen.epoch or item.offset > seen.offset + 1:
             ops.append(_notice(seen.audience, missed))
         seen.epoch = item.epoch
+        return False
 
     def _missed(self, item: Missed, ops: list[Any]) -> bool:
         self._meter.dropped[item.reason] = self._meter.dropped.get(item.reason, 0) + item.last - item.first + 1
         known = item.topic in self._seen
+        if not item.first:  # the hub knows only where the topic ends
+            if not known:
+                return True
+            item = self._since_seen(item)
         seen = self._seen[item.topic] if known else self._place(item.topic, item.epoch, item.last, ops)
         if seen is None:
             return True  # nobody here wants this topic, so nobody misses it
         if not (known and seen.epoch == item.epoch and seen.offset >= item.last):  # not told already
             seen.epoch, seen.offset = item.epoch, item.last
             ops.append(_notice(seen.audience, item))
+        return True
+
+    def _since_seen(self, item: Missed) -> Missed:
+        seen = self._seen[item.topic]
+        if seen is None or seen.epoch == item.epoch:
+            return item._replace(first=1 if seen is None else seen.offset + 1)
+        return item._replace(first=1, reason=GapReason.EPOCH_CHANGED.value)
+
+    def _mark(self, item: Mark, ops: list[Any]) -> bool:
+        self._position = item.position
+        ops.append(Reached(item.position))
+        return True
+
+    def _collect(self, item: Backlog, _ops: list[Any]) -> bool:
+        """A part of what a subscription has missed; its fence follows."""
+        if item.ref in self._pending:
+            self._backlogs.setdefault(item.ref, []).extend(unpack_batch(item.body))
         return True
 
     # requests -------------------------------------------------------------------------------------------------------
@@ -232,7 +266,7 @@ class Index(LoopActor):
         for pattern in topics:
             self._waiting[pattern] = self._waiting.get(pattern, 0) + 1
         exact = [pattern for pattern in topics if not is_pattern(pattern)]
-        interest = self._interest(topics, exact, topics if request.snapshot else [])
+        interest = self._interest(topics, exact, topics if request.snapshot else [], _since(request))
         self._ask(session, request, by_server, interest)
 
     def on_snapshot_for(self, message: SnapshotFor) -> None:
@@ -240,9 +274,15 @@ class Index(LoopActor):
         session, request = message
         self._ask(session, request, False, self._interest([], [], request.topics))
 
-    def _interest(self, add: list[str], exact: list[str], snapshot: list[str]) -> Interest:
+    def _interest(
+        self,
+        add: list[str],
+        exact: list[str],
+        snapshot: list[str],
+        since: str | dict[str, tuple[str, int]] | None = None,
+    ) -> Interest:
         self._next_ref = ref = self._next_ref + 1
-        return Interest(ref, add, [], exact, snapshot)
+        return Interest(ref, add, [], exact, snapshot, since)
 
     def _ask(
         self,
@@ -269,6 +309,7 @@ class Index(LoopActor):
     def _take(self, ref: int) -> _Pending | None:
         """A request that waits no longer."""
         pending = self._pending.pop(ref, None)
+        self._backlogs.pop(ref, None)
         if pending is not None:
             left = self._asking[pending.session] - 1
             if left:
@@ -289,12 +330,13 @@ class Index(LoopActor):
             self._relist(pending.session, pending.message.patterns)
 
     def _fence(self, fence: Fence, ops: list[Any]) -> bool:
+        backlog = self._backlogs.get(fence.ref, [])
         pending = self._take(fence.ref)
         if pending is not None:
-            self._take_effect(pending, fence, ops)
+            self._take_effect(pending, fence, backlog, ops)
         return True
 
-    def _take_effect(self, pending: _Pending, fence: Fence, ops: list[Any]) -> None:
+    def _take_effect(self, pending: _Pending, fence: Fence, backlog: list[Publication], ops: list[Any]) -> None:
         session, request = pending.session, pending.request
         if session.closed or session.leaving:
             self._release(pending.patterns)
@@ -306,14 +348,25 @@ class Index(LoopActor):
         elif isinstance(request, Unsubscribe):
             self._unsubscribe(session, request, pending.by_server, ops)
         else:
-            self._subscribe(session, request, pending, fence, ops)
+            self._subscribe(session, request, pending, fence, backlog, ops)
 
-    def _subscribe(self, session: Session, request: Subscribe, pending: _Pending, fence: Fence, ops: list[Any]) -> None:
+    def _subscribe(
+        self,
+        session: Session,
+        request: Subscribe,
+        pending: _Pending,
+        fence: Fence,
+        backlog: list[Publication],
+        ops: list[Any],
+    ) -> None:
         for topic, (epoch, offset) in fence.positions.items():
             self._epoch_changed(topic, epoch, offset, ops)
         patterns = list(dict.fromkeys(request.topics))
         try:
             session.clients.check_room(session, patterns)
+            if session.identity is not None and not pending.by_server:  # another token may have come meanwhile
+                for i, pattern in enumerate(request.topics):
+                    check_subscribe(session.identity, session.user, pattern, f"topics[{i}]")
             if request.where is not None:
                 self.audiences.admit(session, patterns, request.where)
         except RequestError as error:
@@ -329,9 +382,12 @@ class Index(LoopActor):
         answer["topics"] = request.topics
         answer["positions"] = {t: {"epoch": epoch, "offset": offset} for t, (epoch, offset) in fence.positions.items()}
         answer["position"] = fence.position
+        if fence.recovered is not None:
+            answer["recovered"] = fence.recovered
         form = session.form
         frames = [form.message(answer)]
-        frames += [form.event(event) for event in self._accepted(subscription, fence.events)]
+        frames += [form.message(gap(missed)) for missed in fence.gaps]
+        frames += [form.event(event) for event in self._accepted(subscription, _missed_or_last(fence, backlog))]
         ops.append(Send(session, b"".join(frames), tuple(patterns)))
         ops.extend(joins)
 
@@ -500,7 +556,7 @@ class Index(LoopActor):
     # the hub comes and goes -----------------------------------------------------------------------------------------
 
     def on_hub_found(self, message: HubFound) -> None:
-        """Tell a hub everything: what is in force, then what waits, in the order of asking."""
+        """Tell a hub everything: what is in force, what has come from a former one, then what waits, in order."""
         if not self._uplink.connected:
             return  # it has gone again; there will be another
         members = iter(self.audiences)
@@ -512,6 +568,8 @@ class Index(LoopActor):
                     self._uplink.send(pack(Enlist(0, session.id, subscription.group, [pattern])))
         for told in self._attendance.again(message.incarnation):
             self._uplink.send(pack(told))
+        self._backlogs.clear()
+        self._uplink.send(pack(Ready(self._position)))
         for pending in self._pending.values():
             self._uplink.send(pack(pending.message))
 
@@ -532,6 +590,20 @@ class Index(LoopActor):
 
 def _notice(audience: Audience, missed: Missed) -> Notice:
     return Notice([*audience.routes], audience.selected(), missed)
+
+
+def _since(request: Subscribe) -> str | dict[str, tuple[str, int]] | None:
+    if isinstance(request.since, dict):
+        return {topic: (position.epoch, position.offset) for topic, position in request.since.items()}
+    return request.since
+
+
+def _missed_or_last(fence: Fence, backlog: list[Publication]) -> list[Publication]:
+    """What has been missed, and the last events of topics of which not all of that can be had."""
+    if fence.recovered or not fence.events:
+        return backlog
+    there = {event.topic for event in backlog}
+    return [*backlog, *(event for event in fence.events if event.topic not in there)]
 
 
 def _subscription(session: Session, request: Subscribe) -> Subscription:

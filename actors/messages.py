@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transport.messages import Missed, Publication, Published, Refused, Share, Users
+from transport.messages import HistoryPage, Missed, Publication, Published, Refused, Share, Users
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 
 if TYPE_CHECKING:
@@ -82,6 +82,16 @@ class WindowOpened(NamedTuple):
     """Bus → router: a lagging peer has acknowledged; tell it what it missed and go on."""
 
     peer: Any
+
+
+class Advance(NamedTuple):
+    """Router to itself: give a peer that is behind the log the next part."""
+
+    peer: Any
+
+
+class MarkDue(NamedTuple):
+    """Router to itself: see :class:`transport.messages.Mark`."""
 
 
 class SharesDue(NamedTuple):
@@ -159,7 +169,7 @@ class HubLost(NamedTuple):
 class Answered(NamedTuple):
     """Index → clients: what the hub says that is no event and no fence, in its order."""
 
-    items: list[Published | Refused | Users | Share]
+    items: list[Published | Refused | Users | HistoryPage | Share]
 
 
 # Index → broadcaster: operations in the order of the pipe. A plain tuple `(route, publication)` is a delivery.
@@ -210,6 +220,16 @@ class Join(NamedTuple):
 
     route: Route
     sessions: list[Session]
+
+
+class Reached(NamedTuple):
+    """Everything for this worker up to a place in the hub's log stands before this."""
+
+    position: str
+
+
+class Tick(NamedTuple):
+    """Broadcaster to itself: time to tell positions."""
 
 
 class Send(NamedTuple):

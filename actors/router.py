@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
+from actors.catch_up import CatchUp
 from actors.group_desk import GroupDesk, GroupRoute
 from actors.groups import Groups
+from actors.history import Accepted
 from actors.interests import Interests, Peer
 from actors.loop_actor import LoopActor
-from actors.messages import Arrived, GroupsDue, PeerGone, SharesDue, Staged, Sweep, WindowOpened
+from actors.messages import Advance, Arrived, GroupsDue, MarkDue, PeerGone, SharesDue, Staged, Sweep, WindowOpened
+from actors.recall import recall
 from actors.route_cache import RouteCache
 from actors.stages import Stages
 from actors.topic_log import TopicLog
 from actors.topic_policy import TopicPolicies
 from actors.user_desk import UserDesk
 from actors.user_shares import UserShares
-from transport.codec import pack
-from transport.codes import ErrorCode, GapReason
+from transport.codec import join, pack
+from transport.codes import ErrorCode
 from transport.errors import CodecError, RequestError
-from transport.messages import Fence, Interest, Missed, Publication, Publish, Published, Refused
+from transport.messages import (
+    Backlog,
+    Fence,
+    HistoryPage,
+    Interest,
+    Mark,
+    Publication,
+    Publish,
+    Published,
+    ReadHistory,
+    Ready,
+    Refused,
+)
 from transport.meter import Meter
 
 SNAPSHOT_EVENTS = 10_000  # of one answer; more is refused, not cut
 GROUP_EVENTS = 10_000  # that wait or are not acknowledged, per group
-SWEEP_INTERVAL = 60.0  # s between looks for idle topics
+SWEEP_INTERVAL = 10.0  # s between looks for idle topics and old events
+MARK_INTERVAL = 1.0  # s between words to workers for which nothing came
+BACKLOG_PART = 256 * 1024  # bytes of missed events in one message
+BACKLOG_BYTES = 1 << 20  # of one answer, beyond which the peer's next request waits
+
+
+_log = logging.getLogger(__name__)
 
 
 class _Engine:
@@ -75,7 +97,9 @@ class Router(LoopActor):
         self._topic_idle, self._clock, self._monotonic = topic_idle, clock, monotonic
         self._interests = Interests()
         self._routes: RouteCache[tuple[Peer, ...]] = RouteCache(routes, route_ttl)
-        self._lagging: dict[Peer, dict[tuple[str, str], list[int]]] = {}
+        self._told_mark = 0
+        self._workers: dict[Peer, None] = {}  # peers that have said Ready
+        self._catch_up = CatchUp(log, self._interests.of, self._fence)
         self._engine = _Engine()
         policies = TopicPolicies({}) if policies is None else policies
         self._groups = GroupDesk(
@@ -94,6 +118,8 @@ class Router(LoopActor):
         )
         self._on_item: dict[type, Callable[[Peer, Any], None]] = {
             Interest: self._on_interest,
+            Ready: self._on_ready,
+            ReadHistory: self._on_read_history,
             **self._groups.handlers,
             **self._users.handlers,
         }
@@ -102,12 +128,29 @@ class Router(LoopActor):
     def on_start(self) -> None:
         """Begin the periodic looks at idle topics and at consumer groups."""
         self.later(SWEEP_INTERVAL, Sweep())
+        self.later(MARK_INTERVAL, MarkDue())
         self._watch_groups()
 
     def on_sweep(self, _message: Sweep) -> None:
-        """Forget topics that were idle for long."""
-        self._log.forget_idle(self._clock() - self._topic_idle)
+        """Forget topics that were idle for long, and events that are too old."""
+        now = self._clock()
+        try:
+            self._log.forget_idle(now - self._topic_idle)
+            self._log.trim(now)
+        except OSError as error:
+            _log.error("the history cannot be written: %s", error.strerror)
         self.later(SWEEP_INTERVAL, Sweep())
+
+    def on_mark_due(self, _message: MarkDue) -> None:
+        """Tell workers for which nothing came how far the log is."""
+        if self._log.mark != self._told_mark:
+            self._told_mark = self._log.mark
+            mark = pack(Mark(self._log.position))
+            for worker in self._workers:
+                if worker not in self._catch_up.behind:
+                    worker.out.append(mark)
+            self._wake_bus()
+        self.later(MARK_INTERVAL, MarkDue())
 
     def on_groups_due(self, _message: GroupsDue) -> None:
         """Give to others what members of groups have not acknowledged in time."""
@@ -159,43 +202,64 @@ class Router(LoopActor):
         self._wake_bus()
 
     def _accept(self, peer: Peer, publishes: list[Publish]) -> None:
-        now, instant = self._clock(), self._monotonic()
-        self._routes.expire(instant)
-        accept, recent, lagging = self._log.accept, self._routes.recent, self._lagging
-        misses = 0
-        results: list[tuple[int, str, int]] = []
-        for publish in publishes:
-            try:
-                publication = accept(publish, now)
-            except RequestError as error:
+        """Give events their places, keep them, hand them on, answer: in this order, so that nobody has seen what a
+        successor of this hub would not know."""
+        instant = self._monotonic()
+        try:
+            outcomes = self._log.append(publishes, self._clock())
+        except RequestError as error:
+            for publish in publishes:
                 self._refuse(peer, publish.ref, error)
+            return
+        events: list[Accepted] = []
+        results: list[tuple[int, str, int]] = []
+        for publish, outcome in zip(publishes, outcomes, strict=True):
+            if type(outcome) is not Accepted:
+                self._refuse(peer, publish.ref, outcome)  # type: ignore[arg-type]
                 continue
+            if not outcome.again:
+                events.append(outcome)
+            if publish.ref:
+                results.append((publish.ref, outcome.publication.epoch, outcome.publication.offset))
+        self._distribute(events, instant)
+        if results:
+            peer.out.append(pack(Published(results)))
+
+    def _distribute(self, events: list[Accepted], instant: float) -> None:
+        """Hand events to the workers that are interested, in order."""
+        self._routes.expire(instant)
+        recent, behind = self._routes.recent, self._catch_up.behind
+        misses = 0
+        for publication, packed, mark, _ in events:
             topic = publication.topic
             targets = recent.get(topic)
             if targets is None and (targets := self._routes.find(topic)) is None:
                 misses += 1
                 targets = self._groups.route(topic, self._interests.of(topic))
                 self._routes.put(topic, targets, instant)
-            if targets:
-                packed = pack(publication)
-                for target in targets:
-                    if target.window_open:
-                        if lagging and target in lagging:
-                            self._tell_missed(target)
-                        target.out.append(packed)
-                    else:
-                        self._lag(target, publication)
+            for target in targets:
+                if behind and target in behind:
+                    continue
+                if target.window_open:
+                    target.out.append(packed)
+                else:
+                    self._catch_up.lag(target, mark - 1)
             if type(targets) is GroupRoute:
                 self._groups.share_out(targets, publication, instant)
-            if publish.ref:
-                results.append((publish.ref, publication.epoch, publication.offset))
+        self._tell_mark()
         meter = self._meter
-        meter.events_published += len(publishes)
+        meter.events_published += len(events)
         meter.router_misses += misses
-        meter.router_hits += len(publishes) - misses
-        meter.route.observe_many(self._monotonic() - instant, len(publishes))
-        if results:
-            peer.out.append(pack(Published(results)))
+        meter.router_hits += len(events) - misses
+        meter.route.observe_many(self._monotonic() - instant, max(1, len(events)))
+
+    def _tell_mark(self) -> None:
+        """Behind the events of this turn: what a worker has seen, should this hub die."""
+        mark = pack(Mark(self._log.position))
+        behind = self._catch_up.behind
+        for worker in self._workers:
+            if worker.out and worker not in behind:
+                worker.out.append(mark)
 
     def _refuse(self, peer: Peer, ref: int, error: RequestError) -> None:
         if ref:
@@ -203,32 +267,41 @@ class Router(LoopActor):
         else:
             self._meter.dropped["refused"] = self._meter.dropped.get("refused", 0) + 1
 
-    # peers that fall behind -----------------------------------------------------------------------------------------
-
-    def _lag(self, peer: Peer, publication: Publication) -> None:
-        """The window is closed: remember what the peer misses, one span per topic, and go on."""
-        spans = self._lagging.setdefault(peer, {})
-        span = spans.setdefault((publication.topic, publication.epoch), [publication.offset, publication.offset])
-        span[1] = publication.offset
+    # peers that are behind ------------------------------------------------------------------------------------------
 
     def on_window_opened(self, message: WindowOpened) -> None:
-        """The peer reads again: first what it missed, then what comes, and what waited for its members."""
-        self._tell_missed(message.peer)
+        """The peer reads again: first what it has missed, and what waited for its members."""
         self._groups.opened(message.peer)
+        self._advance(message.peer)
         self._wake_bus()
 
-    def _tell_missed(self, peer: Peer) -> None:
-        for (topic, epoch), (first, last) in self._lagging.pop(peer, {}).items():
-            peer.out.append(pack(Missed(topic, epoch, first, last, GapReason.OVERFLOW.value)))
+    def on_advance(self, message: Advance) -> None:
+        """A peer that lacks more than one turn's worth gets the next part."""
+        self._advance(message.peer)
+        self._wake_bus()
+
+    def _advance(self, peer: Peer) -> None:
+        if self._catch_up.advance(peer):
+            self.later(0, Advance(peer))
+
+    def _on_ready(self, peer: Peer, item: Ready) -> None:
+        self._workers[peer] = None
+        self._catch_up.begin(peer, item.position)
+        self._advance(peer)
 
     # interest -------------------------------------------------------------------------------------------------------
 
     def _on_interest(self, peer: Peer, item: Interest) -> None:
+        if peer not in self._workers and peer not in self._catch_up.behind:
+            self._catch_up.expect(peer)
         self._routes.drop_all(self._interests.change(peer, item.add, item.remove))
         if item.ref:
             self._fence(peer, item)
 
     def _fence(self, peer: Peer, item: Interest) -> None:
+        """Answer at this place of the peer's pipe, or where it is level with the log."""
+        if self._catch_up.wait(peer, item):
+            return
         events: dict[str, Publication] = {}
         for pattern in item.snapshot:
             for publication in self._log.last(pattern):
@@ -237,14 +310,38 @@ class Router(LoopActor):
             self._too_much(peer, item, f"a snapshot of {len(events)} topics; at most {SNAPSHOT_EVENTS} in one answer")
             return
         positions = {name: self._log.where(name) for name in item.exact}
+        recalled = None if item.since is None else recall(self._log, item.add, item.since)
+        complete, gaps = (None, []) if recalled is None else (recalled.complete, recalled.gaps)
         try:
-            fence = pack(Fence(item.ref, self._log.position, positions, list(events.values())))
+            fence = pack(Fence(item.ref, self._log.position, positions, list(events.values()), complete, gaps))
         except CodecError as error:
             self._too_much(peer, item, f"a snapshot of {len(events)} topics: {error}")
             return
-        if peer in self._lagging:
-            self._tell_missed(peer)
+        if recalled is not None:
+            self._send_backlog(peer, item.ref, recalled.events)
         peer.out.append(fence)
+
+    def _send_backlog(self, peer: Peer, ref: int, events: list[bytes]) -> None:
+        nbytes = 0
+        for some in _parts(events):
+            packed = pack(Backlog(ref, join(some)))
+            peer.out.append(packed)
+            nbytes += len(packed)
+        if nbytes > BACKLOG_BYTES:
+            # What is asked for next waits until this has gone: else a few requests could fill the memory.
+            self._catch_up.lag(peer, self._log.mark)
+            self.later(0, Advance(peer))
+
+    def _on_read_history(self, peer: Peer, item: ReadHistory) -> None:
+        head = self._log.where(item.topic)
+        gap = None
+        if item.since is None:
+            events = self._log.read(item.topic, head[1] - item.limit, item.limit)
+        else:
+            recalled = recall(self._log, [item.topic], {item.topic: item.since})
+            events = recalled.events[: item.limit]
+            gap = next(iter(recalled.gaps), None)
+        peer.out.append(pack(HistoryPage(item.ref, join(events), gap)))
 
     def _too_much(self, peer: Peer, item: Interest, text: str) -> None:
         peer.out.append(pack(Refused(-item.ref, ErrorCode.LIMIT_EXCEEDED.value, text, "topics")))
@@ -258,7 +355,22 @@ class Router(LoopActor):
         """Forget a dead peer's interest."""
         peer = message.peer
         self._routes.drop_all(self._interests.gone(peer))
-        self._lagging.pop(peer, None)
+        self._catch_up.gone(peer)
+        self._workers.pop(peer, None)
         self._groups.gone(peer)
         self._users.gone(peer)
         self._wake_bus()
+
+
+def _parts(events: list[bytes]) -> Iterator[list[bytes]]:
+    """Runs of about :data:`BACKLOG_PART` bytes."""
+    part: list[bytes] = []
+    room = BACKLOG_PART
+    for event in events:
+        part.append(event)
+        room -= len(event)
+        if room <= 0:
+            yield part
+            part, room = [], BACKLOG_PART
+    if part:
+        yield part

@@ -16,6 +16,7 @@ from transport.wire_forms import WireForm, gap, skipped
 
 if TYPE_CHECKING:
     from actors.clients import Clients
+    from actors.identity import Identity
     from actors.route import Route
     from actors.subscription import Delivery, Subscription
 
@@ -29,10 +30,17 @@ class Connection(Protocol):
 
     @property
     def subprotocol(self) -> str | None: ...
+
+    token: str | None
+
     @property
     def user(self) -> str | None: ...
     @property
+    def token_in_query(self) -> bool: ...
+    @property
     def address(self) -> str: ...
+    @property
+    def host(self) -> str: ...
     @property
     def buffered(self) -> int: ...
     def close(self, code: int, reason: str = "") -> None: ...
@@ -57,9 +65,12 @@ class Session:
         "filter_bytes",
         "form",
         "id",
+        "identity",
         "leaving",
+        "linger",
         "outbox",
         "paused",
+        "position",
         "private",
         "rated",
         "routes",
@@ -72,7 +83,8 @@ class Session:
 
     def __init__(self, session_id: str, connection: Connection, form: WireForm, clients: Clients) -> None:
         self.id, self.connection, self.form, self.clients = session_id, connection, form, clients
-        self.user = connection.user  # who the client says it is
+        self.user = connection.user  # who the client says it is; where tokens are asked for, who it is
+        self.identity: Identity | None = None  # by its token
         self.connected_at = 0.0  # Unix seconds
         self.write = connection.write
         self.outbox: Outbox | None = None
@@ -81,6 +93,8 @@ class Session:
         self.subscriptions: dict[str, Subscription] | None = None  # by pattern; made when first needed
         self.filter_bytes = 0  # JSON of the filters in force
         self.told = 0.0  # loop time of the last `skipped`
+        self.linger = 0.0  # s for which an event may wait on the way to it
+        self.position = ""  # the last that it was told
         self.unacknowledged = 0  # publishes
         self.dropped = 0  # events, by the outboxes that it had before this one
         self.paused = self.closed = self.leaving = self.rated = False
@@ -201,7 +215,10 @@ class Session:
     def rate(self) -> None:
         """The user has a rate: take the slow lane for good, as long as no event has come."""
         self.rated = True
-        self.outbox = self.clients.new_outbox(slow=False)
+        if self.outbox is None:
+            self.outbox = self.clients.new_outbox(slow=False)
+        else:
+            self.clients.no_longer_slow()  # it did not read the answers that it got before its token
 
     def _drain(self) -> None:
         """Move the outbox to the transport while it takes it; drained, go back to the fast lane."""

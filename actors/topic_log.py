@@ -1,77 +1,245 @@
-"""Epochs, offsets and last events of topics: the router's pure core. The clock and the source of epochs are passed in.
+"""Topics and their recent events: the router's log. The clock and the source of epochs are passed in.
 
 Offsets rise by one per topic within an epoch. A topic that was idle for long is forgotten and returns with a new epoch.
-The log's ``position`` counts all accepted events of this log.
+The log's ``position`` is a place among all accepted events.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+from actors.event_log import EventLog
+from actors.history import Accepted, Expired, Head
+from actors.recent_keys import RecentKeys
+from actors.topic_policy import TopicPolicies
+from transport.codec import join, pack, unpack, unpack_batch
 from transport.codes import ErrorCode
-from transport.errors import RequestError
+from transport.errors import CodecError, RequestError
 from transport.messages import Publication, Publish
 from transport.topics import is_pattern, matcher
+
+MEMORY_BYTES = 256 * 2**20
 
 
 class _Topic:
     __slots__ = ("epoch", "last", "offset")
 
-    def __init__(self, epoch: str) -> None:
-        self.epoch = epoch
-        self.offset = 0
-        self.last: Publication | None = None
+    def __init__(self, epoch: str, offset: int = 0, last: Publication | None = None) -> None:
+        self.epoch, self.offset, self.last = epoch, offset, last
 
 
 class TopicLog:
-    """One per hub.
+    """One per hub; a :class:`~actors.history.History`.
 
     Args:
         max_topics: a publish to a further topic is refused.
         new_epoch: makes a string that was never an epoch before.
+        directory: of the files in which a restarted hub finds its events again; ``None``: in memory.
+        max_bytes: of recent events together; the oldest go.
+        policies: how many events of a topic are kept, and for how long.
+        shared: whether positions are those of a log that several engines share: marks come with :meth:`record`, and
+            what is accepted here has none of its own.
+        idle: seconds without events after which a topic that the files know is forgotten; ``now``: Unix seconds.
+
+    Raises:
+        ConfigError: the directory cannot be used.
     """
 
-    def __init__(self, max_topics: int, new_epoch: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        max_topics: int,
+        new_epoch: Callable[[], str],
+        *,
+        directory: Path | None = None,
+        max_bytes: int = MEMORY_BYTES,
+        policies: TopicPolicies | None = None,
+        shared: bool = False,
+        idle: float = float("inf"),
+        now: float = 0.0,
+    ) -> None:
         self._max_topics, self._new_epoch = max_topics, new_epoch
+        self._policies = TopicPolicies({}) if policies is None else policies
+        self._shared, self._now = shared, now
         self._topics: dict[str, _Topic] = {}
-        self._log = self._epoch = new_epoch()  # `_epoch` is what the next new topic gets
-        self._accepted = 0
+        self._keys = RecentKeys()
+        name = new_epoch()
+        self._log = EventLog(directory, max_bytes, name, name, self._topics.__contains__)
+        self._restore(now - idle)
+
+    def _restore(self, before: float) -> None:
+        """Take over what a former hub has left."""
+        found = [packed for _, packed in self._log.heads()]
+        heads: list[Publication] = unpack_batch(join(found)) if found else []
+        for last in heads:
+            self._topics[last.topic] = _Topic(last.epoch, last.offset, last)
+        self.forget_idle(before)
+        for known in self._log.recent_keys():
+            self._keys.put(*known)
 
     def __len__(self) -> int:
         return len(self._topics)
 
-    def accept(self, publish: Publish, now: float) -> Publication:
-        """Give an event its place. ``now``: Unix seconds; a topic's ``ts`` never falls.
+    @property
+    def id(self) -> str:
+        """Name of the log: a position in it says nothing in another."""
+        return self._log.log
+
+    @property
+    def size(self) -> int:
+        """Bytes of recent events."""
+        return self._log.size
+
+    # accepting ------------------------------------------------------------------------------------------------------
+
+    def append(self, publishes: Sequence[Publish], now: float) -> list[Accepted | RequestError]:
+        """Give events their places and keep them; see :meth:`actors.history.History.append`.
+
+        A hub that is killed right after it does not lose them.
 
         Raises:
-            RequestError: ``limit_exceeded`` for one topic too many.
+            RequestError: ``unavailable``: they cannot be written; nothing has changed.
         """
-        topic = self._topics.get(publish.topic)
-        if topic is None:
-            topic = self._add(publish.topic)
-        topic.offset += 1
-        self._accepted += 1
-        last = topic.last
-        if last is not None and last.ts > now:
-            now = last.ts
-        _, name, kind, data, key, priority, source_ts = publish
-        accepted = Publication(name, topic.epoch, topic.offset, now, kind, data, key, priority, source_ts)
-        topic.last = accepted
-        return accepted
+        results: list[Accepted | RequestError] = []
+        events: list[Accepted] = []
+        keys: list[str | None] = []
+        keyed = False
+        topics = self._topics
+        mark, step = self._log.mark, 0 if self._shared else 1
+        for publish in publishes:
+            _, name, kind, data, key, priority, source_ts, idempotency_key = publish
+            topic = topics.get(name)
+            if idempotency_key is not None and (again := self._again(publish, now)) is not None:
+                results.append(again)
+                continue
+            if topic is None:
+                if len(topics) >= self._max_topics:
+                    results.append(self._one_too_many())
+                    continue
+                topic = self._add(name)
+            ts = now if topic.last is None or topic.last.ts <= now else topic.last.ts
+            publication = Publication(name, topic.epoch, topic.offset + 1, ts, kind, data, key, priority, source_ts)
+            try:
+                packed = pack(publication)
+            except CodecError as error:
+                results.append(RequestError(ErrorCode.LIMIT_EXCEEDED, str(error), "data"))
+                continue
+            topic.offset += 1
+            mark += step
+            event = Accepted(publication, packed, mark)
+            events.append(event)
+            results.append(event)
+            keys.append(idempotency_key)
+            if idempotency_key is not None:
+                keyed = True
+                self._keys.put(name, idempotency_key, topic.epoch, topic.offset, ts)
+        if events:
+            self._write(events, keys if keyed else None)
+        return results
+
+    def _write(self, events: list[Accepted], keys: list[str | None] | None) -> None:
+        topics = self._topics
+        try:
+            self._log.append(events, keys)
+        except OSError as error:
+            for publication, *_ in events:
+                topics[publication.topic].offset -= 1
+            for i in reversed(range(len(events))):
+                if keys is not None and (key := keys[i]) is not None:
+                    self._keys.drop(events[i].publication.topic, key)
+            raise _cannot_write(error) from None
+        for event in events:
+            publication = event.publication
+            topics[publication.topic].last = publication
+
+    def _again(self, publish: Publish, now: float) -> Accepted | None:
+        key = publish.idempotency_key
+        assert key is not None, "who asks has one"
+        place = self._keys.find(publish.topic, key, now)
+        if place is None:
+            return None
+        epoch, offset = place
+        known = Publication(publish.topic, epoch, offset, now, publish.type, publish.data)
+        return Accepted(known, b"", self._log.mark, again=True)
 
     def _add(self, name: str) -> _Topic:
-        if len(self._topics) >= self._max_topics:
-            raise RequestError(
-                ErrorCode.LIMIT_EXCEEDED, f"the engine keeps at most {self._max_topics} topics (limits.topics)", "topic"
-            )
-        topic = self._topics[name] = _Topic(self._epoch)
+        topic = self._topics[name] = _Topic(self._log.epoch)
+        if not self._log.follows(name, topic.epoch, 1):
+            self._log.roll()  # it was here in another epoch
         return topic
+
+    def _one_too_many(self) -> RequestError:
+        text = f"the engine keeps at most {self._max_topics} topics (limits.topics)"
+        return RequestError(ErrorCode.LIMIT_EXCEEDED, text, "topic")
+
+    def record(self, events: Sequence[Accepted]) -> list[Accepted]:
+        """Keep events that were given their places elsewhere; returns those that are new here, as they are kept.
+
+        Their marks count where the log is ``shared``, else they get this log's own.
+
+        Raises:
+            RequestError: ``unavailable``: they cannot be written; nothing has changed.
+        """
+        before: dict[str, _Topic | None] = {}
+        new: list[Accepted] = []
+        batch: list[Accepted] = []
+        mark = self._log.mark
+        try:
+            for publication, packed, given, _ in events:
+                name, epoch, offset = publication[:3]
+                topic = self._topics.get(name)
+                if topic is not None and topic.epoch == epoch and offset <= topic.offset:
+                    continue
+                before.setdefault(name, topic)
+                if not (topic is not None and topic.epoch == epoch and offset == topic.offset + 1):
+                    # A run of offsets ends. What is written before the file changes is where it belongs.
+                    self._write_all(batch)
+                    if not self._log.follows(name, epoch, offset):
+                        self._log.roll()
+                mark = given if self._shared else mark + 1
+                self._topics[name] = _Topic(epoch, offset, publication)
+                batch.append(Accepted(publication, packed, mark))
+                new.append(batch[-1])
+            self._write_all(batch)
+        except OSError as error:
+            for name, topic in before.items():
+                if topic is None:
+                    del self._topics[name]
+                else:
+                    self._topics[name] = topic
+            raise _cannot_write(error) from None
+        return new
+
+    def _write_all(self, batch: list[Accepted]) -> None:
+        if batch:
+            self._log.append(batch)
+            batch.clear()
+
+    # looking --------------------------------------------------------------------------------------------------------
 
     @property
     def position(self) -> str:
-        """A place in the whole log."""
-        return f"{self._log}:{self._accepted}"
+        """A place in the whole log: its end."""
+        return self._log.position
+
+    @property
+    def mark(self) -> int:
+        """The same as a number."""
+        return self._log.mark
+
+    def mark_of(self, position: str) -> int:
+        """The mark that a position says.
+
+        Raises:
+            Expired: it is of another log, or older than this one reaches back.
+        """
+        log, _, mark = position.rpartition(":")
+        if log != self._log.log or not mark.isdecimal() or len(mark) > 19:
+            raise Expired
+        self._log.check_reaches(int(mark))
+        return int(mark)
 
     def where(self, name: str) -> tuple[str, int]:
         """Epoch and offset of a topic's last event; of a topic without one, the epoch its first will have, and 0.
@@ -79,7 +247,7 @@ class TopicLog:
         A subscription makes no topic: a stranger could fill the table.
         """
         topic = self._topics.get(name)
-        return (self._epoch, 0) if topic is None else (topic.epoch, topic.offset)
+        return (self._log.epoch, 0) if topic is None else (topic.epoch, topic.offset)
 
     def last(self, pattern: str) -> list[Publication]:
         """Last events of what a pattern matches. Cost: O(1) for a topic, O(topics) for a wildcard."""
@@ -94,11 +262,72 @@ class TopicLog:
         named = ((name, topic.last) for name, topic in self._topics.items() if name > after)
         return [last for _, last in heapq.nsmallest(limit, ((n, last) for n, last in named if last is not None))]
 
+    def heads(self) -> Iterator[Head]:
+        """All topics."""
+        return (Head(name, topic.epoch, topic.offset, topic.last) for name, topic in self._topics.items())
+
+    def first(self, topic: str) -> int:
+        """Offset of the oldest event that is kept, by the log and by the topic's policy; one above the last if none.
+
+        Reads some ten events to find what is too old.
+        """
+        known = self._topics.get(topic)
+        if known is None:
+            return 1
+        policy = self._policies.of(topic)
+        head = known.offset
+        first = max(self._log.first(topic, known.epoch, head), head - policy.history_size + 1)
+        if policy.history_age_s is None or first > head:
+            return first
+        oldest = self._now - policy.history_age_s
+        offsets = range(first, head + 1)
+        return first + bisect_left(offsets, oldest, key=lambda offset: self._ts(topic, known.epoch, offset))
+
+    def _ts(self, topic: str, epoch: str, offset: int) -> float:
+        ts: float = unpack(self._log.event(topic, epoch, offset))[4]
+        return ts
+
+    def read(self, topic: str, after: int, limit: int) -> list[bytes]:
+        """Packed events of a topic with offsets above ``after``, oldest first, at most ``limit``."""
+        known = self._topics.get(topic)
+        if known is None or after >= known.offset:
+            return []
+        return self._log.read(topic, known.epoch, max(after, self.first(topic) - 1), limit)
+
+    def tail(self, mark: int, limit: int) -> list[tuple[int, bytes]]:
+        """Packed events behind ``mark`` of all topics; :class:`~actors.history.Expired` if some of them are gone."""
+        return self._log.tail(mark, limit)
+
+    def topics_behind(self, mark: int) -> dict[str, tuple[str, int]]:
+        """Topics with events behind ``mark``: epoch and offset of the first of them. Raises as :meth:`tail`."""
+        return self._log.topics_behind(mark)
+
+    def bytes_behind(self, mark: int) -> int:
+        """About how many bytes :meth:`tail` would have to give."""
+        return self._log.bytes_behind(mark)
+
+    # letting go -----------------------------------------------------------------------------------------------------
+
+    def trim(self, now: float) -> None:
+        """Let go files whose events are all too old. ``now``: Unix seconds."""
+        self._now = now
+        ages = [policy.history_age_s for policy in self._policies.all() if not policy.durable]
+        if None not in ages:
+            self._log.drop_before(now - max(age for age in ages if age is not None))
+
     def forget_idle(self, before: float) -> int:
         """Forget topics whose last event is older than ``before`` (Unix seconds); how many."""
         idle = [name for name, topic in self._topics.items() if topic.last is None or topic.last.ts < before]
         for name in idle:
             del self._topics[name]
-        if idle:
-            self._epoch = self._new_epoch()  # should one of them return, its offsets begin anew
+        if idle and not self._shared:
+            self._log.begin_epoch(self._new_epoch())  # should one of them return, its offsets begin anew
         return len(idle)
+
+    def close(self) -> None:
+        """Let go the files; they stay."""
+        self._log.close()
+
+
+def _cannot_write(error: OSError) -> RequestError:
+    return RequestError(ErrorCode.UNAVAILABLE, f"the history cannot be written: {error.strerror}")

@@ -65,6 +65,10 @@ class TopicPolicies:
     def __iter__(self) -> Iterator[TopicPolicy]:
         return iter(self._policies.values())
 
+    def all(self) -> list[TopicPolicy]:
+        """Every policy that a topic can have."""
+        return [*self._policies.values(), self._default]
+
     def of(self, topic: str) -> TopicPolicy:
         """The policy of ``topic``. Costs a match of patterns (O(tokens)); who asks per event keeps the answer.
 

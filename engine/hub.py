@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -26,10 +27,16 @@ class Hub:
     Args:
         endpoint: where workers, feeds and the daemon connect.
         failed: called with the reason when supervision gives up; the process must end.
+        runtime_dir: of the engine, where the recent events are; ``None``: they are in memory.
     """
 
     def __init__(
-        self, config: Config, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, failed: Callable[[str], None]
+        self,
+        config: Config,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        failed: Callable[[str], None],
+        runtime_dir: Path | None = None,
     ) -> None:
         self.meter = Meter()
         self._bus = BusServer(
@@ -41,7 +48,7 @@ class Hub:
             heartbeat_interval=config.server.heartbeat_interval,
             heartbeat_timeout=config.server.heartbeat_timeout,
         )
-        self._actors = wiring.hub_actors(config, self._bus.wake, self.meter, self._drop_peers)
+        self._actors = wiring.hub_actors(config, self._bus.wake, self.meter, self._drop_peers, runtime_dir)
         self._router = self._actors.router_ref
         self._failed = failed
         self._supervisor: Any = None
@@ -57,6 +64,7 @@ class Hub:
         self._bus.flush()
         await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
         self._bus.stop()
+        self._actors.log.close()
 
     async def drain(self) -> None:
         """Nothing to wait for: by the time the hub is drained, those who publish have gone."""
@@ -110,7 +118,7 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
     """The hub's process."""
 
     async def serve(child: Child) -> None:
-        hub = Hub(child.config, child.context, child.endpoint("hub"), child.fail)
+        hub = Hub(child.config, child.context, child.endpoint("hub"), child.fail, Path(child.argument["runtime_dir"]))
         await hub.start()
         try:
             await child.serve(

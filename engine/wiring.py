@@ -12,8 +12,10 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from actors.admission import AuthPolicy
 from actors.backoff import BackoffPolicy
 from actors.breaker import BreakerPolicy
 from actors.broadcaster import Broadcaster
@@ -46,8 +48,10 @@ from engine.redis_config import REDIS, Redis
 from engine.tables import join
 from transport.bus_client import BusClient
 from transport.errors import ConfigError
+from transport.gate import GatePolicy
 from transport.meter import Meter
 from transport.pacing import Pacer
+from transport.tls import ServerTls
 from transport.websocket import ConnectionLimits
 
 MAILBOX = 1_000_000
@@ -63,13 +67,29 @@ class HubActors(NamedTuple):
     groups: Groups
 
 
-def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_anew: Callable[[], None]) -> HubActors:
-    """The router and the stages on the way to it. Log and groups belong to the hub and survive the router.
+def hub_actors(
+    config: Config,
+    wake: Callable[[], None],
+    meter: Meter,
+    begin_anew: Callable[[], None],
+    runtime_dir: Path | None,
+) -> HubActors:
+    """The router and the stages on the way to it. Log and groups belong to the hub and survive the router; the log
+    survives the hub, in ``runtime_dir``.
 
     A router's successor knows nobody's interest: ``begin_anew`` makes the peers tell it again.
     """
     delivery = config.delivery
-    log = TopicLog(config.limits.topics, new_epoch=lambda: secrets.token_hex(4))
+    policies = topic_policies(config)
+    log = TopicLog(
+        config.limits.topics,
+        new_epoch=lambda: secrets.token_hex(4),
+        directory=history_dir(config, runtime_dir),
+        max_bytes=config.history.bytes,
+        policies=policies,
+        idle=config.history.topic_idle,
+        now=time.time(),
+    )
     groups = Groups(config.limits.group_events, meter.dropped)
     routers: list[Router] = []
 
@@ -81,7 +101,7 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_ane
             wake=wake,
             meter=meter,
             stages=stages,
-            policies=topic_policies(config),
+            policies=policies,
             groups=groups,
             shares=None if delivery.user_rate is None else UserShares(delivery.user_rate, delivery.user_window),
             topic_idle=config.history.topic_idle,
@@ -99,6 +119,13 @@ def hub_actors(config: Config, wake: Callable[[], None], meter: Meter, begin_ane
         stages.add(runner.ref, table.topics)
         runners.append(runner)
     return HubActors([router, *runners], router.ref, log, groups)
+
+
+def history_dir(config: Config, runtime_dir: Path | None) -> Path | None:
+    """Where the recent events are; ``None``: in memory, of an engine in one process that has no such directory."""
+    if config.history.dir is not None:
+        return Path(config.history.dir)
+    return None if runtime_dir is None else runtime_dir / "history"
 
 
 def _stage_runner(name: str, table: StageConfig, forward: Forward, meter: Meter) -> ChildSpec:
@@ -201,8 +228,11 @@ def worker_actors(
         now=time.time,
         stats=stats,
         user_window=None if config.delivery.user_rate is None else config.delivery.user_window,
+        auth=auth_policy(config),
     )
-    broadcaster = Broadcaster(pacer=pacer(config), meter=meter, processed=uplink.processed)
+    broadcaster = Broadcaster(
+        pacer=pacer(config), meter=meter, processed=uplink.processed, sessions=lambda: door.sessions.values()
+    )
     spec["broadcaster"] = _mortal("broadcaster", lambda: broadcaster)
     index = Index(
         broadcaster=spec["broadcaster"].ref,
@@ -259,12 +289,18 @@ def client_limits(config: Config) -> ClientLimits:
     )
 
 
+def auth_policy(config: Config) -> AuthPolicy:
+    """``[auth]``: whether clients need a token, and which."""
+    return AuthPolicy(config.auth.authenticator(), config.auth.timeout, config.auth.query_token)
+
+
 def connection_limits(config: Config) -> ConnectionLimits:
     """Bounds of a client's connection."""
     limits, delivery = config.limits, config.delivery
     return ConnectionLimits(
         message_bytes=limits.message_bytes,
         handshake_timeout=limits.handshake_timeout,
+        message_rate=limits.message_rate,
         write_buffer=delivery.write_buffer,
         ping_interval=delivery.ping_interval,
         ping_timeout=delivery.ping_timeout,

@@ -109,9 +109,9 @@ class Backlog(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Worker → hub, once per link, behind its whole interest: send me events from ``position`` on; ``None``: from now on.
+    """Worker → hub, once per link, behind its whole interest: send me the events behind ``position``.
 
-    Before it the hub sends the worker no events.
+    ``None``: those from now on. Before it the hub sends the worker no events.
     """
 
     position: str | None
@@ -124,9 +124,10 @@ class Mark(NamedTuple):
 
 
 class ReadHistory(NamedTuple):
-    """Worker or daemon → hub: at most ``limit`` events of a topic; answered by :class:`HistoryPage` or :class:`Refused`.
+    """Worker or daemon → hub: at most ``limit`` events of a topic.
 
-    With ``since``, ``[epoch, offset]``, the first ones after it, else the last ones.
+    Answered by :class:`HistoryPage` or :class:`Refused`. With ``since``, ``[epoch, offset]``, the first ones after it,
+    else the last ones.
     """
 
     ref: int

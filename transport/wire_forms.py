@@ -40,8 +40,10 @@ class WireForm(Protocol):
     def batch(self, publications: Sequence[Publication]) -> bytes:
         """The frames of an `events` message each with as many publications as :data:`BATCH_BYTES` hold, in order."""
 
-    def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
-        """The frame of the answer to ``snapshot``."""
+    def snapshot(
+        self, request_id: int | str, publications: Iterable[Publication], missed: Missed | None = None
+    ) -> bytes:
+        """The frame of the answer to ``snapshot`` or ``history``; ``missed`` is what ``history`` does not have."""
 
     def decode(self, data: bytes) -> Request:
         """A client's message; raises :class:`transport.requests.Rejected`."""
@@ -103,9 +105,12 @@ class JsonForm:
         maps = [self.event_json(publication) for publication in publications]
         return b"".join([text_frame(b'{"op":"events","events":[%b]}' % b",".join(some)) for some in _chunks(maps)])
 
-    def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
+    def snapshot(
+        self, request_id: int | str, publications: Iterable[Publication], missed: Missed | None = None
+    ) -> bytes:
         events = b",".join(self.event_json(publication) for publication in publications)
-        return text_frame(b'{"op":"ok","id":%b,"events":[%b]}' % (self._encode(request_id), events))
+        lost = b"" if missed is None else b',"gap":' + self._encode(gap(missed))
+        return text_frame(b'{"op":"ok","id":%b,"events":[%b]%b}' % (self._encode(request_id), events, lost))
 
     def decode(self, data: bytes) -> Request:
         return self._decoder.decode(data)
@@ -188,14 +193,17 @@ class MsgpackForm:
         frames += [self.message({"op": "events", "events": some}) for some in _chunks(maps)]
         return b"".join(frames)
 
-    def snapshot(self, request_id: int | str, publications: Iterable[Publication]) -> bytes:
+    def snapshot(
+        self, request_id: int | str, publications: Iterable[Publication], missed: Missed | None = None
+    ) -> bytes:
         events = []
         for publication in publications:
             try:
                 events.append(self._event_map(publication))
             except CodecError:
                 continue
-        return self.message({"op": "ok", "id": request_id, "events": events})
+        lost = {} if missed is None else {"gap": gap(missed)}
+        return self.message({"op": "ok", "id": request_id, "events": events, **lost})
 
     def decode(self, data: bytes) -> Request:
         return self._decoder.decode(data)

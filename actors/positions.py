@@ -1,0 +1,93 @@
+"""How far each session has come in the hub's log: who is to be told, and what. Pure; the broadcaster's.
+
+A `position` promises that everything up to it was sent. So it goes behind the events of a flush, not to sessions of
+which something waits in an outbox, and to those with held routes only for what cannot wait any longer.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from actors.messages import Reached
+from actors.route import Route
+from transport.wire_forms import WireForm
+
+if TYPE_CHECKING:
+    from actors.audience import Selection
+    from actors.session import Session
+
+ROUNDS: Final = 15
+"""Every so many times sessions are told that have got no event meanwhile: else what they have would be too old to
+recover from."""
+SLACK: Final = 0.5  # s that a held event may be late
+REMEMBERED: Final = 1_024  # former positions; who waits for longer is told none
+
+Write = Callable[[bytes], None]
+
+
+class Positions:
+    """Per flush one dict entry per route or selection that got events; per second a look at their members.
+
+    Args:
+        sessions: all of the worker.
+
+    Attributes:
+        telling: whether there is something to :meth:`tell`.
+    """
+
+    def __init__(self, sessions: Callable[[], Iterable[Session]]) -> None:
+        self._sessions = sessions
+        self._position = ""
+        self._sent: dict[Route | Selection, None] = {}
+        self._past: deque[tuple[float, str]] = deque(maxlen=REMEMBERED)
+        self._round = 0
+        self._everybody = False
+        self.telling = False
+
+    def arrived(self, op: Reached) -> None:
+        """What has come from the hub so far is everything up to this position."""
+        self._position = op.position
+
+    def sent_to(self, recipients: Route | Selection) -> None:
+        """Their members get events in this flush."""
+        self._sent[recipients] = None
+
+    def due(self, now: float) -> None:
+        """To be called about once a second; ``now``: seconds that never fall."""
+        if not self._position:
+            return
+        self._past.append((now, self._position))
+        self._round += 1
+        self._everybody = self._everybody or self._round % ROUNDS == 0
+        self.telling = bool(self._sent) or self._everybody
+
+    def tell(self) -> Iterator[tuple[bytes, list[Write]]]:
+        """Frames, each with the writes of those who get it; behind everything that has arrived so far."""
+        chosen: dict[tuple[WireForm, str], list[Write]] = {}
+        for session in self._sessions() if self._everybody else self._members():
+            if session.closed or session.leaving or session.paused or session.outbox or not session.subscriptions:
+                continue
+            position = self._position if not session.linger else self._before(self._past[-1][0] - session.linger)
+            if position and position != session.position:
+                session.position = position
+                chosen.setdefault((session.form, position), []).append(session.write)
+        self._sent.clear()
+        self.telling = self._everybody = False
+        for (form, position), writes in chosen.items():
+            yield form.message({"op": "position", "position": position}), writes
+
+    def _members(self) -> Iterator[Session]:
+        for recipients in self._sent:
+            if isinstance(recipients, Route):
+                yield from recipients.members()
+            else:
+                for _, sessions in recipients.lanes:
+                    yield from sessions
+
+    def _before(self, time: float) -> str:
+        """The position as of ``time``; empty: not known any more, or not yet."""
+        n = bisect_right(self._past, time - SLACK, key=lambda entry: entry[0])
+        return self._past[n - 1][1] if n else ""
