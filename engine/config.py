@@ -83,6 +83,9 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             none="$XDG_RUNTIME_DIR/heliograph-PORT, else TMPDIR/heliograph-UID-PORT",
         ),
     ] = None
+    deflate: Annotated[
+        bool, about("take compressed messages (permessage-deflate) from clients that offer them; events go uncompressed")
+    ] = False
     drain_timeout: Annotated[Positive, about("longest wait for clients to leave when stopping", "s")] = 10.0
     drain_spread: Annotated[
         Positive, about("clients are sent away over so long, at most half of drain_timeout; few at once", "s")

@@ -304,6 +304,7 @@ def connection_limits(config: Config) -> ConnectionLimits:
         write_buffer=delivery.write_buffer,
         ping_interval=delivery.ping_interval,
         ping_timeout=delivery.ping_timeout,
+        deflate=config.server.deflate,
     )
 
 

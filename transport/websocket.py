@@ -17,11 +17,12 @@ from enum import IntEnum
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 
-from transport import frames, http
+from transport import deflate, frames, http
 from transport.codes import CloseCode
 from transport.gate import Gate
 from transport.keepalive import Keepalive
@@ -64,8 +65,8 @@ class Door(Protocol):
     """Decides who comes in. One for all connections of a listener."""
 
     @property
-    def path(self) -> str:
-        """Where WebSocket clients knock, ``/ws``."""
+    def path(self) -> str | None:
+        """Where WebSocket clients knock, ``/ws``; None: anywhere."""
 
     @property
     def subprotocols(self) -> Collection[str]:
@@ -109,6 +110,7 @@ class ConnectionLimits:
     ping_timeout: float = 20.0  # of silence after it, then the connection is dropped
     close_timeout: float = 5.0  # for what was written, the peer's close frame and its end of TCP
     message_rate: float | None = None  # frames a second; who sends more is not read for a while
+    deflate: bool = False  # compressed messages are accepted from clients that offer them
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -127,6 +129,15 @@ class State(IntEnum):
     """Where a connection is in its life."""
 
     HANDSHAKE, OPEN, CLOSING, CLOSED = range(4)
+
+
+class _Core(ServerProtocol):
+    """The library's, but a close frame may come amid fragments as any control frame may: RFC 6455 section 5.4."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
 
 
 class WebSocketConnection(asyncio.Protocol):
@@ -218,6 +229,12 @@ class WebSocketConnection(asyncio.Protocol):
             self._core.send_close(code, frames.fit_reason(reason))
         self._end(code, reason)
         self._flush()
+
+    def frame(self, payload: bytes, binary: bool) -> bytes:
+        """A whole message for this connection alone: compressed where that was agreed on. What is shared is not."""
+        if self._core is not None and self._core.extensions:
+            return deflate.deflated_frame(cast(PerMessageDeflate, self._core.extensions[0]), payload, binary)
+        return frames.binary_frame(payload) if binary else frames.text_frame(payload)
 
     def abort(self) -> None:
         """Drop the connection and what was not sent yet."""
@@ -345,11 +362,18 @@ class WebSocketConnection(asyncio.Protocol):
         if client != self.host:
             self.host = self.address = client
         if request.upgrade:
-            if request.path != door.path:
+            if door.path is not None and request.path != door.path:
                 raise http.HttpError(HTTPStatus.NOT_FOUND, f"WebSocket clients connect to {door.path}")
             self.user = http.user(request.query)
             answer, self.subprotocol = http.accept(request, door.subprotocols)
-            self._core = ServerProtocol(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
+            self._core = _Core(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
+            offers = request.headers.get("sec-websocket-extensions")
+            if self._limits.deflate and offers is not None:
+                agreed = deflate.negotiate(offers)
+                if agreed is not None:
+                    header, extension = agreed
+                    self._core.extensions.append(extension)
+                    answer = answer.removesuffix(b"\r\n") + b"Sec-WebSocket-Extensions: " + header + b"\r\n\r\n"
             return answer
         if request.method != "GET":
             raise http.HttpError(HTTPStatus.METHOD_NOT_ALLOWED, "only GET is served here", (("Allow", "GET"),))
