@@ -12,6 +12,8 @@ msgpack array.
     ["spawn", ref, role, name, argument bytes]   ──►
                                                  ◄──  ["spawned", ref, pid]
                                                  ◄──  ["exited", pid, code]    code as subprocess has it: -9 is SIGKILL
+    ["ping"]                                     ──►
+                                                 ◄──  ["pong"]
 
 A child runs ``main(argument, parent_fd)`` of ``engine.<role>`` (a role with a dot names a module as it is).
 ``parent_fd`` reads the end of a pipe whose other end only the daemon has: at its end of file the daemon is dead and the
@@ -41,7 +43,9 @@ from transport.errors import ConfigError, HeliographError
 HOT_MODULES = ("engine.hot",)
 START_TIMEOUT = 30.0  # s, for the imports
 ORPHAN_TIMEOUT = 4.5  # s; children are promised to be gone 5 s after the daemon
+HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT = 1.0, 5.0  # s
 EXIT_FAILED, EXIT_CONFIG = 1, 2
+EXIT_UNSEEN = 255  # of a child that outlived its forkserver: nobody was told how it ended
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from engine.forkserver import serve; serve(*map(int, sys.argv[1:3]))"
 _LENGTH = struct.Struct(">I")
@@ -98,6 +102,8 @@ class _Server:
                 self._reap()
             elif (request := self._receive()) is None:
                 return False
+            elif request[0] == "ping":
+                self._send("pong")
             else:
                 self._spawn(*request[1:])
         return True
@@ -221,21 +227,36 @@ class Forked(NamedTuple):
 class ForkServer:
     """Owns the forkserver process; all on one loop.
 
-    Should it die, its children are killed and reported, and the next :meth:`spawn` starts another.
+    Should it die, its children live on and the next :meth:`spawn` starts another; one that hangs is killed. (Where
+    there is no pidfd, on other systems than Linux, the children are killed and reported, too.)
 
     Args:
         inherit: descriptors that every child keeps open.
         preload: modules to import before the first fork; what cannot be imported is left to the child.
+        heartbeat_interval: seconds between two questions whether it lives.
+        heartbeat_timeout: seconds without an answer after which it is taken for hung.
     """
 
-    def __init__(self, *, inherit: Sequence[int] = (), preload: Sequence[str] = HOT_MODULES) -> None:
+    def __init__(
+        self,
+        *,
+        inherit: Sequence[int] = (),
+        preload: Sequence[str] = HOT_MODULES,
+        heartbeat_interval: float = HEARTBEAT_INTERVAL,
+        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+    ) -> None:
         self._inherit, self._preload = tuple(inherit), tuple(preload)
+        self._interval, self._patience = heartbeat_interval, heartbeat_timeout
+        self._beat: asyncio.TimerHandle | None = None
+        self._heard = 0.0  # loop time
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = asyncio.Lock()
         self._spawned: dict[int, asyncio.Future[Forked]] = {}
         self._children: dict[int, Forked] = {}
+        self._watched: dict[int, int] = {}  # pidfd by process id
         self._next_ref = 0
-        self._life: int | None = None
+        # One for all forkservers: who waits for its end waits for this process's.
+        self._parent_fd, self._life = -1, -1
 
     @property
     def pid(self) -> int | None:
@@ -252,23 +273,22 @@ class ForkServer:
             if self._process is not None:
                 return
             ours, theirs = socket.socketpair()
-            parent_fd, self._life = os.pipe()
-            command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(parent_fd), *sys.path]
+            if self._life < 0:
+                self._parent_fd, self._life = os.pipe()
+            command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(self._parent_fd), *sys.path]
             try:
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - returns once it is executed: a millisecond
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # stdout is for the daemon's ready line
-                    pass_fds=(theirs.fileno(), parent_fd, *self._inherit),
+                    pass_fds=(theirs.fileno(), self._parent_fd, *self._inherit),
                     start_new_session=True,  # a terminal's Ctrl-C is for the daemon alone
                 )
             except OSError as error:
                 ours.close()
-                os.close(self._life)
                 raise HeliographError(f"cannot execute {sys.executable}: {error.strerror}") from None
             finally:
                 theirs.close()
-                os.close(parent_fd)
             reader, self._writer = await asyncio.open_unix_connection(sock=ours)
             self._ready = asyncio.get_running_loop().create_future()
             self._reading = asyncio.create_task(self._read(reader), name="forkserver")
@@ -295,12 +315,17 @@ class ForkServer:
 
     async def close(self) -> None:
         """End it, and with it every child that is still there. Idempotent."""
+        for child in tuple(self._children.values()):
+            _kill(child.pid)
+            self._ended(child, -signal.SIGKILL)
         if self._process is not None:
-            for pid in self._children:
-                _kill(pid)
             self._writer.close()
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+        if self._life >= 0:
+            os.close(self._life)
+            os.close(self._parent_fd)
+            self._parent_fd = self._life = -1
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -313,11 +338,14 @@ class ForkServer:
             self._lost()
 
     def _on_message(self, kind: str, *fields: Any) -> None:
+        self._heard = asyncio.get_running_loop().time()
         if kind == "ready":
             self._ready.set_result(None)
+            self._ping(self._heard)
         elif kind == "spawned":
             ref, pid = fields
             child = self._children[pid] = Forked(pid, asyncio.get_running_loop().create_future())
+            self._watch(pid)
             waiter = self._spawned.pop(ref)
             if waiter.cancelled():
                 _kill(pid)  # nobody will ask for it
@@ -325,30 +353,70 @@ class ForkServer:
                 waiter.set_result(child)
         elif kind == "exited":
             pid, code = fields
-            _set(self._children.pop(pid).exit, code)
+            if (ended := self._children.get(pid)) is not None:  # not yet closed
+                self._ended(ended, code)
+
+    def _watch(self, pid: int) -> None:
+        """Hold on to a child in a way that does not need its parent."""
+        try:
+            self._watched[pid] = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            pass  # not Linux; or it has ended already, which its parent will say
+
+    def _ended(self, child: Forked, code: int) -> None:
+        self._children.pop(child.pid, None)
+        descriptor = self._watched.pop(child.pid, None)
+        if descriptor is not None:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+        if not child.exit.done():
+            child.exit.set_result(code)
+
+    def _orphan_ended(self, child: Forked) -> None:
+        try:
+            pid, status = os.waitpid(child.pid, os.WNOHANG)  # ours to reap where we are process 1
+            code = os.waitstatus_to_exitcode(status) if pid else EXIT_UNSEEN
+        except ChildProcessError:
+            code = EXIT_UNSEEN
+        self._ended(child, code)
+
+    def _ping(self, due: float) -> None:
+        """Ask whether it lives, and look whether it has answered lately."""
+        loop, process = asyncio.get_running_loop(), self._process
+        if process is None:
+            return
+        now = loop.time()
+        if now - due > self._interval:
+            self._heard = now  # it was us who did not listen: its word may still wait in the socket
+        if now - self._heard > self._patience:
+            from engine.log import get_logger  # as below: children need it only when they fail
+
+            get_logger().error("forkserver_hangs", child_pid=process.pid, silent=round(now - self._heard, 1))
+            process.kill()  # and the end of its socket does the rest
+            return
+        self._writer.write(_framed(["ping"]))
+        self._beat = loop.call_at(now + self._interval, self._ping, now + self._interval)
 
     def _lost(self) -> None:
         process, self._process = self._process, None
         assert process is not None
-        assert self._life is not None
         self._writer.close()
-        os.close(self._life)
+        if self._beat is not None:
+            self._beat.cancel()
         died = HeliographError("the forkserver died")
         for waiter in (*self._spawned.values(), self._ready):
             if not waiter.done():
                 waiter.set_exception(died)
         self._spawned.clear()
-        for child in self._children.values():
-            _kill(child.pid)
-            _set(child.exit, -signal.SIGKILL)
-        self._children.clear()
-        process.kill()  # it has no children left to look after
+        process.kill()  # it cannot tell any more what becomes of its children
         process.wait()
-
-
-def _set(future: asyncio.Future[int], code: int) -> None:
-    if not future.done():
-        future.set_result(code)
+        for child in tuple(self._children.values()):
+            descriptor = self._watched.get(child.pid)
+            if descriptor is None:
+                _kill(child.pid)
+                self._ended(child, -signal.SIGKILL)
+            else:
+                asyncio.get_running_loop().add_reader(descriptor, self._orphan_ended, child)
 
 
 def _kill(pid: int) -> None:

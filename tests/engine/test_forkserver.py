@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.forkserver import EXIT_CONFIG, ForkServer
+from engine.forkserver import EXIT_CONFIG, EXIT_UNSEEN, ForkServer
 from transport.errors import HeliographError
 
 ROLE = "tests.engine.roles"
@@ -109,16 +109,42 @@ def test_close_ends_everything() -> None:
     asyncio.run(scenario())
 
 
-def test_a_dead_forkserver_takes_its_children_along_and_is_replaced() -> None:
+def test_a_dead_forkserver_is_replaced_and_its_children_live_on() -> None:
     async def scenario() -> None:
         async with serving() as server:
-            child = await server.spawn(ROLE, "child", {"do": "wait"})
+            child, other = [await server.spawn(ROLE, "child", {"do": "wait"}) for _ in range(2)]
             assert server.pid is not None
             os.kill(server.pid, signal.SIGKILL)
-            assert await asyncio.wait_for(child.exit, 5) == -signal.SIGKILL
-            await until_gone(child.pid, 2)
+            async with asyncio.timeout(5):
+                while server.pid is not None:  # until it has been noticed
+                    await asyncio.sleep(0)
             again = await server.spawn(ROLE, "child", {"do": "exit", "code": 5})
             assert await asyncio.wait_for(again.exit, 5) == 5
+            assert not child.exit.done()
+            assert not gone(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
+            assert await asyncio.wait_for(child.exit, 5) == EXIT_UNSEEN
+        await until_gone(other.pid, 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_forkserver_that_hangs_is_killed_and_replaced() -> None:
+    async def scenario() -> None:
+        server = ForkServer(preload=[ROLE], heartbeat_interval=0.05, heartbeat_timeout=0.3)
+        try:
+            child = await server.spawn(ROLE, "child", {"do": "wait"})
+            assert server.pid is not None
+            hung = server.pid
+            os.kill(hung, signal.SIGSTOP)
+            with pytest.raises(HeliographError, match="the forkserver died"):
+                await asyncio.wait_for(server.spawn(ROLE, "child", {"do": "wait"}), 5)
+            assert gone(hung)
+            again = await server.spawn(ROLE, "child", {"do": "exit", "code": 5})
+            assert await asyncio.wait_for(again.exit, 5) == 5
+            assert not gone(child.pid)
+        finally:
+            await server.close()
 
     asyncio.run(scenario())
 
