@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, NoReturn
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidProxy
-from websockets.frames import CloseCode, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.proxy import get_proxy, parse_proxy
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
@@ -20,6 +22,7 @@ from websockets.uri import parse_uri
 from actors.failure import FailureKind, UpstreamRefused
 from actors.feed import FeedSpec, Tls, is_header
 from transport.addresses import leads_here
+from transport.reassembly import BadMessage, Reassembly, check_text
 
 EARLY: Final = 16
 """Messages kept that come before anybody takes them; then the socket rests. What one read brought comes on top."""
@@ -38,22 +41,28 @@ _log.setLevel(logging.WARNING)  # what it says of opening and closing is in our 
 class UpstreamSocket(ClientConnection):
     """A connection that hands over each message as it comes: half the cost of the library's ``recv()``.
 
-    Tests hold the library to the calls that this relies on: they are not in its documented interface.
+    Text that is not UTF-8 ends the connection with 1007. Tests hold the library to the calls that this relies on: they
+    are not in its documented interface.
+
+    Attributes:
+        binary: whether the message that is being handed over came as a binary one.
     """
 
     def __init__(self, *args: Any, on_transport: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        _let_close_at_any_time(self.protocol)
         self._on_transport = on_transport  # from there on it is the handshake that is waited for
-        self._early: list[bytes] = []
+        self._early: list[tuple[bytes, bool]] = []
         self._take: Callable[[bytes], None] = self._keep
-        self._parts = bytearray()  # not a list of fragments: a million empty ones must not take memory
+        self._partial: Reassembly | None = None
+        self.binary = False
         self._overdue: asyncio.TimerHandle | None = None
         self._resting = False
 
     def deliver(self, take: Callable[[bytes], None]) -> None:
         """Give ``take`` each message from here on, first those that have come already. It must not raise."""
         early, self._early, self._take = self._early, [], take
-        for message in early:
+        for message, self.binary in early:
             self._take(message)
         self.rest(False)
 
@@ -80,7 +89,7 @@ class UpstreamSocket(ClientConnection):
                 self.transport.pause_reading()
 
     def _keep(self, message: bytes) -> None:
-        self._early.append(message)
+        self._early.append((message, self.binary))
         if len(self._early) == EARLY:
             self.rest(True)
 
@@ -96,14 +105,32 @@ class UpstreamSocket(ClientConnection):
     def process_event(self, event: Any) -> None:
         if self.response is None or event.opcode not in _DATA:
             super().process_event(event)
-        elif event.fin and event.opcode is not Opcode.CONT:
-            self._take(bytes(event.data))
         else:
-            self._parts += event.data
-            if event.fin:
-                message = bytes(self._parts)
-                self._parts.clear()
-                self._take(message)
+            try:
+                self._join(event)
+            except BadMessage as error:
+                self._take = _ignore  # also what came with it
+                self.protocol.fail(error.code, error.message)
+                self.send_data()
+                self.close_deadline = self.loop.time() + (self.close_timeout or 0.0)
+
+    def _join(self, frame: Frame) -> None:
+        data = bytes(frame.data)
+        if frame.opcode is not Opcode.CONT:
+            binary = frame.opcode is Opcode.BINARY
+            if frame.fin:
+                if not binary:
+                    check_text(data)
+                self.binary = binary
+                self._take(data)
+                return
+            self._partial = Reassembly(binary, self.protocol.max_message_size or sys.maxsize)
+        partial = self._partial
+        assert partial is not None, "the library lets no stray continuation through"
+        message = partial.add(data, frame.fin)
+        if message is not None:
+            self.binary, self._partial = partial.binary, None
+            self._take(message)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -116,6 +143,22 @@ class UpstreamSocket(ClientConnection):
         if self._overdue is None and self.close_deadline is not None:
             # It is the peer who ends the TCP connection after both close frames; the library waits for that for ever.
             self._overdue = self.loop.call_at(self.close_deadline, self.transport.abort)
+
+
+def _ignore(message: bytes) -> None:
+    """What ``_take`` is once the connection has failed."""
+
+
+def _let_close_at_any_time(protocol: ClientProtocol) -> None:
+    """Amid fragments, too, as any control frame (RFC 6455 section 5.4); to the library that is an error."""
+    receive = protocol.recv_frame
+
+    def recv_frame(frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            protocol.current_size = None
+        receive(frame)
+
+    protocol.recv_frame = recv_frame  # type: ignore[method-assign]
 
 
 class _Connect(connect):
