@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, cast
 
 from actors.session import Session
+from transport.messages import Fence, Publication
 from transport.wire_forms import WireForm
 
 
@@ -14,6 +15,8 @@ class Connection:
 
     subprotocol: str | None = None
     user: str | None = None
+    token: str | None = None
+    token_in_query = False
     address = "bench"
     buffered = 0
 
@@ -65,19 +68,23 @@ class Clients:
 
 
 class BusEnd:
-    """A publisher's or a worker's end of the bus; ``complete`` is set once ``events`` messages were received."""
+    """A publisher's or a worker's end of the bus; ``complete`` is set once ``events`` were received, ``answered`` by a
+    fence."""
 
     def __init__(self, events: int) -> None:
         self._events = events
         self.received = 0
         self.complete = asyncio.Event()
+        self.answered = asyncio.Event()
 
     def on_server(self, incarnation: str) -> None:
         """Nothing to tell it."""
 
     def on_batch(self, items: list[Any]) -> None:
         """As a bus client's handler."""
-        self.received += len(items)
+        self.received += sum(type(item) is Publication for item in items)
+        if any(type(item) is Fence for item in items):
+            self.answered.set()
         if self.received >= self._events:
             self.complete.set()
 

@@ -33,7 +33,7 @@ from engine.config import Config
 from engine.hub import Hub
 from transport.bus_client import BusClient
 from transport.codec import pack
-from transport.messages import Fence, Interest, Publication, Publish
+from transport.messages import Fence, Interest, Publication, Publish, Ready
 
 GOAL = 60_000  # events/s
 TOPICS, BATCH = 500, 100
@@ -88,7 +88,9 @@ async def measure(endpoint: str, hub: psutil.Process, count: int) -> Row:
     for client in (publisher, worker):
         client.start()
         await asyncio.wait_for(client.writable(), DEADLINE)
-    worker.send(pack(Interest(1, ["price.*"], [], [], [])))
+    worker.send(pack(Interest(0, ["price.*"], [], [], [])))
+    worker.send(pack(Ready(None)))
+    worker.send(pack(Interest(1, [], [], [], [])))  # answered when it is level
     await asyncio.wait_for(end.joined.wait(), DEADLINE)
     events = [pack(Publish(0, f"price.EUR_{n}", "message", DATA)) for n in range(TOPICS)]
     end.wanted = count

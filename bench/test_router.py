@@ -26,7 +26,7 @@ from engine.config import Config
 from engine.hub import Hub
 from transport.bus_client import BusClient
 from transport.codec import join, pack, unpack_batch
-from transport.messages import Ack, Enlist, Interest, Publish
+from transport.messages import Ack, Enlist, Interest, Publish, Ready
 from transport.meter import Meter
 
 TOPICS, BATCH, MEMBERS = 500, 100, 100
@@ -48,7 +48,7 @@ def test_router(measure: Callable[..., Any], workers: int) -> None:
     router = Router(log=log, wake=lambda: None, meter=Meter())
     peers = [_Peer() for _ in range(workers)]
     for peer in peers:
-        router.on_arrived(Arrived(peer, [Interest(0, ["price.*"], [], [], [])]))
+        router.on_arrived(Arrived(peer, [Interest(0, ["price.*"], [], [], []), Ready(None)]))
     publishes = [Publish(0, f"price.EUR_{n}", "message", DATA) for n in range(TOPICS)]
     feed, batches = _Peer(), [publishes[n : n + BATCH] for n in range(0, TOPICS, BATCH)]
     turn = 0
@@ -101,9 +101,10 @@ def test_hub(measure: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> No
         for client in (publisher, worker):
             client.start()
             await asyncio.wait_for(client.writable(), 5)
-        end.received = EVENTS - 1  # the answer
-        worker.send(pack(Interest(1, ["price.>"], [], [], [])))
-        await asyncio.wait_for(end.complete.wait(), 5)
+        worker.send(pack(Interest(0, ["price.>"], [], [], [])))
+        worker.send(pack(Ready(None)))
+        worker.send(pack(Interest(1, [], [], [], [])))
+        await asyncio.wait_for(end.answered.wait(), 5)
         return hub, publisher, worker, end
 
     hub, publisher, worker, end = loop.run_until_complete(start())

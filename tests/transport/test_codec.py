@@ -22,19 +22,28 @@ optional = st.none() | texts
 publications = st.builds(
     Publication, texts, texts, numbers, floats, texts, data, optional, optional, st.none() | floats
 )
+missed = st.builds(messages.Missed, texts, texts, numbers, numbers, texts)
+positions = st.dictionaries(texts, st.tuples(texts, numbers), max_size=3)
 everything = st.one_of(
     publications,
-    st.builds(Publish, numbers, texts, texts, data, optional, optional, st.none() | floats),
+    st.builds(Publish, numbers, texts, texts, data, optional, optional, st.none() | floats, optional),
     st.builds(Published, st.lists(st.tuples(numbers, texts, numbers), max_size=3)),
     st.builds(Refused, numbers, texts, texts, optional),
-    st.builds(messages.Missed, texts, texts, numbers, numbers, texts),
-    st.builds(Interest, numbers, *[st.lists(texts, max_size=3)] * 4),
+    missed,
+    st.builds(Interest, numbers, *[st.lists(texts, max_size=3)] * 4, st.none() | texts | positions),
+    st.builds(messages.Backlog, numbers, data),
+    st.builds(messages.Ready, optional),
+    st.builds(messages.Mark, texts),
+    st.builds(messages.ReadHistory, numbers, texts, numbers, st.none() | st.tuples(texts, numbers)),
+    st.builds(messages.HistoryPage, numbers, data, st.none() | missed),
     st.builds(
         Fence,
         numbers,
         texts,
-        st.dictionaries(texts, st.tuples(texts, numbers), max_size=3),
+        positions,
         st.lists(publications, max_size=3),
+        st.none() | st.booleans(),
+        st.lists(missed, max_size=3),
     ),
     st.builds(messages.Hello, texts, texts, numbers),
     st.builds(Tell, texts, texts, bodies),
@@ -109,7 +118,7 @@ def test_a_damaged_batch_is_a_codec_error_or_a_batch(batch, damage):
         ({}, "not a batch"),
         (None, "not a batch"),
         ([[0, 1, "a", "t"]], "not a Publish: .*length"),
-        ([[0, 1, "a", "t", b"{}", None, None, None, 1]], "not a Publish: .*length"),
+        ([[0, 1, "a", "t", b"{}", None, None, None, None, 1]], "not a Publish: .*length"),
         ([[0, 1, "a", "t", "text"]], "not a Publish: Expected `bytes`, got `str`"),
         ([[0, True, "a", "t", b"{}"]], "not a Publish: Expected `int`, got `bool`"),
         ([[0, 1, b"a", "t", b"{}"]], "not a Publish: Expected `str`, got `bytes`"),

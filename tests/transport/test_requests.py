@@ -44,10 +44,16 @@ def test_data_of_a_publish_keeps_its_bytes() -> None:
         (b'{"op":"subscribe","id":1,"topics":["a"],"max_rate":1e-300}', ErrorCode.BAD_REQUEST, "max_rate", 1),
         (b'{"op":"subscribe","id":1,"topics":["a"],"window":1.5}', ErrorCode.BAD_REQUEST, "window", 1),
         (b'{"op":"subscribe","id":1,"topics":["a"],"group":""}', ErrorCode.BAD_REQUEST, "group", 1),
-        (b'{"op":"subscribe","id":1,"topics":["a"],"since":null}', ErrorCode.UNSUPPORTED, "since", 1),
+        (b'{"op":"subscribe","id":1,"topics":["a"],"since":7}', ErrorCode.BAD_REQUEST, "since", 1),
         (
-            b'{"op":"publish","id":1,"topic":"a","data":1,"idempotency_key":"k"}',
-            ErrorCode.UNSUPPORTED,
+            b'{"op":"subscribe","id":1,"topics":["a"],"since":{"a":{"epoch":"e","offset":-1}}}',
+            ErrorCode.BAD_REQUEST,
+            "since[...].offset",
+            1,
+        ),
+        (
+            b'{"op":"publish","id":1,"topic":"a","data":1,"idempotency_key":""}',
+            ErrorCode.BAD_REQUEST,
             "idempotency_key",
             1,
         ),
@@ -57,8 +63,9 @@ def test_data_of_a_publish_keeps_its_bytes() -> None:
             "offset",
             1,
         ),
-        (b'{"op":"history","id":9,"topic":"a"}', ErrorCode.UNSUPPORTED, "op", 9),
-        (b'{"op":"auth","id":9,"token":"a"}', ErrorCode.UNSUPPORTED, "op", 9),
+        (b'{"op":"history","id":9,"topic":"a","limit":0}', ErrorCode.BAD_REQUEST, "limit", 9),
+        (b'{"op":"auth","id":9,"token":""}', ErrorCode.BAD_REQUEST, "token", 9),
+        (b'{"op":"auth","id":9,"token":"' + b"a" * 8_193 + b'"}', ErrorCode.BAD_REQUEST, "token", 9),
     ],
 )
 def test_what_is_wrong_is_named(message: bytes, code: ErrorCode, field: str | None, request_id: int | None) -> None:
@@ -78,7 +85,7 @@ def test_what_is_wrong_is_named(message: bytes, code: ErrorCode, field: str | No
         ),
         (
             b'{"op":"publisch","id":1}',
-            "Invalid value 'publisch', must be one of ack, ping, presence, publish, snapshot, stats, subscribe, "
+            "Invalid value 'publisch', must be one of ack, auth, history, ping, presence, publish, snapshot, stats, subscribe, "
             "subscriptions, unsubscribe",
         ),
     ],
