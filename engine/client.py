@@ -76,6 +76,7 @@ class ClientOptions(TypedDict, total=False):
 
     token: Token | None
     request_timeout: float
+    tls_ca_file: str | None
     open_timeout: float
     connect_within: float
     max_queue: int
@@ -94,6 +95,7 @@ class Client:
         url: ``ws://HOST:PORT/ws``.
         token: sent as ``Authorization: Bearer``; a function, sync or async, is called for each connection.
         request_timeout: seconds a request may take, waiting for a connection included.
+        tls_ca_file: PEM file of the authorities that are trusted for ``wss://``; ``None``: the system's.
         open_timeout: seconds one attempt to connect may take.
         connect_within: seconds for which entering repeats a failed first connect; 0 is one attempt.
         max_queue: events that wait per subscription; beyond them the client stops reading its socket.
@@ -110,6 +112,7 @@ class Client:
         *,
         token: Token | None = None,
         request_timeout: float = REQUEST_TIMEOUT_S,
+        tls_ca_file: str | None = None,
         open_timeout: float = OPEN_TIMEOUT_S,
         connect_within: float = 0.0,
         max_queue: int = MAX_QUEUE,
@@ -118,6 +121,7 @@ class Client:
         self.url = url
         self._token, self._token_sent = token, ""
         self._request_timeout, self._open_timeout = request_timeout, open_timeout
+        self._tls_ca_file = tls_ca_file
         self._connect_within, self._max_queue, self._policy = connect_within, max_queue, reconnect
         self._state = State.NEW
         self._failure: HeliographError | None = None
@@ -372,7 +376,9 @@ class Client:
             lasted, bye_delay = 0.0, None
             try:
                 self._token_sent = await self._current_token()
-                connection = await ClientConnection.open(self.url, self._token_sent or None, self._open_timeout)
+                connection = await ClientConnection.open(
+                    self.url, self._token_sent or None, self._open_timeout, self._tls_ca_file
+                )
                 give_up = None
                 opened = clock()
                 why = await self._serve(connection)

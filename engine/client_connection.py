@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
@@ -61,7 +62,7 @@ class ClientConnection:
         self._lost: ConnectionLost | None = None
 
     @classmethod
-    async def open(cls, url: str, token: str | None, within_s: float) -> Self:
+    async def open(cls, url: str, token: str | None, within_s: float, tls_ca_file: str | None = None) -> Self:
         """Connect and wait for the welcome, all within ``within_s`` seconds.
 
         Raises:
@@ -70,7 +71,7 @@ class ClientConnection:
         """
         try:
             async with asyncio.timeout(within_s):
-                websocket = await _connect(url, token)
+                websocket = await _connect(url, token, tls_ca_file)
                 connection = cls(websocket)
                 try:
                     await connection._greet(url)
@@ -202,8 +203,9 @@ class ClientConnection:
         return f"{self._websocket.close_code} {self._websocket.close_reason or ''}".rstrip()
 
 
-async def _connect(url: str, token: str | None) -> WebSocket:
+async def _connect(url: str, token: str | None, tls_ca_file: str | None) -> WebSocket:
     try:
+        tls = {} if tls_ca_file is None else {"ssl": ssl.create_default_context(cafile=tls_ca_file)}
         return await connect(
             url,
             subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType of str
@@ -214,6 +216,7 @@ async def _connect(url: str, token: str | None) -> WebSocket:
             ping_interval=None,  # a consumer that takes its time is no dead engine; see Client._watch
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=MESSAGE_BYTES,
+            **tls,
             proxy=None if leads_here(url) else True,
         )
     except InvalidURI as error:

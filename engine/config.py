@@ -10,10 +10,12 @@ TOML has no null: where a field allows none, the string ``"none"`` says so. A fi
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,6 +53,8 @@ FIXED = frozenset(
 """Fields of those tables that a reload does not take."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
+Rate = Annotated[float, Meta(gt=0, le=1_000_000)]
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", re.IGNORECASE)
 
 
 def _checked(check: Callable[[str], str], text: str, field: str) -> None:
@@ -75,6 +79,22 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0, le=1_024)] | None,
         about("broadcast workers; 0 runs everything in one process", "processes", none="one per core"),
     ] = None
+    tls_cert_file: Annotated[
+        Name | None,
+        about("PEM file of the certificate for wss://, then those up to a root; read again by a reload", none="ws://"),
+    ] = None
+    tls_key_file: Annotated[Name | None, about("PEM file of its key, not encrypted", none="in tls_cert_file")] = None
+    origins: Annotated[
+        tuple[str, ...] | None,
+        about(
+            'sites whose pages may connect, "https://app.example"; "*" is any',
+            none="the host that the page calls; on this machine local ones",
+        ),
+    ] = None
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        about("addresses and networks, 10.0.0.0/8, whose X-Forwarded-For says where a client is"),
+    ] = ()
     node: Annotated[Name | None, about("name of this machine in logs and `welcome`", none="host name")] = None
     runtime_dir: Annotated[
         Name | None,
@@ -96,11 +116,26 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 5.0
 
     def __post_init__(self) -> None:
+        if self.tls_key_file is not None and self.tls_cert_file is None:
+            raise ConfigError("needed because tls_key_file is given", "tls_cert_file")
+        for i, origin in enumerate(self.origins or ()):
+            if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+                raise ConfigError(f'{origin!r} must be "*" or like "https://app.example:8443"', f"origins[{i}]")
+        for i, proxy in enumerate(self.trusted_proxies):
+            try:
+                ip_network(proxy)
+            except ValueError as error:
+                raise ConfigError(f"no address or network: {error}", f"trusted_proxies[{i}]") from None
         if self.heartbeat_timeout <= 2 * self.heartbeat_interval:
             raise ConfigError(
                 f"{self.heartbeat_timeout:g} s is not above twice heartbeat_interval, {self.heartbeat_interval:g} s",
                 "heartbeat_timeout",
             )
+
+    @property
+    def scheme(self) -> str:
+        """Of the address that clients connect to."""
+        return "ws" if self.tls_cert_file is None else "wss"
 
     def worker_count(self) -> int:
         """``workers``, or the number of cores that this process may use."""
@@ -143,6 +178,29 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[limits]``: what one client, worker or engine may use."""
 
     connections: Annotated[int, about("open client connections per worker", ge=1)] = 50_000
+    connections_per_ip: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        about("those from one IPv4 address or IPv6 /64, per worker", none="any number"),
+    ] = None
+    sessions_per_user: Annotated[
+        Annotated[int, Meta(ge=1)] | None, about("sessions of one user, per worker", none="any number")
+    ] = None
+    connect_rate: Annotated[
+        Rate | None,
+        about(
+            "connections from one IPv4 address or IPv6 /64, per worker, a second's worth at once; others get HTTP 429",
+            "1/s",
+            none="any number",
+        ),
+    ] = None
+    message_rate: Annotated[
+        Rate | None,
+        about(
+            "messages from one client, a second's worth at once; who sends more is read as fast as that",
+            "1/s",
+            none="any number",
+        ),
+    ] = None
     message_bytes: Annotated[int, about("largest message from a client", "bytes", ge=128, le=2**22)] = 262_144
     topics_per_request: Annotated[int, about("topics named in one request", ge=1)] = 1_000
     subscriptions: Annotated[int, about("subscriptions per session", ge=1)] = 10_000

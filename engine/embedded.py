@@ -71,7 +71,7 @@ class Engine:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"ws://{_shown(self.config.server.host)}:{self._engine.port}/ws"
+        return f"{self.config.server.scheme}://{_shown(self.config.server.host)}:{self._engine.port}/ws"
 
     @property
     def admin_url(self) -> str:

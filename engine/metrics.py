@@ -131,6 +131,8 @@ class Figures:
             meter = life.meter
             if meter.slow_sessions >= max(SLOW_LEAST, SLOW_SHARE * meter.connections):
                 found[process] = f"{meter.slow_sessions} of {meter.connections} clients do not keep up"
+            if meter.accept_paused:
+                found[process] = "no descriptors are left, clients wait: raise the limit on open files (ulimit -n)"
         for life in self._live.values():
             for peer, closed in life.meter.bus_closed.items():
                 if closed and peer in self._live:

@@ -119,11 +119,12 @@ class _Runner:
         config = self._config
         client, admin = _shown(config.server.host, engine.port), _shown(config.admin.host, engine.admin_port)
         admin = f"{config.admin.scheme}://{admin}"
-        print(f"ready ws://{client}/ws admin {admin}", flush=True)  # noqa: T201 - the contract's line
+        url = f"{config.server.scheme}://{client}/ws"
+        print(f"ready {url} admin {admin}", flush=True)  # noqa: T201 - the contract's line
         if self._with_demo:
             get_logger().info(
                 "demo_runs",
-                look=f"heliograph subscribe 'price.>' --url ws://{client}/ws",
+                look=f"heliograph subscribe 'price.>' --url {url}",
                 health=f"{admin}/health",
             )
         await engine.wait()

@@ -285,6 +285,8 @@ def client_limits(config: Config) -> ClientLimits:
         outbox_events=delivery.outbox_events,
         write_chunk=delivery.write_buffer,
         disconnect_slow=delivery.slow_policy == "disconnect",
+        connections_per_ip=limits.connections_per_ip,
+        sessions_per_user=limits.sessions_per_user,
         ping_interval=delivery.ping_interval,
     )
 
@@ -292,6 +294,19 @@ def client_limits(config: Config) -> ClientLimits:
 def auth_policy(config: Config) -> AuthPolicy:
     """``[auth]``: whether clients need a token, and which."""
     return AuthPolicy(config.auth.authenticator(), config.auth.timeout, config.auth.query_token)
+
+
+def gate_policy(config: Config) -> GatePolicy:
+    """Who may knock at the client port."""
+    server = config.server
+    origins = None if server.origins is None else tuple(origin.lower() for origin in server.origins)
+    return GatePolicy(origins, server.trusted_proxies, config.limits.connect_rate)
+
+
+def client_tls(config: Config) -> ServerTls | None:
+    """The client port's certificate; :class:`ConfigError` where it cannot be used."""
+    server = config.server
+    return None if server.tls_cert_file is None else ServerTls(server.tls_cert_file, server.tls_key_file, "server")
 
 
 def connection_limits(config: Config) -> ConnectionLimits:

@@ -26,6 +26,7 @@ from engine.links import bus_client
 from engine.log import get_logger
 from engine.version import VERSION
 from transport.bus_client import STOPPED
+from transport.gate import Gate
 from transport.listener import Listener, bind
 from transport.messages import Publication
 from transport.meter import Meter
@@ -68,6 +69,8 @@ class Worker:
         self._index = self._actors.index_ref
         self._directory = SessionDirectory(self._clients, name, time.time)
         self._policies = wiring.topic_policies(config)
+        self._tls = wiring.client_tls(config)
+        self._gate = wiring.gate_policy(config)
         self._listener: Listener | None = None
         self._supervisor: Any = None
         self._hub = asyncio.Event()
@@ -78,7 +81,14 @@ class Worker:
         self._uplink.start()
         await self._hub.wait()
         loop = asyncio.get_running_loop()
-        self._listener = Listener(loop, self._sock, self, wiring.connection_limits(self._config))
+        self._listener = Listener(
+            loop,
+            self._sock,
+            self,
+            wiring.connection_limits(self._config),
+            Gate(self._gate, loop.time),
+            None if self._tls is None else self._tls.context,
+        )
         await self._listener.start()
 
     async def drain(self) -> None:
@@ -122,11 +132,16 @@ class Worker:
 
     async def reload(self, config: Config) -> None:
         """Take what a reload can: limits and delivery, for sessions to come and for pacing."""
+        if self._tls is not None:
+            self._tls.reload()
         self._config = config
         self._clients.configure(wiring.client_limits(config))
         self._actors.broadcaster.configure(wiring.pacer(config))
         if self._listener is not None:
             self._listener.limits = wiring.connection_limits(config)
+            if (policy := wiring.gate_policy(config)) != self._gate:
+                self._gate = policy
+                self._listener.gate.configure(policy)
 
     async def refresh(self) -> None:
         """Bring the gauges up to date."""
@@ -134,6 +149,7 @@ class Worker:
         meter.outbox_bytes = self._clients.outbox_size()
         meter.filtered, meter.selections = audiences.filtered, audiences.selections()
         meter.held_events = self._actors.broadcaster.held_events()
+        meter.accept_paused = int(self._listener is not None and self._listener.paused)
 
     async def order(self, order: Mapping[str, Any]) -> Any:
         """An operator's question about sessions, or order to them; see :class:`SessionDirectory`.

@@ -120,6 +120,7 @@ class Meter(msgspec.Struct, kw_only=True):
         group_waiting, group_unacknowledged: events that wait for a member, or for a member's word.
         slow_sessions: sessions in the slow lane now.
         outbox_bytes: bytes that wait in slow sessions' outboxes.
+        accept_paused: 1 for a worker that takes no client in because descriptors have run out, else 0.
         loop_lag: how late the loop ran a timer last, seconds.
         bus_queue: events that the hub holds for a worker, by worker.
         bus_closed: 1 for a worker that is so far behind that the hub goes on without it, else 0, by worker.
@@ -154,6 +155,7 @@ class Meter(msgspec.Struct, kw_only=True):
     group_unacknowledged: int = 0
     slow_sessions: int = 0
     outbox_bytes: int = 0
+    accept_paused: int = 0
     loop_lag: float = 0.0
     bus_queue: dict[str, int] = {}
     bus_closed: dict[str, int] = {}
@@ -185,6 +187,7 @@ COUNTERS = (
 """Fields of :class:`Meter` that only rise."""
 GAUGES = (
     "connections", "subscriptions", "filtered", "selections", "held_events", "group_members", "group_waiting",
-    "group_unacknowledged", "slow_sessions", "outbox_bytes", "bus_queue", "bus_closed", "stages_bypassed",
+    "group_unacknowledged", "slow_sessions", "outbox_bytes", "accept_paused", "bus_queue", "bus_closed",
+    "stages_bypassed",
 )  # fmt: skip
 """Fields of :class:`Meter` whose sum over processes means something."""
