@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from transport import codec
+from transport import codec, curve
 from transport.bus import (
     HEARTBEAT_INTERVAL,
     HEARTBEAT_TIMEOUT,
@@ -70,6 +70,10 @@ class BusClient:
         window: unacknowledged bytes at which :meth:`writable` waits and ``on_window(False)`` is called.
         heartbeat_interval, heartbeat_timeout: seconds; a server silent for the timeout is lost.
         auto_ack: acknowledge when ``on_batch`` returns; else :meth:`processed` does.
+        keys: who we are and who the server is; needed for ``tcp://``.
+
+    Raises:
+        ConfigError: ``endpoint`` needs keys.
     """
 
     def __init__(
@@ -83,8 +87,10 @@ class BusClient:
         heartbeat_interval: float = HEARTBEAT_INTERVAL,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
         auto_ack: bool = True,
+        keys: curve.ClientKeys | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        curve.check_endpoint(endpoint, keys)
         self.name = name
         self.endpoint = endpoint
         self.state = State.STOPPED
@@ -93,7 +99,7 @@ class BusClient:
         self.malformed = 0
         """Messages dropped because they could not be decoded."""
         self._context, self._handler = context, handler
-        self._window_bytes, self._auto_ack = window, auto_ack
+        self._window_bytes, self._auto_ack, self._keys = window, auto_ack, keys
         self._interval, self._timeout = heartbeat_interval, heartbeat_timeout
         self._loop = loop or asyncio.get_running_loop()
         self._waking = False
@@ -203,6 +209,8 @@ class BusClient:
         sock.immediate = 1  # nothing is queued for a server that is not there
         sock.reconnect_ivl, sock.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
         sock.maxmsgsize = codec.MAX_BODY_BYTES
+        if self._keys is not None:
+            curve.secure_client(sock, self._keys)
         sock.identity = f"{self.name}.{incarnation}".encode()
         watched = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         self._monitor = Monitor(self._loop, sock, watched, self._on_event)

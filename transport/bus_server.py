@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from transport import codec
+from transport import codec, curve
 from transport.bus import (
     HEARTBEAT_INTERVAL,
     HEARTBEAT_TIMEOUT,
@@ -115,6 +115,10 @@ class BusServer:
         window: unacknowledged bytes per peer at which ``window_open`` turns false.
         heartbeat_interval, heartbeat_timeout: seconds; a peer silent for the timeout is gone.
         auto_ack: acknowledge when ``on_batch`` returns; else :meth:`Peer.processed` does.
+        keys: who may join; needed for ``tcp://``.
+
+    Raises:
+        ConfigError: ``endpoint`` needs keys.
     """
 
     def __init__(
@@ -129,8 +133,10 @@ class BusServer:
         heartbeat_interval: float = HEARTBEAT_INTERVAL,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
         auto_ack: bool = True,
+        keys: curve.ServerKeys | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        curve.check_endpoint(endpoint, keys)
         self.name = name
         self.incarnation = incarnation or new_incarnation()
         self.endpoint = endpoint
@@ -139,7 +145,8 @@ class BusServer:
         self.malformed = 0
         """Messages dropped because they could not be decoded."""
         self._context, self._handler = context, handler
-        self._window, self._auto_ack = window, auto_ack
+        self._window, self._auto_ack, self._keys = window, auto_ack, keys
+        self._authenticator: curve.Authenticator | None = None
         self._interval, self._timeout = heartbeat_interval, heartbeat_timeout
         self._loop = loop or asyncio.get_running_loop()
         self._by_identity: dict[bytes, Peer] = {}
@@ -154,11 +161,15 @@ class BusServer:
 
     def start(self) -> None:
         """Bind and begin; raises :class:`HeliographError` if the endpoint cannot be had."""
+        if self._keys is not None:
+            self._authenticator = curve.Authenticator(self._loop, self._context, self._keys.clients)
         sock = self._context.socket(zmq.ROUTER)
         sock.linger = LINGER_MS
         sock.sndhwm = sock.rcvhwm = 0  # the windows bound what is queued, in bytes; a HWM would count messages
         sock.router_mandatory = 1
         sock.maxmsgsize = codec.MAX_BODY_BYTES
+        if self._keys is not None:
+            curve.secure_server(sock, self._keys)
         self._sock: zmq.Socket[bytes] = sock
         self._monitor = Monitor(self._loop, sock, zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED, self._on_event)
         try:
@@ -166,6 +177,7 @@ class BusServer:
         except zmq.ZMQError as error:
             self._monitor.close()
             sock.close(0)
+            self._close_authenticator()
             raise HeliographError(f"the bus cannot listen on {self.endpoint}: {error}") from None
         self.endpoint = sock.getsockopt_string(zmq.LAST_ENDPOINT)
         self._running = True
@@ -188,6 +200,11 @@ class BusServer:
             self._monitor.wait(zmq.EVENT_CLOSED, _UNBIND_TIMEOUT)
         self._monitor.close()
         self._sock.close()
+        self._close_authenticator()
+
+    def _close_authenticator(self) -> None:
+        if self._authenticator is not None:
+            self._authenticator.close()
 
     def wake(self) -> None:
         """Flush at the end of this turn. After appending to any number of ``peer.out``, call it once."""

@@ -21,10 +21,13 @@ from transport import bus, codec
 from transport.bus import Header, Kind
 from transport.bus_client import BusClient, State
 from transport.bus_server import BusServer, Peer
+from transport.curve import ClientKeys, KeyPair, ServerKeys
 from transport.errors import ConnectionLost, HeliographError
 from transport.messages import Hello, Tell
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVER, CLIENT = KeyPair.generate(), KeyPair.generate()
+SERVER_KEYS, CLIENT_KEYS = ServerKeys(SERVER, [CLIENT.public]), ClientKeys(CLIENT, SERVER.public)
 
 
 class Hub:
@@ -33,7 +36,8 @@ class Hub:
     def __init__(self, context: zmq.Context[Any], endpoint: str, **options: Any) -> None:
         self.log: list[tuple[Any, ...]] = []
         self.got: list[Any] = []
-        self.bus = BusServer(context, endpoint, self, **{"name": "hub"} | options)
+        keys = SERVER_KEYS if endpoint.startswith("tcp") else None
+        self.bus = BusServer(context, endpoint, self, **{"name": "hub", "keys": keys} | options)
         self.bus.start()
 
     def on_peer(self, peer: Peer) -> None:
@@ -55,7 +59,8 @@ class Worker:
     def __init__(self, context: zmq.Context[Any], endpoint: str, **options: Any) -> None:
         self.log: list[tuple[Any, ...]] = []
         self.got: list[Any] = []
-        self.bus = BusClient(context, endpoint, self, **{"name": "worker", "auto_ack": True} | options)
+        keys = CLIENT_KEYS if endpoint.startswith("tcp") else None
+        self.bus = BusClient(context, endpoint, self, **{"name": "worker", "auto_ack": True, "keys": keys} | options)
         self.bus.start()
 
     def on_server(self, incarnation: str) -> None:
@@ -424,8 +429,9 @@ def test_a_handler_that_raises_stalls_nothing(context, ipc):
 def test_an_endpoint_that_is_taken_is_an_error_that_names_it(context):
     async def main() -> None:
         hub = Hub(context, "tcp://127.0.0.1:*")
-        with pytest.raises(HeliographError, match=f"cannot listen on {hub.bus.endpoint}: Address already in use"):
-            Hub(context, hub.bus.endpoint)
+        taken = f"cannot listen on {hub.bus.endpoint}: Address already in use"
+        with zmq.Context() as other, pytest.raises(HeliographError, match=taken):
+            Hub(other, hub.bus.endpoint)
         hub.bus.stop()
 
     run(main())
