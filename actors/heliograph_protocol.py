@@ -1,7 +1,7 @@
 """Another engine as a feed: its native protocol, resuming by offset. Pure.
 
-After a reconnect each topic's offsets tell what was missed. An engine that keeps history is asked for it (``since``);
-one that does not is asked for the last event of each topic, which shows the hole before it.
+After a reconnect the engine is asked for what came after the last position (``since``). What its history has no more it
+tells; one without history is asked for the last event of each topic, whose offset shows the hole before it.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ class HeliographProtocol(FeedProtocol):
     Topic, type, key, priority and every digit of the data stay; ``source_ts`` is the upstream's ``ts`` where the event
     has none; epoch and offset are given anew. Per topic and priority events come in order, each once.
 
-    Not promised: what was published while this engine was away, but that it is told. Of a topic that was never seen
-    it cannot be told without ``snapshot``.
+    What was published while there was no connection comes afterwards, as far as the upstream's history reaches; what
+    was lost is told. Of a topic that was never seen it cannot be told without ``snapshot``.
 
     Args:
         topics: topics and patterns of the upstream. ``system.>`` of the upstream needs a ``prefix``.
         prefix: tokens put before each topic, e.g. ``"tokyo"``: ``price.EUR_USD`` becomes ``tokyo.price.EUR_USD``.
-        snapshot: whether to begin with the last event of each topic. After a reconnect they are asked for in any case.
+        snapshot: whether to begin with the last event of each topic. Without anything to resume after they are asked
+            for after a reconnect in any case.
 
     Raises:
         ConfigError: naming the argument at fault.
@@ -87,8 +88,6 @@ class HeliographProtocol(FeedProtocol):
 
     def opened(self) -> None:
         """Subscribe, after what was received last if there is something."""
-        if self._known:
-            self._positions.reconnected()
         self._subscribe(self._since())
 
     def receive(self, raw: bytes) -> Sequence[Item]:
@@ -131,10 +130,11 @@ class HeliographProtocol(FeedProtocol):
     def _since(self) -> Any:
         if not self._known:
             return None
-        if not self._exact:
-            return self._position or None
-        found = {topic: self._positions.find(topic) for topic in self._topics}
-        return {topic: position for topic, position in found.items() if position is not None} or None
+        if self._exact:  # offsets hold longer than a position; see engine.client_subscription
+            found = {topic: at for topic in self._topics if (at := self._positions.settled(topic)) is not None}
+            if len(found) == len(self._topics):
+                return found
+        return self._position or None
 
     def _subscribe(self, since: Any) -> None:
         self._asked, self._resuming = next(self._ids), since is not None
@@ -152,6 +152,8 @@ class HeliographProtocol(FeedProtocol):
             answer = _subscribed.decode(raw)
         except msgspec.DecodeError as error:
             raise Malformed(f"malformed answer to `subscribe`: {error}") from None
+        if self._known and not answer.recovered:
+            self._positions.reconnected()
         self._known = True
         if self._resuming:
             return ()  # what was missed follows, or a gap; until then we are where we were
@@ -195,8 +197,7 @@ class HeliographProtocol(FeedProtocol):
 
     def _gap(self, gap: Gap) -> Sequence[Item]:
         self._local(gap.topic)
-        hole = self._positions.skip(gap)
-        return (_told(gap),) if hole is None else (_told(hole), _told(gap))
+        return [_told(lost) for lost in self._positions.skip(gap)]
 
     def _to_local(self, topic: str) -> str:
         """The topic here, of one that was subscribed to: an upstream publishes nowhere else."""

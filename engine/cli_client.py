@@ -89,6 +89,14 @@ def subscribe(
     return 0
 
 
+def history(url: str, token: str | None, topic: str, limit: int) -> int:
+    """Write a topic's last events, oldest first."""
+    _notices(logging.WARNING)
+    with Client.sync(url, token=token) as client:
+        sys.stdout.buffer.writelines(map(line_of, client.history(topic, limit)))
+    return 0
+
+
 def publish(
     url: str, token: str | None, topic: str, data: bytes, kind: str, key: str | None, priority: Priority | None
 ) -> int:
@@ -96,7 +104,7 @@ def publish(
     _notices(logging.WARNING)
     with Client.sync(url, token=token) as client:
         position = client.publish(topic, msgspec.Raw(data), kind, key, priority)
-    sys.stdout.buffer.write(_encode_line(position) + b"\n")
+    sys.stdout.buffer.write(_encode_line({"pending": True} if position is None else position) + b"\n")
     return 0
 
 
@@ -139,7 +147,7 @@ class _Lines:
 
     def __init__(self, client: SyncClient) -> None:
         self._client = client
-        self._pending: deque[tuple[int, Future[Position]]] = deque()
+        self._pending: deque[tuple[int, Future[Position | None]]] = deque()
         self._shown_at = 0.0
         self._terminal = sys.stderr.isatty()
         self.published = self.failures = 0

@@ -1,4 +1,4 @@
-"""The asyncio client: connects, comes back after a loss, subscribes again, drops duplicates, tells gaps."""
+"""The asyncio client: connects, comes back after a loss, recovers what it missed, drops duplicates, tells gaps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import msgspec
 from actors.backoff import Backoff, BackoffPolicy
 from engine.client_connection import ClientConnection
 from engine.client_routes import ClientRoutes
-from engine.client_subscription import OnGap, Subscription, SubscriptionOptions
+from engine.client_subscription import OnGap, Subscription, SubscriptionOptions, tell
 from engine.sync_client import SyncClient
 from transport.client_messages import (
     HeldSubscriptions,
+    HistoryEvents,
     Ok,
     Pong,
     PresentUsers,
@@ -39,6 +40,7 @@ from transport.filters import Filter
 from transport.position import Position
 from transport.requests import (
     Ack,
+    History,
     Ping,
     Presence,
     Publish,
@@ -86,10 +88,11 @@ class ClientOptions(TypedDict, total=False):
 class Client:
     """A connection to the engine that comes back by itself, from ``async with`` to its end; on one loop.
 
-    Promised: events of a subscription in order per topic and priority, none twice; what is known to be lost is told as
-    a :class:`~transport.client_messages.Gap`. Not promised: that nothing is lost while disconnected. A publish whose
-    connection is lost before its answer raises :class:`ConnectionLost` and may or may not have happened (with an
-    ``idempotency_key`` it is repeated instead); all other requests are repeated.
+    Promised: events of a subscription in order per topic and priority, none twice. After a loss of the connection what
+    was missed comes first, as far as the engine's history reaches; what is known to be lost is told as a
+    :class:`~transport.client_messages.Gap`. A publish whose connection is lost before its answer raises
+    :class:`ConnectionLost` and may or may not have happened (with an ``idempotency_key`` it is repeated instead); all
+    other requests are repeated.
 
     Args:
         url: ``ws://HOST:PORT/ws``.
@@ -185,6 +188,7 @@ class Client:
         batch: bool = False,
         group: str | None = None,
         on_gap: OnGap | None = None,
+        recover: bool = True,
     ) -> Subscription:
         """Subscribe to topics or patterns: a context manager and iterator of :class:`Event`.
 
@@ -194,7 +198,8 @@ class Client:
         Args:
             where: only events whose fields hold: a map like ``{"tier": "daily", "confidence": {"gte": 0.8}}``, or a
                 list of maps of which any may hold; see :mod:`transport.filters`.
-            snapshot: first the last event of each topic that has one, also after each reconnect if it was missed.
+            snapshot: first the last event of each topic that has one; after a reconnect only where what was missed
+                cannot be had.
             conflate: of what waits in the engine, only the newest per key; ``skipped`` counts the others.
             max_rate: events per second and key (per topic where there is no key); implies ``conflate``.
             window: seconds, up to 1, for which the engine collects events and sends them together.
@@ -203,6 +208,8 @@ class Client:
                 members. Where acknowledgements are on, say with :meth:`ack` that you are done with it. Goes with none
                 of the other options, and the engine gives each client one membership: use a client per member.
             on_gap: called with a :class:`Gap` where events are missing, sync or async; none logs it.
+            recover: after a reconnect first what was missed meanwhile. Without it what comes is current at once, and
+                what was missed is told as a gap; for screens that need only the present, with ``snapshot``.
 
         Raises:
             RequestError: ``invalid_filter``, naming the field of ``where``; at once. The engine's refusals and
@@ -219,7 +226,7 @@ class Client:
             batch=batch,
             group=group,
         )
-        return Subscription(self, tuple(dict.fromkeys(topics)), options, on_gap, self._max_queue)
+        return Subscription(self, tuple(dict.fromkeys(topics)), options, on_gap, self._max_queue, recover=recover)
 
     def inbox(self, on_gap: OnGap | None = None) -> Subscription:
         """What the engine has subscribed this session to by itself: its user's own topic ``user.ID``, and what an
@@ -245,12 +252,17 @@ class Client:
         key: str | None = None,
         priority: Priority | str | None = None,
         idempotency_key: str | None = None,
-    ) -> Position:
+    ) -> Position | None:
         """Publish ``data`` (see :func:`transport.event.to_json`); returns its position when the engine has accepted it.
+
+        With an ``idempotency_key``, up to 128 characters, the publish is repeated after a lost connection and while the
+        engine is ``unavailable``, for as long as ``request_timeout``; the engine accepts one event of that topic and
+        key within 5 minutes. ``None`` only where ``backplane.on_outage = "local"``: the event is kept and delivered on
+        this node, and gets its place when Redis is back.
 
         Raises:
             ConnectionLost: the outcome is unknown.
-            RequestError: refused, nothing was published.
+            RequestError: refused, nothing was published; after ``unavailable`` the outcome is unknown.
         """
         request = Publish(
             id=0,
@@ -259,15 +271,31 @@ class Client:
             type=type,
             key=key,
             priority=_priority(priority),
-            idempotency_key=msgspec.UNSET if idempotency_key is None else idempotency_key,
+            idempotency_key=idempotency_key,
         )
-        answer = await self._request(request, PublishedAt, repeat=idempotency_key is not None)
-        return Position(answer.epoch, answer.offset)
+        safe = idempotency_key is not None
+        return (await self._request(request, PublishedAt, repeat=safe, insist=safe)).position()
 
     async def snapshot(self, topics: str | list[str]) -> list[Event]:
         """The last event of each of these topics that has one."""
         wanted = [topics] if isinstance(topics, str) else list(topics)
         answer = await self._request(Snapshot(id=0, topics=wanted), SnapshotEvents)
+        return [message.event() for message in answer.events]
+
+    async def history(
+        self, topic: str, limit: int = 100, since: Position | None = None, on_gap: OnGap | None = None
+    ) -> list[Event]:
+        """At most ``limit`` (up to 1,000) events of a topic, oldest first: the last ones, or the first after ``since``.
+
+        Args:
+            on_gap: called with a :class:`Gap`, sync or async, if some events after ``since`` are no longer kept; none
+                logs it.
+        """
+        answer = await self._request(History(id=0, topic=topic, limit=limit, since=since), HistoryEvents)
+        if answer.gap is not None:
+            told = tell(answer.gap.gap(), on_gap)
+            if inspect.isawaitable(told):
+                await told
         return [message.event() for message in answer.events]
 
     async def stats(self) -> dict[str, Any]:
@@ -301,8 +329,12 @@ class Client:
         answer: type[AnswerT],
         *,
         repeat: bool = True,
+        insist: bool = False,
         on_answer: Callable[[AnswerT], None] | None = None,
     ) -> AnswerT:
+        """``repeat`` after a lost connection, ``insist`` while the engine is ``unavailable``."""
+        refused: RequestError | None = None
+        backoff = self._patience()
         try:
             async with asyncio.timeout(self._request_timeout):
                 while True:
@@ -312,7 +344,15 @@ class Client:
                     except ConnectionLost:
                         if not repeat:
                             raise
+                        refused = None
+                    except RequestError as error:
+                        if not insist or error.code != ErrorCode.UNAVAILABLE:
+                            raise
+                        refused = error
+                        await asyncio.sleep(backoff.failed())
         except TimeoutError:
+            if refused is not None:
+                raise refused from None
             what = "answer; outcome unknown" if self._state is State.OPEN else "connection"
             raise ConnectionLost(f"{self.url}: after {self._request_timeout:g} s no {what}") from None
 
@@ -464,19 +504,28 @@ class Client:
 
     async def _resubscribe(self, connection: ClientConnection, subscription: Subscription) -> None:
         accepted = partial(self._routes.accepted, subscription)
-        backoff = Backoff(dataclasses.replace(self._policy, stable_s=float("inf")))
+        backoff = self._patience()
+        resume = True
         while subscription.live:
+            since = subscription.since if resume else None
             try:
-                await connection.request(
-                    subscription.options.request(list(subscription.topics)), Subscribed, on_answer=accepted
-                )
+                request = subscription.options.request(list(subscription.topics), since)
+                await connection.request(request, Subscribed, on_answer=accepted)
                 return
             except RequestError as error:
+                if since is not None and (error.field or "").startswith("since"):
+                    _log.warning("%s cannot be recovered: %s", ", ".join(subscription.topics), error)
+                    resume = False  # an engine without history; the first event of each topic shows the hole
+                    continue
                 if error.code not in _REPEAT_CODES:
                     _log.error("could not subscribe to %s again: %s", ", ".join(subscription.topics), error)
                     subscription.end(error)
                     return
                 await asyncio.sleep(backoff.failed())
+
+    def _patience(self) -> Backoff:
+        """Between repetitions of one request: however long the engine took to refuse, it is no success."""
+        return Backoff(dataclasses.replace(self._policy, stable_s=float("inf")))
 
     def _become(self, state: State, why: str = "") -> None:
         if self._state is State.CLOSED:

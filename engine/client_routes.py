@@ -11,6 +11,7 @@ from transport.client_messages import (
     Events,
     GapMessage,
     Message,
+    PositionMessage,
     ServerSubscribed,
     ServerUnsubscribed,
     Skipped,
@@ -121,20 +122,27 @@ class ClientRoutes:
         elif isinstance(message, GapMessage):
             for subscription in self._to(message.topic).subscriptions:
                 subscription.deliver_gap(message.gap())
+        elif isinstance(message, PositionMessage):
+            for subscription in self._subscriptions:
+                subscription.reached(message.position)
         elif isinstance(message, Skipped):
             for subscription in self._to(message.topic).subscriptions:
                 subscription.skipped += message.count
-        elif isinstance(message, ServerSubscribed):
-            self._given.update(message.topics)
-            for subscription in self._give():
-                subscription.subscribed(message)
-        elif isinstance(message, ServerUnsubscribed):
-            self._server_unsubscribed(message.topics)
+        else:
+            self._change(message)
 
     def end(self, failure: HeliographError | None) -> None:
         """Nothing more will come for any of them."""
         for subscription in self._subscriptions:
             subscription.end(failure)
+
+    def _change(self, message: Message) -> None:
+        if isinstance(message, ServerSubscribed):
+            self._given.update(message.topics)
+            for subscription in self._give():
+                subscription.subscribed(message)
+        elif isinstance(message, ServerUnsubscribed):
+            self._server_unsubscribed(message.topics)
 
     def _deliver(self, message: EventMessage) -> None:
         subscriptions, shared = self._to(message.topic)

@@ -17,11 +17,22 @@ from transport.client_positions import Positions
 from transport.errors import HeliographError
 from transport.event import Event
 from transport.filters import Filter
+from transport.position import Position
 from transport.requests import Subscribe
-from transport.topics import matches
+from transport.topics import is_pattern, matches
 
 OnGap = Callable[[Gap], Awaitable[None] | None]
+Since = str | dict[str, Position]
 _log = logging.getLogger("heliograph.client")
+
+
+def tell(gap: Gap, on_gap: OnGap | None) -> Awaitable[None] | None:
+    """Hand a gap to who wants to know of it, or log it."""
+    if on_gap is not None:
+        return on_gap(gap)
+    span = f"{gap.first} to {gap.last}" if gap.first <= gap.last else "nobody knows which"
+    _log.warning("events lost on %s: %s (%s)", gap.topic, span, gap.reason)
+    return None
 
 
 class SubscribeArguments(TypedDict, total=False):
@@ -35,6 +46,7 @@ class SubscribeArguments(TypedDict, total=False):
     batch: bool
     group: str | None
     on_gap: OnGap | None
+    recover: bool
 
 
 class SubscriptionOptions(msgspec.Struct, frozen=True):
@@ -48,7 +60,7 @@ class SubscriptionOptions(msgspec.Struct, frozen=True):
     batch: bool = False
     group: str | None = None
 
-    def request(self, topics: list[str]) -> Subscribe:
+    def request(self, topics: list[str], since: Since | None = None) -> Subscribe:
         """The request for it; options that are off are left out."""
         request = Subscribe(
             id=0,
@@ -62,6 +74,8 @@ class SubscriptionOptions(msgspec.Struct, frozen=True):
         )
         if self.window:  # a zero is left out only if it is the very default
             request.window = self.window
+        if since is not None:
+            request.since = since
         return request
 
     @property
@@ -109,13 +123,17 @@ class Subscription:
         capacity: int,
         *,
         inbox: bool = False,
+        recover: bool = True,
     ) -> None:
         self.topics, self.options, self.inbox = topics, options, inbox
         self.missed = self.skipped = 0
         self.live = False
+        self._recover = recover and not inbox and options.group is None
+        self._away = False  # the present connection has not accepted it yet
+        self._position = ""  # in the engine's whole log; all before it has come
         self._owner, self._on_gap = owner, on_gap
         self._inbox = Inbox(capacity)
-        self._positions = Positions(holes=options.complete)
+        self._positions = Positions(holes=options.complete, whole=options.complete and options.snapshot)
         self._arrived = asyncio.Event()
         self._blocking = False
         self._ended = False
@@ -169,16 +187,17 @@ class Subscription:
     def tell_gap(self, gap: Gap) -> Awaitable[None] | None:
         """Count a gap and hand it to ``on_gap``, whose result is returned, or log it."""
         self.missed += max(0, gap.last - gap.first + 1)
-        if self._on_gap is not None:
-            return self._on_gap(gap)
-        _log.warning("events lost on %s: %d to %d (%s)", gap.topic, gap.first, gap.last, gap.reason)
-        return None
+        return tell(gap, self._on_gap)
 
     # What follows is the client's side.
 
     def wants(self, topic: str) -> bool:
-        """Whether a pattern matches."""
-        return self.live and any(matches(pattern, topic) for pattern in self.topics)
+        """Whether a pattern matches.
+
+        Not between a reconnect and the engine's answer: an event that comes meanwhile for another subscription would
+        make those before it, which are still to be recovered, look like duplicates. It comes again with them.
+        """
+        return self.live and not self._away and any(matches(pattern, topic) for pattern in self.topics)
 
     @property
     def blocking(self) -> bool:
@@ -188,6 +207,15 @@ class Subscription:
     def subscribed(self, answer: Subscribed | ServerSubscribed) -> None:
         """The engine has accepted it, or begun it by itself: events from here on are ours."""
         self.live = not self._ended
+        recovered = answer.recovered if isinstance(answer, Subscribed) else None
+        if self._away:
+            self._away = False
+            if not recovered:
+                self._positions.reconnected()
+        if recovered is not None:
+            return  # what was missed follows, and gaps that say what does not; until then we are where we were
+        # The last events of a snapshot are still to come: only a later position has them behind it.
+        self._position = "" if self.options.snapshot else answer.position
         for topic, position in answer.positions.items():
             # With a snapshot the event at the position itself is still to come.
             offset = max(0, position.offset - 1) if self.options.snapshot else position.offset
@@ -195,8 +223,28 @@ class Subscription:
                 self._put(gap)
 
     def reconnected(self) -> None:
-        """The connection is a new one."""
-        self._positions.reconnected()
+        """The connection is a new one; nothing is ours before the engine has accepted the subscription again."""
+        self._away = True
+
+    def reached(self, position: str) -> None:
+        """The engine has sent all of this connection's events up to here."""
+        if self.live and not self._away:
+            self._position = position
+
+    @property
+    def since(self) -> Since | None:
+        """What to resume after; ``None`` to begin anew.
+
+        Offsets where they say it all, for they hold longer than a position: a topic that was quiet for hours has lost
+        nothing, whatever the engine's log has forgotten of others, and durable topics keep theirs.
+        """
+        if not self._recover:
+            return None
+        if self.options.complete and not any(is_pattern(topic) for topic in self.topics):
+            found = {topic: at for topic in self.topics if (at := self._positions.settled(topic)) is not None}
+            if len(found) == len(self.topics):
+                return found
+        return self._position or None
 
     def deliver(self, event: Event) -> None:
         """An event that matches."""
@@ -211,9 +259,8 @@ class Subscription:
 
     def deliver_gap(self, gap: Gap) -> None:
         """The engine told of a gap on a topic that matches."""
-        if (hole := self._positions.skip(gap)) is not None:
-            self._put(hole)
-        self._put(gap)
+        for lost in self._positions.skip(gap):
+            self._put(lost)
 
     def end(self, failure: HeliographError | None = None) -> None:
         """Nothing more will come; the iteration ends, with ``failure`` if there is one, after what is here."""

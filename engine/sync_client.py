@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from engine.client_subscription import tell
 from engine.loop_thread import LoopThread
 from transport.codes import Priority
 from transport.errors import ConnectionLost, HeliographError
@@ -87,7 +88,7 @@ class SyncClient:
         key: str | None = None,
         priority: Priority | str | None = None,
         idempotency_key: str | None = None,
-    ) -> Position:
+    ) -> Position | None:
         """As :meth:`Client.publish`."""
         return self.call(self._opened().publish(topic, data, type, key, priority, idempotency_key))
 
@@ -99,13 +100,24 @@ class SyncClient:
         key: str | None = None,
         priority: Priority | str | None = None,
         idempotency_key: str | None = None,
-    ) -> concurrent.futures.Future[Position]:
+    ) -> concurrent.futures.Future[Position | None]:
         """Publish many without waiting, in order; the future has the outcome. Leave at most 1,000 unanswered."""
         return self.start(self._opened().publish(topic, data, type, key, priority, idempotency_key))
 
     def snapshot(self, topics: str | list[str]) -> list[Event]:
         """As :meth:`Client.snapshot`."""
         return self.call(self._opened().snapshot(topics))
+
+    def history(
+        self, topic: str, limit: int = 100, since: Position | None = None, on_gap: OnGap | None = None
+    ) -> list[Event]:
+        """As :meth:`Client.history`; ``on_gap`` is a plain function, called in this thread."""
+        _check_plain(on_gap)
+        gaps: list[Gap] = []
+        events = self.call(self._opened().history(topic, limit, since, gaps.append))
+        for gap in gaps:
+            tell(gap, on_gap)
+        return events
 
     def stats(self) -> dict[str, Any]:
         """As :meth:`Client.stats`."""

@@ -77,7 +77,7 @@ class Events(msgspec.Struct, tag_field="op", tag="events"):
     events: list[EventMessage]
 
 
-class GapMessage(msgspec.Struct, tag_field="op", tag="gap"):
+class GapBody(msgspec.Struct):
     """A :class:`Gap` as it is on the wire."""
 
     topic: str
@@ -89,6 +89,10 @@ class GapMessage(msgspec.Struct, tag_field="op", tag="gap"):
     def gap(self) -> Gap:
         """The gap that users see."""
         return Gap(self.topic, self.epoch, self.first, self.last, self.reason)
+
+
+class GapMessage(GapBody, tag_field="op", tag="gap"):
+    """A gap at its place among the events."""
 
 
 class PositionMessage(msgspec.Struct, tag_field="op", tag="position"):
@@ -155,9 +159,12 @@ class Ok(msgspec.Struct, tag_field="op", tag="ok"):
 
 
 class Subscribed(Ok, tag="ok"):
+    """``recovered``: whether everything since the place asked for follows; ``None``: no such place was asked for."""
+
     topics: list[str] = []
     positions: dict[str, Position] = {}
     position: str = ""
+    recovered: bool | None = None
 
 
 class Unsubscribed(Ok, tag="ok"):
@@ -165,12 +172,26 @@ class Unsubscribed(Ok, tag="ok"):
 
 
 class PublishedAt(Ok, tag="ok"):
-    epoch: str
-    offset: int
+    """``pending``: kept on the engine's disk, to get its place when its Redis is back."""
+
+    epoch: str = ""
+    offset: int = 0
+    pending: bool = False
+
+    def position(self) -> Position | None:
+        """Its place; ``None`` while there is none yet."""
+        return None if self.pending else Position(self.epoch, self.offset)
 
 
 class SnapshotEvents(Ok, tag="ok"):
     events: list[EventMessage]
+
+
+class HistoryEvents(Ok, tag="ok"):
+    """Oldest first; ``gap`` is what of the place asked for cannot be had any more."""
+
+    events: list[EventMessage]
+    gap: GapBody | None = None
 
 
 class PresentUsers(Ok, tag="ok"):

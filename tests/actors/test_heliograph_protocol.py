@@ -147,6 +147,7 @@ def test_a_position_before_the_last_events_is_none_to_resume_after() -> None:
 
 def test_exact_topics_resume_after_their_offsets() -> None:
     protocol = subscribed("a", "b", positions={"a": {"epoch": "e", "offset": 3}, "b": {"epoch": "e", "offset": 0}})
+    receive(protocol, **event("a", 3))
     receive(protocol, **event("a", 4))
     protocol.opened()
     (request,) = sent(protocol)

@@ -260,5 +260,6 @@ def test_a_member_of_a_group_misses_what_the_engine_says_and_nothing_else() -> N
     member = subscribed(routes, "jobs", group="g")
     routes.deliver(GapMessage(topic="jobs", epoch="e", first=1, last=2, reason="slow"))
     assert routes.reconnected() == [member]
+    routes.accepted(member, Subscribed(id=2, topics=["jobs"]))
     routes.deliver(GapMessage(topic="jobs", epoch="e", first=9, last=9, reason="slow"))
     assert taken(member) == [Gap("jobs", "e", 1, 2, "slow"), Gap("jobs", "e", 9, 9, "slow")]

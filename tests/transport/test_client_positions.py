@@ -43,7 +43,8 @@ def test_no_hole_where_the_engine_has_told_of_it_or_where_not_everything_is_want
     positions = Positions()
     positions.admit("a", "e", 1)
     positions.reconnected()
-    assert positions.skip(Gap("a", "e", 2, 7, "history_expired")) is None
+    told = Gap("a", "e", 2, 7, "history_expired")
+    assert positions.skip(told) == [told]
     assert positions.admit("a", "e", 8) == (True, None)
     filtered = Positions(holes=False)
     filtered.admit("a", "e", 1)
@@ -55,17 +56,46 @@ def test_a_gap_that_the_engine_tells_shows_the_hole_before_it() -> None:
     positions = Positions()
     for topic in "abcd":
         positions.admit(topic, "e", 1)
-    assert positions.skip(Gap("a", "e", 4, 5, "overflow")) is None  # the engine tells its gaps itself
+    told = {topic: Gap(topic, "e", 4, 5, "overflow") for topic in "ab"}
+    assert positions.skip(told["a"]) == [told["a"]]  # the engine tells its gaps itself
     positions.reconnected()
-    assert positions.skip(Gap("b", "e", 4, 5, "overflow")) == Gap("b", "e", 2, 3, "disconnected")
-    assert positions.skip(Gap("c", "f", 3, 4, "overflow")) == Gap("c", "f", 1, 2, "epoch_changed")
-    assert positions.skip(Gap("d", "f", 1, 4, "epoch_changed")) is None
-    assert [positions.find(topic) for topic in "abcd"] == [
-        Position("e", 5),
+    assert positions.skip(told["b"]) == [Gap("b", "e", 2, 3, "disconnected"), told["b"]]
+    later, changed = Gap("c", "f", 3, 4, "overflow"), Gap("d", "f", 1, 4, "epoch_changed")
+    assert positions.skip(later) == [Gap("c", "f", 1, 2, "epoch_changed"), later]
+    assert positions.skip(changed) == [changed]
+    assert [positions.settled(topic) for topic in "abcd"] == [
+        None,  # 2 and 3 may still come
         Position("e", 5),
         Position("f", 4),
         Position("f", 4),
     ]
+
+
+def test_a_gap_that_was_told_is_not_told_again() -> None:
+    positions = Positions()
+    positions.start("a", "e", 2)
+    positions.admit("a", "e", 3)
+    assert positions.skip(Gap("a", "e", 1, 3, "history_expired")) == []
+    assert positions.skip(Gap("a", "e", 2, 6, "history_expired")) == [Gap("a", "e", 4, 6, "history_expired")]
+    assert positions.skip(Gap("a", "e", 4, 8, "history_expired")) == [Gap("a", "e", 7, 8, "history_expired")]
+    unknown = Gap("a", "e", 9, 8, "history_expired")
+    assert positions.skip(unknown) == [unknown]
+
+
+def test_everything_up_to_an_event_is_there_once_what_it_overtook_has_come() -> None:
+    positions = Positions()
+    positions.start("a", "e", 4)
+    order = [(6, Priority.CRITICAL), (5, None), (7, None), (9, Priority.HIGH)]
+    found = []
+    for offset, priority in order:
+        positions.admit("a", "e", offset, priority)
+        found.append(positions.settled("a"))
+    assert found == [None, Position("e", 6), Position("e", 7), None]
+    positions.skip(Gap("a", "e", 8, 8, "slow"))
+    assert positions.settled("a") is None, "a span below the last event may hold some that came"
+    positions.admit("b", "e", 4, Priority.CRITICAL)
+    assert positions.settled("b") is None, "nobody knows what came before"
+    assert positions.settled("c") is None
 
 
 def test_what_a_topic_born_meanwhile_has_lost_is_known_where_all_topics_were_seen() -> None:
@@ -84,7 +114,7 @@ def test_once_a_topic_was_forgotten_nothing_is_said_of_new_ones() -> None:
         positions.admit(topic, "e", offset)
     assert not positions.forgot
     positions.admit("c", "e", 5)
-    assert positions.forgot and positions.find("a") is None
+    assert positions.forgot and positions.settled("a") is None
     positions.reconnected()
     assert positions.admit("a", "e", 9) == (True, None)
 
