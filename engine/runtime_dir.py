@@ -106,20 +106,29 @@ class RuntimeDir:
     def _make(self) -> None:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.path.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            if not _is_ours(self.path.lstat(), stat.S_IFDIR):
                 # In a shared TMPDIR anybody can put something under our name.
                 raise ConfigError(f"{self.path} is not a directory of this user", FIELD)
-            self.path.chmod(0o700)
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchmod(fd, 0o700)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise ConfigError(f"cannot create {self.path}: {error.strerror}", FIELD) from None
 
     def _try_lock(self) -> bool:
         self._make()  # a predecessor may have removed it meanwhile
         try:
-            fd = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise ConfigError(f"cannot use {self.path / LOCK}, remove it: {error.strerror}", FIELD) from None
+        if not _is_ours(os.fstat(fd), stat.S_IFREG):
+            # From when others could write here. What it says about who runs is theirs, and they could keep it locked.
+            os.close(fd)
+            raise ConfigError(f"{self.path / LOCK} is not a file of this user, remove it", FIELD)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_ino == os.stat(self.path / LOCK).st_ino:
@@ -142,6 +151,10 @@ class RuntimeDir:
         except (OSError, ValueError):
             return None, True  # just created, or just removed
         return pid, state == "stopping" or not _alive(pid)
+
+
+def _is_ours(found: os.stat_result, kind: int) -> bool:
+    return stat.S_IFMT(found.st_mode) == kind and found.st_uid == os.getuid()
 
 
 def _alive(pid: int) -> bool:

@@ -141,3 +141,47 @@ def test_refuses_what_is_not_its_own(tmp_path: Path) -> None:
             path.touch()
         with pytest.raises(ConfigError, match=r"server\.runtime_dir"):
             asyncio.run(RuntimeDir(path).acquire())
+
+
+def test_refuses_what_somebody_else_has_put_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = tmp_path / f"heliograph-{os.getuid()}-8765"
+    taken.mkdir(0o777)
+    with monkeypatch.context() as other:
+        other.setattr(os, "getuid", lambda: taken.stat().st_uid + 1)
+        with pytest.raises(ConfigError, match="is not a directory of this user"):
+            asyncio.run(RuntimeDir(taken).acquire())
+    assert list(taken.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "directory", "fifo", "foreign"])
+def test_does_not_write_through_a_lock_that_was_planted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    precious, path = tmp_path / "precious", tmp_path / "run"
+    precious.write_text("mine")
+    path.mkdir(0o777)
+    lock = path / "lock"
+    match kind:
+        case "link":
+            lock.symlink_to(precious)
+        case "dangling":
+            lock.symlink_to(tmp_path / "made")
+        case "directory":
+            lock.mkdir()
+        case "fifo":
+            os.mkfifo(lock)
+        case "foreign":
+            lock.touch()
+            inode, stat = lock.stat().st_ino, os.fstat
+
+            def fstat(fd: int) -> os.stat_result:
+                found = stat(fd)
+                return os.stat_result((*found[:4], found.st_uid + (found.st_ino == inode), *found[5:]))
+
+            monkeypatch.setattr(os, "fstat", fstat)
+    with pytest.raises(ConfigError, match=r"server\.runtime_dir: .*lock") as caught:
+        asyncio.run(RuntimeDir(path).acquire())
+    assert "remove it" in caught.value.message
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "made").exists()
+    assert path.stat().st_mode & 0o777 == 0o700
