@@ -38,6 +38,10 @@ class FakeEngine:
         self.held: set[str] = set()
         self.refusals: dict[str, dict[str, Any]] = {}
         self.tokens: set[str] | None = None
+        self.log: list[tuple[str, str]] | None = None  # topics and events, where it keeps history
+        self.gap: dict[str, Any] = {}  # of its answers to `history`
+        self.knows_since = True
+        self.pending = False  # whether publishes get no place
         self.ping_interval = 25.0
         self.port = 0
         self._server: Server | None = None
@@ -78,6 +82,8 @@ class FakeEngine:
         offset = self.offsets[topic] = self.offsets.get(topic, 0) + 1
         head = {"op": "event", "topic": topic, "type": "message", "offset": offset, "epoch": self.epoch, "ts": 1.5}
         self.last[topic] = json.dumps({**head, **fields})[:-1] + f', "data": {data}}}'
+        if self.log is not None:
+            self.log.append((topic, self.last[topic]))
         return self.last[topic]
 
     async def publish(self, topic: str, data: str = "{}", **fields: Any) -> None:
@@ -124,6 +130,10 @@ class FakeEngine:
         if op in self.refusals:
             await connection.send(json.dumps({"op": "error", "id": request["id"], **self.refusals[op]}))
             return
+        if "since" in request and not self.knows_since:
+            error = {"code": "unsupported", "message": "not built", "field": "since"}
+            await connection.send(json.dumps({"op": "error", "id": request["id"], **error}))
+            return
         answer: dict[str, Any] = {}
         after: list[str] = []
         if op == "subscribe":
@@ -131,7 +141,13 @@ class FakeEngine:
             patterns.extend(topic for topic in topics if topic not in patterns)
             positions = {t: {"epoch": self.epoch, "offset": self.offsets.get(t, 0)} for t in topics if "*" not in t}
             answer = {"topics": topics, "positions": {t: p for t, p in positions.items() if ">" not in t}}
-            if request.get("snapshot"):
+            if self.log is not None:
+                answer["position"] = str(len(self.log))
+            if (since := request.get("since")) is not None and self.log is not None:
+                answer["recovered"] = True
+                start = int(since) if isinstance(since, str) else 0  # what it has already is told apart by offsets
+                after = [event for t, event in self.log[start:] if any(matches(p, t) for p in topics)]
+            elif request.get("snapshot"):
                 after = [event for topic, event in self.last.items() if any(matches(t, topic) for t in topics)]
         elif op == "unsubscribe":
             gone = patterns if request["topics"] == "*" else request["topics"]
@@ -141,7 +157,11 @@ class FakeEngine:
             data = bytes(_payload.decode(text).data).decode()  # the digits as they came
             fields = {name: request[name] for name in ("type", "key", "priority") if request.get(name) is not None}
             await self.publish(request["topic"], data, **fields)
-            answer = {"epoch": self.epoch, "offset": self.offsets[request["topic"]]}
+            place = {"epoch": self.epoch, "offset": self.offsets[request["topic"]]}
+            answer = {"pending": True} if self.pending else place
+        elif op == "history":
+            events = [json.loads(event) for t, event in self.log or () if t == request["topic"]]
+            answer = {"events": events[-request.get("limit", 100) :], **self.gap}
         elif op == "snapshot":
             events = [json.loads(self.last[t]) for t in self.last if any(matches(p, t) for p in request["topics"])]
             answer = {"events": events}

@@ -338,6 +338,101 @@ def test_after_a_loss_it_subscribes_again_drops_duplicates_and_tells_the_hole(ev
     run(test)
 
 
+def test_what_was_missed_comes_first_and_nothing_is_told_as_lost(eventually: Eventually) -> None:
+    async def test(engine: FakeEngine) -> None:
+        engine.log = []
+        gaps: list[Gap] = []
+        async with (
+            client_of(engine) as client,
+            client.subscribe("a", "b", on_gap=gaps.append) as exact,
+            client.subscribe("c.*", on_gap=gaps.append) as wide,
+            client.subscribe("d.*", on_gap=gaps.append, recover=False) as present,
+        ):
+            for topic in ("a", "c.x", "d.x"):
+                await engine.publish(topic)
+            await engine.send("a", '{"op":"position","position":"2"}')
+            for each in (exact, wide, present):
+                await take(each, 1)
+            await client.ping()
+            await engine.cut()
+            for topic in ("a", "b", "c.x", "c.y", "d.x"):
+                engine.accept(topic)
+            await eventually(lambda: [len(patterns) for patterns in engine.sessions.values()] == [4])
+            await engine.publish("a")
+            await engine.publish("d.x")
+            assert [(event.topic, event.offset) for event in await take(exact, 3)] == [("a", 2), ("b", 1), ("a", 3)]
+            assert [(event.topic, event.offset) for event in await take(wide, 2)] == [("c.x", 2), ("c.y", 1)]
+            assert offsets(await take(present, 1)) == [3]
+            assert gaps == [Gap("d.x", "e1", 2, 2, "disconnected")]
+        places = [request.get("since") for request in engine.requests if request["op"] == "subscribe"]
+        found = {"a": {"epoch": "e1", "offset": 1}, "b": {"epoch": "e1", "offset": 0}}
+        assert places == [None, None, None, found, "2", None]
+
+    run(test)
+
+
+def test_a_place_that_the_engine_will_not_have_is_asked_for_once(eventually: Eventually) -> None:
+    async def test(engine: FakeEngine) -> None:
+        gaps: list[Gap] = []
+        engine.knows_since = False
+        async with client_of(engine) as client, client.subscribe("a", on_gap=gaps.append) as events:
+            await engine.publish("a")
+            await engine.cut()
+            engine.accept("a")
+            await eventually(lambda: [*engine.sessions.values()] == [["a"]])
+            await engine.publish("a")
+            assert offsets(await take(events, 2)) == [1, 3]
+            assert gaps == [Gap("a", "e1", 2, 2, "disconnected")]
+        places = ["since" in request for request in engine.requests if request["op"] == "subscribe"]
+        assert places == [False, True, False]
+
+    run(test)
+
+
+def test_history_and_what_of_it_is_gone() -> None:
+    async def test(engine: FakeEngine) -> None:
+        engine.log = []
+        gaps: list[Gap] = []
+        async with client_of(engine) as client:
+            for _ in range(3):
+                await client.publish("a", 1)
+            assert offsets(await client.history("a", limit=2)) == [2, 3]
+            engine.gap = {"gap": {"topic": "a", "epoch": "e1", "from": 1, "to": 1, "reason": "history_expired"}}
+            await client.history("a", since=Position("e1", 0), on_gap=gaps.append)
+            assert gaps == [Gap("a", "e1", 1, 1, "history_expired")]
+            assert engine.requests[-1]["since"] == {"epoch": "e1", "offset": 0}
+
+    run(test)
+
+
+def test_a_publish_that_waits_for_redis_has_no_position_yet() -> None:
+    async def test(engine: FakeEngine) -> None:
+        engine.pending = True
+        async with client_of(engine) as client:
+            assert await client.publish("a", 1) is None
+
+    run(test)
+
+
+def test_a_publish_with_a_key_is_repeated_while_the_engine_is_unavailable(eventually: Eventually) -> None:
+    async def test(engine: FakeEngine) -> None:
+        engine.refusals["publish"] = {"code": "unavailable", "message": "no hub"}
+        async with client_of(engine) as client:
+            with pytest.raises(RequestError, match="no hub"):
+                await client.publish("a", 1)
+            safe = asyncio.create_task(client.publish("a", 1, idempotency_key="once"))
+            await eventually(lambda: len(engine.requests) >= 3)
+            del engine.refusals["publish"]
+            assert await safe == Position("e1", 1)
+            assert {request["idempotency_key"] for request in engine.requests[1:]} == {"once"}
+        engine.refusals["publish"] = {"code": "unavailable", "message": "no hub"}
+        async with client_of(engine, request_timeout=0.1) as client:
+            with pytest.raises(RequestError, match="no hub"):
+                await client.publish("a", 1, idempotency_key="twice")
+
+    run(test)
+
+
 def test_the_answer_to_an_exact_topic_shows_the_hole_at_once(eventually: Eventually) -> None:
     async def test(engine: FakeEngine) -> None:
         gaps: list[Gap] = []
