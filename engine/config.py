@@ -24,16 +24,18 @@ from msgspec import Meta, Struct
 
 from engine import config_text, toml_text
 from engine.admin_config import Admin, AdminKey
+from engine.auth_config import Auth
 from engine.feed_config import Feed, FeedMap
 from engine.redis_config import REDIS, Redis
 from engine.tables import Name, Positive, Reader, Text, about, join, put, read_text
+from transport.addresses import is_loopback
 from transport.errors import ConfigError, RequestError
 from transport.topics import check_pattern, topic
 
 FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
-NOT_BUILT = frozenset({"auth", "store", "alerts"})
-RELOADABLE = frozenset({"admin", "log", "limits", "delivery", "feeds", "redis"})
+NOT_BUILT = frozenset({"store", "alerts"})
+RELOADABLE = frozenset({"admin", "auth", "log", "limits", "delivery", "feeds", "redis"})
 FIXED = frozenset(
     {
         "admin.host",
@@ -104,7 +106,8 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     deflate: Annotated[
-        bool, about("take compressed messages (permessage-deflate) from clients that offer them; events go uncompressed")
+        bool,
+        about("take compressed messages (permessage-deflate) from clients that offer them; events go uncompressed"),
     ] = False
     drain_timeout: Annotated[Positive, about("longest wait for clients to leave when stopping", "s")] = 10.0
     drain_spread: Annotated[
@@ -259,7 +262,9 @@ class History(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bytes: Annotated[
         int, about("room for recent events of all topics together; the oldest go", "bytes", ge=2**20, le=2**36)
     ] = 256 * 2**20
-    size: Annotated[int, about("recent events that are kept of a topic; 0 keeps none", "events", ge=0, le=2**31)] = 10_000
+    size: Annotated[int, about("recent events that are kept of a topic; 0 keeps none", "events", ge=0, le=2**31)] = (
+        10_000
+    )
     age: Annotated[Positive, about("events that are older are not kept, but of durable topics", "s")] = 300.0
     durable_file: Annotated[
         Name | None,
@@ -381,6 +386,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Server = Server()
     admin: Admin = Admin()
     log: Log = Log()
+    auth: Auth = Auth()
     limits: Limits = Limits()
     delivery: Delivery = Delivery()
     history: History = History()
@@ -393,6 +399,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.admin.port and (self.admin.host, self.admin.port) == (self.server.host, self.server.port):
             raise ConfigError("is server.port already", "admin.port")
+        if not (is_loopback(self.server.host) or self.auth.required or self.auth.anonymous):
+            text = (
+                f"{self.server.host!r} is not a loopback address: give auth.secret, auth.public_key_file or "
+                "auth.jwks_file, so that clients need tokens, or say auth.anonymous = true to let in everybody"
+            )
+            raise ConfigError(text, "server.host")
         for pattern in self.topics:
             _checked(check_pattern, pattern, f"topics.{pattern}")
         for name in self.feeds:
@@ -439,9 +451,19 @@ def loads(text: str, overrides: Mapping[str, object] | None = None, environ: Map
         origins.pop(field, None)  # the strongest last
         origins[field] = origin
     try:
-        return Reader(origins, NOT_BUILT).struct(Config, tables)
+        config = Reader(origins, NOT_BUILT).struct(Config, tables)
+        _check_keys(config.auth)
+        return config
     except ConfigError as error:
         raise _located(error, text, origins) from None
+
+
+def _check_keys(auth: Auth) -> None:
+    """A key that is none shall not be found by a worker."""
+    try:
+        auth.authenticator()
+    except ConfigError as error:
+        raise ConfigError(error.message, join("auth", error.field or "")) from None
 
 
 def _layers(environ: Mapping[str, str], overrides: Mapping[str, object]) -> Iterator[tuple[list[str], object, str]]:

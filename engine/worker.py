@@ -131,10 +131,11 @@ class Worker:
         self._uplink.stop()
 
     async def reload(self, config: Config) -> None:
-        """Take what a reload can: limits and delivery, for sessions to come and for pacing."""
+        """Take what a reload can: keys of tokens, limits and delivery, for sessions to come and for pacing."""
         if self._tls is not None:
             self._tls.reload()
         self._config = config
+        self._clients.configure_auth(wiring.auth_policy(config))
         self._clients.configure(wiring.client_limits(config))
         self._actors.broadcaster.configure(wiring.pacer(config))
         if self._listener is not None:

@@ -22,6 +22,7 @@ from transport.topics import USER, check_user
 
 MAX_HEAD_BYTES: Final = 16_384  # cookies of a shared domain included
 MAX_HEADERS: Final = 100
+TOKEN: Final = "token"  # the parameter
 _SWITCHING: Final = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 )
@@ -150,21 +151,30 @@ def accept(request: Request, subprotocols: Collection[str]) -> tuple[bytes, str 
     return answer + b"\r\n\r\n", None
 
 
-def user(query: str) -> str | None:
-    """Who the query of a handshake says the client is: ``?user=ID``; ``None``: nobody. Other parameters are not read.
+def credentials(request: Request) -> tuple[str | None, str | None, bool]:
+    """Who the head of a handshake says the client is; nothing of it is checked, other parameters are not read.
+
+    Returns:
+        ``?user=ID``, a valid name; the token of ``Authorization: Bearer`` or ``?token=``; whether it is the latter.
 
     Raises:
-        HttpError: 400, given twice, or not what :func:`transport.topics.check_user` takes.
+        HttpError: 400, something is given twice, or the user is not what :func:`transport.topics.check_user` takes.
     """
-    if not query:
-        return None
-    try:
-        named = [value for name, value in parse_qsl(query, keep_blank_values=True, errors="strict") if name == USER]
-        if len(named) > 1:
-            raise HttpError(HTTPStatus.BAD_REQUEST, "one connection has one user")
-        return check_user(named[0]) if named else None
-    except (RequestError, ValueError) as error:  # ValueError: not UTF-8, or too many parameters
-        raise HttpError(HTTPStatus.BAD_REQUEST, getattr(error, "message", str(error))) from None
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    token = token.strip(" ") if scheme.lower() == "bearer" else ""
+    given: dict[str, str] = {}
+    if request.query:
+        try:
+            for name, value in parse_qsl(request.query, keep_blank_values=True, errors="strict"):
+                if name in (USER, TOKEN):
+                    if name in given or (name == TOKEN and token):
+                        raise HttpError(HTTPStatus.BAD_REQUEST, f"one connection has one {name}")
+                    given[name] = value
+            if USER in given:
+                check_user(given[USER])
+        except (RequestError, ValueError) as error:  # ValueError: not UTF-8, or too many parameters
+            raise HttpError(HTTPStatus.BAD_REQUEST, getattr(error, "message", str(error))) from None
+    return given.get(USER), token or given.get(TOKEN), TOKEN in given
 
 
 def same_site(origin: str, host: str) -> bool:

@@ -71,6 +71,13 @@ class Ack(_Request, tag="ack"):
     offset: Annotated[int, Meta(ge=0, le=2**63 - 1)]  # what the bus carries
 
 
+class Auth(_Request, tag="auth"):
+    token: Annotated[str, Meta(min_length=1, max_length=8_192)]
+
+    def __repr__(self) -> str:
+        return f"Auth(id={self.id!r})"
+
+
 class Stats(_Request, tag="stats"):
     pass
 
@@ -79,8 +86,8 @@ class Ping(_Request, tag="ping"):
     pass
 
 
-Request = Subscribe | Unsubscribe | Publish | Snapshot | History | Subscriptions | Presence | Ack | Stats | Ping
-LATER_OPS = frozenset({"auth", "call"})
+Request = Subscribe | Unsubscribe | Publish | Snapshot | History | Subscriptions | Presence | Ack | Auth | Stats | Ping
+LATER_OPS = frozenset({"call"})
 
 
 class Rejected(Exception):

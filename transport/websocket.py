@@ -154,6 +154,8 @@ class WebSocketConnection(asyncio.Protocol):
             refuses. A copy of it kept beyond ``Handler.on_closed`` may raise RuntimeError.
         subprotocol: the one agreed on, if any.
         user: who the client says it is, if it does.
+        token: what the client shows for it, if it does; the door takes it away, tokens are long.
+        token_in_query: whether it came in the address.
         address: the peer's ``host:port``; the host alone of a client behind a trusted proxy.
         host: that of ``address``.
     """
@@ -180,6 +182,8 @@ class WebSocketConnection(asyncio.Protocol):
         "bucket",
         "host",
         "subprotocol",
+        "token",
+        "token_in_query",
         "user",
         "write",
     )
@@ -201,6 +205,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._why: tuple[int, str] | None = None
         self.subprotocol: str | None = None
         self.user: str | None = None
+        self.token: str | None = None
+        self.token_in_query = False
         self.address = self.host = ""
 
     @property
@@ -364,7 +370,7 @@ class WebSocketConnection(asyncio.Protocol):
         if request.upgrade:
             if door.path is not None and request.path != door.path:
                 raise http.HttpError(HTTPStatus.NOT_FOUND, f"WebSocket clients connect to {door.path}")
-            self.user = http.user(request.query)
+            self.user, self.token, self.token_in_query = http.credentials(request)
             answer, self.subprotocol = http.accept(request, door.subprotocols)
             self._core = _Core(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
             offers = request.headers.get("sec-websocket-extensions")

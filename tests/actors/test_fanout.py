@@ -26,6 +26,8 @@ class FakeSocket:
 
     subprotocol: str | None = None
     user: str | None = None
+    token: str | None = None
+    token_in_query = False
     address = "test"
     buffered = 0
 

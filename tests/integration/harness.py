@@ -168,8 +168,9 @@ class RawClient:
         closed: the close code when the connection has ended (1006: without a close frame).
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self.messages: list[dict[str, Any]] = []
         self.closed: int | None = None
         self._ids = itertools.count(1)
@@ -179,7 +180,14 @@ class RawClient:
 
     async def __aenter__(self) -> Self:
         self._connection: ClientConnection = await connect(
-            self.url, compression=None, max_size=None, ping_interval=None, open_timeout=10, close_timeout=2, proxy=None
+            self.url,
+            additional_headers=self._headers,
+            compression=None,
+            max_size=None,
+            ping_interval=None,
+            open_timeout=10,
+            close_timeout=2,
+            proxy=None,
         )
         self._reader = asyncio.create_task(self._read(), name="raw client")
         return self

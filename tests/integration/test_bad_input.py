@@ -31,8 +31,8 @@ RATE = 100.0  # events/s to the healthy client
 TOPIC = "healthy.t"
 MSGPACK = "heliograph.v1.msgpack"
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
-OPS = ("subscribe", "unsubscribe", "publish", "snapshot", "subscriptions", "stats", "ping", "presence", "ack")
-LATER = ("history", "auth", "call")
+OPS = ("subscribe", "unsubscribe", "publish", "snapshot", "subscriptions", "stats", "ping", "presence", "ack", "auth")
+LATER = ("history", "call")
 
 
 class Stranger:

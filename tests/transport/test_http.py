@@ -7,7 +7,7 @@ from websockets.client import ClientProtocol
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from transport.http import MAX_HEAD_BYTES, HttpError, Request, accept, parse, response, same_site, user
+from transport.http import MAX_HEAD_BYTES, HttpError, Request, accept, credentials, parse, response, same_site
 
 # RFC 6455 section 1.2.
 HANDSHAKE = (
@@ -182,6 +182,11 @@ def test_pages_of_other_sites_are_refused(origin: str, host: str, allowed: bool)
     assert same_site(origin, host) is allowed
 
 
+def _knock(query: str, authorization: str | None = None) -> Request:
+    headers = {"host": "here"} | ({} if authorization is None else {"authorization": authorization})
+    return Request("GET", "/ws", query, "1.1", headers)
+
+
 @pytest.mark.parametrize(
     ("query", "who"),
     [
@@ -195,11 +200,39 @@ def test_pages_of_other_sites_are_refused(origin: str, host: str, allowed: bool)
     ],
 )
 def test_who_a_query_says_the_client_is(query: str, who: str | None) -> None:
-    assert user(query) == who
+    assert credentials(_knock(query))[0] == who
 
 
-@pytest.mark.parametrize("query", ["user=", "user", "user=a&user=b", "user=a.b", "user=a+b", "user=%C3%A4", "user=%FF"])
+@pytest.mark.parametrize(
+    "query", ["user=", "user", "user=a&user=b", "user=a.b", "user=a+b", "user=%C3%A4", "user=%FF", "token=a&token=a"]
+)
 def test_a_query_that_names_no_user_is_refused(query: str) -> None:
     with pytest.raises(HttpError) as caught:
-        user(query)
+        credentials(_knock(query))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "authorization", "token", "in_query"),
+    [
+        ("", None, None, False),
+        ("", "Bearer a.b-c", "a.b-c", False),
+        ("", "bearer  a", "a", False),
+        ("", "Basic YTpi", None, False),
+        ("", "Bearer", None, False),
+        ("", "Bearer ", None, False),
+        ("", "Bearera", None, False),
+        ("token=a", None, "a", True),
+        ("token=a%2Eb", "Basic YTpi", "a.b", True),
+        ("token=", None, "", True),
+        ("TOKEN=a", None, None, False),
+    ],
+)
+def test_the_token_of_a_handshake(query: str, authorization: str | None, token: str | None, in_query: bool) -> None:
+    assert credentials(_knock(query, authorization)) == (None, token, in_query)
+
+
+def test_a_token_is_given_once() -> None:
+    with pytest.raises(HttpError) as caught:
+        credentials(_knock("token=a", "Bearer a"))
     assert caught.value.status == 400
