@@ -51,7 +51,10 @@ def told(log: TopicLog, topic: str, after: int = 0) -> list[tuple[int, bytes]]:
 
 def behind(log: TopicLog, mark: int) -> list[tuple[int, str, int]]:
     found = log.tail(mark, 1000)
-    return [(mark, event.topic, event.offset) for (mark, _), event in zip(found, unpacked([p for _, p in found]))]
+    return [
+        (mark, event.topic, event.offset)
+        for (mark, _), event in zip(found, unpacked([p for _, p in found]), strict=True)
+    ]
 
 
 @settings(max_examples=40, deadline=None)
