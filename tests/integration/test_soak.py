@@ -1,4 +1,4 @@
-"""Clients that come, vanish and return leave nothing behind: ``python -m bench.soak``, shorter; and what it would see."""
+"""Clients that come, vanish and return leave nothing behind: ``python -m bench.soak``, shorter; and what it sees."""
 
 from __future__ import annotations
 
