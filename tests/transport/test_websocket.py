@@ -391,6 +391,17 @@ def test_a_broken_frame_closes_with_its_code(
     run(test)
 
 
+def test_a_close_frame_amid_fragments_is_answered(run: Run, eventually: Eventually) -> None:
+    async def test() -> None:
+        async with place() as here:
+            client, session = await here.enter()
+            client.send(masked(TEXT & ~FIN, b"half"), masked(CLOSE, closing(1000, "bye")), masked(CONT, b"more"))
+            assert await client.closed_with() == (1000, "bye")
+            await eventually(lambda: session.heard == [("closed", 1000, "bye")])
+
+    run(test)
+
+
 def test_a_message_of_just_the_limit_passes(run: Run, eventually: Eventually) -> None:
     async def test() -> None:
         async with place(ConnectionLimits(message_bytes=1000)) as here:
