@@ -116,7 +116,7 @@ def test_bad_usage_is_two_and_says_so(heliograph: Callable[..., Result], argumen
     assert result.err
 
 
-@pytest.mark.parametrize("command", [["loadtest"], ["jobs"], ["token", "--user", "u"]])
+@pytest.mark.parametrize("command", [["loadtest"], ["jobs"]])
 def test_what_is_not_built_says_so(heliograph: Callable[..., Result], command: Sequence[str]) -> None:
     result = heliograph(*command)
     assert result.code == 1
@@ -513,6 +513,19 @@ def test_an_admin_refusal_says_what_to_do(
     result = heliograph("stats", "--admin-url", admin.url)
     assert (result.code, result.out) == (1, "")
     assert said in result.err
+
+
+def test_reload_and_restart(heliograph: Callable[..., Result], admin: Admin) -> None:
+    told = '"status":"reloaded","needs_restart":[],"workers":2'
+    admin.answer = b'{%b,"state":"done","gone":2,"reason":null}' % told.encode()
+    result = heliograph("reload", "--restart", "--admin-url", admin.url)
+    assert result.code == 0
+    assert "restarted" in result.err
+    assert [request[:2] for request in admin.requests] == [("POST", "/api/reload"), ("POST", "/api/restart")]
+    admin.answer = b'{%b,"state":"failed","gone":0,"reason":"worker-2: exited with code 1"}' % told.encode()
+    result = heliograph("reload", "--restart", "--admin-url", admin.url)
+    assert result.code == 1
+    assert "worker-2: exited with code 1" in result.err
 
 
 def test_reload(heliograph: Callable[..., Result], admin: Admin) -> None:
