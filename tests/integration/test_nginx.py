@@ -12,6 +12,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from tests.integration.harness import EngineProcess, RawClient
 SHIPPED = Path(__file__).parents[2] / "deploy/nginx.conf"
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
+TRUSTING = '[server]\ntrusted_proxies = ["127.0.0.1/32"]\n'
 UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -176,10 +178,26 @@ def test_the_end_of_an_engine_is_told(
 def test_pages_of_the_same_host_are_let_in_and_no_others(
     engine_process: Callable[..., EngineProcess], nginx: Callable[..., Nginx]
 ) -> None:
-    proxy = nginx(engine_process(workers=1))
+    proxy = nginx(engine_process(TRUSTING, workers=1))
     for origin, status in (("https://desk.example", 101), ("https://elsewhere.example", 403)):
         answer = proxy.get("/ws", Host="desk.example", Origin=origin, **UPGRADE)
         assert answer == status, origin
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+def test_the_address_of_a_client_arrives_whatever_it_claims(
+    engine_process: Callable[..., EngineProcess], nginx: Callable[..., Nginx]
+) -> None:
+    async def main() -> None:
+        engine = engine_process(TRUSTING, workers=1)
+        proxy = nginx(engine)
+        claim = {"X-Forwarded-For": "192.0.2.1"}
+        async with connect(proxy.url, local_addr=("127.0.0.2", 0), additional_headers=claim, proxy=None) as client:
+            assert '"welcome"' in str(await client.recv(decode=True))
+            (session,) = engine.admin("/api/sessions")[1]["sessions"]
+            assert session["address"] == "127.0.0.2"
+
+    asyncio.run(main())
 
 
 def test_tls_as_the_file_has_it_ready(
