@@ -155,11 +155,12 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect()
-        if len(self.connections) > CONNECTIONS:
+        others = [other for other in self.connections if other is not self and not other.transport.is_closing()]
+        if len(others) >= CONNECTIONS:
             # A stranger's silent connections must not keep an operator out.
-            waiting = [other for other in self.connections if other is not self and other._waits()]  # type: ignore[union-attr]
+            waiting = [other for other in others if isinstance(other, _Protocol) and other._waits()]
             if waiting:
-                min(waiting, key=lambda other: other._waiting_since).transport.abort()  # type: ignore[union-attr]
+                min(waiting, key=lambda other: other._waiting_since).transport.abort()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
