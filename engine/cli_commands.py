@@ -296,6 +296,37 @@ def replay(
     raise typer.Exit(play(files or [], host, port, speed, loop))
 
 
+@app.command()
+def token(
+    user: Annotated[str, typer.Option("--user", metavar="U", help="Whose token it is.")],
+    subscribe: Annotated[
+        list[str] | None, typer.Option("--subscribe", metavar="PATTERN", help="May read this; repeatable.")
+    ] = None,
+    publish: Annotated[
+        list[str] | None, typer.Option("--publish", metavar="PATTERN", help="May publish on this; repeatable.")
+    ] = None,
+    ttl: Annotated[float, typer.Option(min=1, metavar="S", help="Seconds until it expires.")] = 3600,
+    file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Its auth.secret signs [env: HELIOGRAPH_CONFIG].")
+    ] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option("--secret-file", metavar="FILE", help="Or the secret in this file does.")
+    ] = None,
+) -> None:
+    """Mint a token for development; prints it.
+
+    \b
+    heliograph token --user alice --subscribe 'price.>' --publish chat.a --config heliograph.toml
+    HELIOGRAPH_TOKEN=$(heliograph token --user alice --subscribe '>' --secret-file key) heliograph subscribe '>'
+    """
+    from engine import cli_token
+
+    for name, patterns in (("--subscribe", subscribe), ("--publish", publish)):
+        for pattern in patterns or ():
+            _checked(check_pattern, pattern, name)
+    raise typer.Exit(cli_token.token(user, subscribe or [], publish or [], ttl, file, secret_file))
+
+
 def _later(name: str, what: str) -> None:
     def command(ctx: typer.Context) -> None:
         raise Unsupported(f"`heliograph {name}`")
@@ -306,7 +337,6 @@ def _later(name: str, what: str) -> None:
 
 _later("loadtest", "Put an engine under load")
 _later("jobs", "List running jobs")
-_later("token", "Mint a token for development")
 
 
 def _checked(check: Any, given: Any, name: str) -> None:

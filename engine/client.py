@@ -22,6 +22,7 @@ from engine.client_routes import ClientRoutes
 from engine.client_subscription import OnGap, Subscription, SubscriptionOptions, tell
 from engine.sync_client import SyncClient
 from transport.client_messages import (
+    Authenticated,
     HeldSubscriptions,
     HistoryEvents,
     Ok,
@@ -40,6 +41,7 @@ from transport.filters import Filter
 from transport.position import Position
 from transport.requests import (
     Ack,
+    Auth,
     History,
     Ping,
     Presence,
@@ -56,8 +58,9 @@ REQUEST_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 10.0
 MAX_QUEUE = 1_000
 RECONNECT = BackoffPolicy(first_s=0.5, cap_s=30.0)
+RENEWAL = 0.8  # of a token's life; then a function is asked for another
+RENEWAL_LEAST_S = 0.5
 _REPEAT_CODES = frozenset((ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED))
-_TOKEN_CODES = frozenset((ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN))
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 AnswerT = TypeVar("AnswerT")
@@ -96,7 +99,8 @@ class Client:
 
     Args:
         url: ``ws://HOST:PORT/ws``.
-        token: sent as ``Authorization: Bearer``; a function, sync or async, is called for each connection.
+        token: sent as ``Authorization: Bearer``; a function, sync or async, is called for each connection, before the
+            token ends, and once more after a refusal.
         request_timeout: seconds a request may take, waiting for a connection included.
         tls_ca_file: PEM file of the authorities that are trusted for ``wss://``; ``None``: the system's.
         open_timeout: seconds one attempt to connect may take.
@@ -122,7 +126,7 @@ class Client:
         reconnect: BackoffPolicy = RECONNECT,
     ) -> None:
         self.url = url
-        self._token, self._token_sent = token, ""
+        self._token = token
         self._request_timeout, self._open_timeout = request_timeout, open_timeout
         self._tls_ca_file = tls_ca_file
         self._connect_within, self._max_queue, self._policy = connect_within, max_queue, reconnect
@@ -412,14 +416,16 @@ class Client:
         clock = asyncio.get_running_loop().time
         backoff = Backoff(self._policy)
         give_up: float | None = clock() + self._connect_within
+        token = ""
+        refused: RequestError | None = None  # of the last token: the one after it is another, and the last try
         while True:
             lasted, bye_delay = 0.0, None
             try:
-                self._token_sent = await self._current_token()
-                connection = await ClientConnection.open(
-                    self.url, self._token_sent or None, self._open_timeout, self._tls_ca_file
-                )
-                give_up = None
+                before, token = token, await self._current_token()
+                if refused is not None and token == before:
+                    raise refused
+                connection = await ClientConnection.open(self.url, token or None, self._open_timeout, self._tls_ca_file)
+                give_up, refused = None, None
                 opened = clock()
                 why = await self._serve(connection)
                 lasted = clock() - opened
@@ -431,10 +437,10 @@ class Client:
                     raise
                 why = str(error)
             except RequestError as error:
-                another_try = give_up is None or clock() < give_up
-                if not another_try or error.code not in _TOKEN_CODES or await self._current_token() == self._token_sent:
+                if refused is not None or error.code is not ErrorCode.UNAUTHORIZED or not callable(self._token):
                     raise
-                why = str(error)  # another token may be let in
+                refused = error
+                why = str(error)  # another token may be let in, once
             delay = backoff.failed(lasted)
             if bye_delay is not None and backoff.failures == 1:
                 delay = bye_delay * random.random()  # the engine knows when it will be back
@@ -466,6 +472,9 @@ class Client:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch(connection), name="heliograph-client-watch")
+                if callable(self._token) and connection.welcome.expires is not None:
+                    renewal = self._renew(connection, connection.welcome.expires)
+                    tasks.create_task(renewal, name="heliograph-client-token")
                 for subscription in self._routes.reconnected():
                     tasks.create_task(self._resubscribe(connection, subscription), name="heliograph-client-resubscribe")
                 await self._read(connection)
@@ -501,6 +510,21 @@ class Client:
                     raise ConnectionLost(f"{self.url} is silent") from None
                 except RequestError as error:
                     _log.debug("ping was refused: %s", error)  # an answer, so the engine lives
+
+    async def _renew(self, connection: ClientConnection, expires: float) -> None:
+        """Send another token before the present one ends. What fails is tried again; at the end the engine closes."""
+        while True:
+            left = expires - (await connection.request(Ping(id=0), Pong)).ts  # by the engine's clock
+            await asyncio.sleep(max(RENEWAL_LEAST_S, RENEWAL * left))
+            try:
+                request = Auth(id=0, token=await self._current_token())
+            except ConnectionLost as error:  # not this connection's: see there
+                _log.warning("no new token: %s", error)
+                continue
+            try:
+                expires = (await connection.request(request, Authenticated)).expires
+            except RequestError as error:
+                _log.warning("a new token was refused: %s", error)
 
     async def _resubscribe(self, connection: ClientConnection, subscription: Subscription) -> None:
         accepted = partial(self._routes.accepted, subscription)

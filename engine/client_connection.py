@@ -74,7 +74,7 @@ class ClientConnection:
                 websocket = await _connect(url, token, tls_ca_file)
                 connection = cls(websocket)
                 try:
-                    await connection._greet(url)
+                    await connection._greet(url, bool(token))
                 except BaseException:
                     await connection.close()
                     raise
@@ -82,11 +82,16 @@ class ClientConnection:
         except TimeoutError:
             raise ConnectionLost(f"{url}: no answer within {within_s:g} s") from None
 
-    async def _greet(self, url: str) -> None:
+    async def _greet(self, url: str, token: bool) -> None:
         try:
             message = await self.receive()
             while not isinstance(message, Welcome):
                 message = await self.receive()
+            if message.auth_within is not None:
+                if not token:
+                    raise RequestError(ErrorCode.UNAUTHORIZED, f"{url} wants a token")
+                while True:  # ours was refused: what follows is `bye`
+                    await self.receive()
         except ConnectionLost:
             if (refusal := self.refusal()) is not None:
                 raise refusal from None

@@ -33,7 +33,11 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Welcome(msgspec.Struct, tag_field="op", tag="welcome"):
-    """The first message of each connection; ``ping_interval`` in seconds."""
+    """The first message of each connection; ``ping_interval`` in seconds.
+
+    With a token that was accepted: its user, and when it ends, Unix seconds. ``auth_within``: none was, and the engine
+    wants one within so many seconds.
+    """
 
     protocol: int
     session: str = ""
@@ -41,6 +45,9 @@ class Welcome(msgspec.Struct, tag_field="op", tag="welcome"):
     node: str = ""
     ping_interval: float = 25.0
     limits: dict[str, Any] = {}
+    user: str | None = None
+    expires: float | None = None
+    auth_within: float | None = None
 
 
 class EventMessage(msgspec.Struct, tag_field="op", tag="event", gc=False):
@@ -201,6 +208,11 @@ class PresentUsers(Ok, tag="ok"):
 class HeldSubscriptions(Ok, tag="ok"):
     subscriptions: list[str]
     options: dict[str, dict[str, Any]] = {}
+
+
+class Authenticated(Ok, tag="ok"):
+    user: str
+    expires: float
 
 
 class Pong(Ok, tag="ok"):
