@@ -398,6 +398,8 @@ class WebSocketConnection(asyncio.Protocol):
         core = self._core
         assert core is not None, "frames before the handshake"
         core.receive_data(data)
+        if core.state is OPEN:
+            self._flush()  # pongs: a ping amid the fragments of a message is answered before the message
         try:
             for event in core.events_received():
                 if self._state is not State.OPEN:

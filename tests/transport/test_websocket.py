@@ -391,6 +391,18 @@ def test_a_broken_frame_closes_with_its_code(
     run(test)
 
 
+def test_a_ping_amid_fragments_is_answered_before_the_message(run: Run) -> None:
+    async def test() -> None:
+        async with place() as here:
+            client, session = await here.enter()
+            session.on = lambda data: session.connection.write(text_frame(data))
+            client.send(masked(TEXT & ~FIN, b"one "), masked(PING, b"?"), masked(CONT, b"message"))
+            assert await client.frame() == (PONG, b"?")
+            assert await client.frame() == (TEXT, b"one message")
+
+    run(test)
+
+
 def test_a_close_frame_amid_fragments_is_answered(run: Run, eventually: Eventually) -> None:
     async def test() -> None:
         async with place() as here:
