@@ -3,19 +3,24 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import uvloop
 from websockets.asyncio.client import connect
 
+from tests.transport.test_tls import certify
 from transport import listener as module
 from transport.errors import HeliographError
+from transport.gate import Gate, GatePolicy
 from transport.listener import Listener, bind
+from transport.tls import ServerTls
 from transport.websocket import ConnectionLimits, WebSocketConnection
 
 DEADLINE = 5.0
@@ -274,3 +279,81 @@ def test_a_process_without_descriptors_goes_on_serving() -> None:
             assert process.returncode == 0
         finally:
             process.kill()
+
+
+def test_of_too_many_who_say_nothing_the_oldest_goes(monkeypatch: pytest.MonkeyPatch, eventually: Eventually) -> None:
+    monkeypatch.setattr(module, "HANDSHAKES", 3)
+
+    async def test() -> None:
+        listener = _listener(bind("127.0.0.1", 0))
+        await listener.start()
+        async with connect(f"ws://127.0.0.1:{listener.port}/ws") as there:  # it has said what it wants
+            silent = []
+            for n in range(1, 5):
+                silent.append(await asyncio.open_connection("127.0.0.1", listener.port))
+                await eventually(lambda n=n: len(listener.connections) == min(n, 3) + 1)  # type: ignore[misc]
+            with suppress(ConnectionResetError):
+                assert await asyncio.wait_for(silent[0][0].read(), DEADLINE) == b""
+            await asyncio.wait_for(await there.ping(), DEADLINE)
+            silent[1][1].write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert (await asyncio.wait_for(silent[1][0].read(), DEADLINE)).startswith(b"HTTP/1.1 200 ")
+        for _, writer in silent:
+            writer.close()
+        await listener.stop()
+
+    uvloop.run(test())
+
+
+def test_who_connects_too_often_is_told_so(eventually: Eventually) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        gate = Gate(GatePolicy(connect_rate=2.0), lambda: 0.0)
+        listener = Listener(loop, bind("127.0.0.1", 0), Lobby(), ConnectionLimits(), gate)
+        await listener.start()
+        answers = []
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            # More than is read of it: the answer comes whole all the same.
+            writer.write(b"GET / HTTP/1.1\r\nHost: here\r\nA: " + b"b" * 10_000 + b"\r\n\r\n")
+            answers.append(await asyncio.wait_for(reader.read(), DEADLINE))
+            writer.close()
+        assert [answer.split()[1] for answer in answers] == [b"200"] * 2 + [b"429"] * 3
+        assert b"Retry-After: 1\r\n" in answers[-1]
+        assert not listener.connections
+        await listener.stop()
+
+    uvloop.run(test())
+
+
+@pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_tls_handshakes_that_never_end(
+    factory: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "HANDSHAKES", 3)
+    cert, key = certify(tmp_path, "served")
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        tls = ServerTls(cert, key, "server").context
+        limits = ConnectionLimits(handshake_timeout=1.0)
+        listener = Listener(loop, bind("127.0.0.1", 0), Lobby(), limits, tls=tls)
+        await listener.start()
+        silent = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(4)]
+        context = ssl.create_default_context(cafile=cert)
+        async with connect(f"wss://127.0.0.1:{listener.port}/ws", ssl=context) as there:
+            await asyncio.wait_for(await there.ping(), DEADLINE)
+            for reader, _ in silent:  # the oldest goes at once, the others in time
+                with suppress(ConnectionResetError):
+                    assert await asyncio.wait_for(reader.read(), DEADLINE) == b""
+            for connection in tuple(listener.connections):
+                connection.close(1012, "restart")
+            await asyncio.wait_for(there.wait_closed(), DEADLINE)
+            assert there.close_code == 1012
+        late = await asyncio.open_connection("127.0.0.1", listener.port)
+        await listener.stop()
+        for _, writer in [*silent, late]:
+            writer.close()
+        assert len(asyncio.all_tasks()) == 1
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(test())
