@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -55,6 +56,9 @@ def ask(method: str, admin_url: str, path: str, api_key: str | None = None, body
         connection.request(method, url.path.rstrip("/") + path, body if method == "POST" else None, headers)
         response = connection.getresponse()
         status, content = response.status, response.read()
+    except ssl.SSLCertVerificationError as error:
+        why = f"{error.verify_message}; SSL_CERT_FILE can name the PEM file of whom to trust"
+        raise ConnectionLost(f"{admin_url}: {why}") from error
     except (OSError, http.client.HTTPException) as error:
         why = "connection refused" if isinstance(error, ConnectionRefusedError) else str(error) or type(error).__name__
         raise ConnectionLost(f"{admin_url}: {why}") from error
