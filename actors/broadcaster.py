@@ -478,6 +478,8 @@ class Broadcaster(LoopActor):
     def _send(self, op: Send) -> None:
         if self._selected:
             self._write_out(time.time())
+        if op.topics:
+            self._reached.sent_to(op.session)
         op.session.barrier(op.frames, op.topics)
 
     def _finish(self, op: Finish) -> None:

@@ -330,6 +330,7 @@ class Index(LoopActor):
             self._relist(pending.session, pending.message.patterns)
 
     def _fence(self, fence: Fence, ops: list[Any]) -> bool:
+        self._mark(Mark(fence.position), ops)
         backlog = self._backlogs.get(fence.ref, [])
         pending = self._take(fence.ref)
         if pending is not None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from actors.messages import Reached
 from actors.route import Route
+from actors.session import Session
 from transport.wire_forms import WireForm
 
 if TYPE_CHECKING:
     from actors.audience import Selection
-    from actors.session import Session
 
 ROUNDS: Final = 15
 """Every so many times sessions are told that have got no event meanwhile: else what they have would be too old to
@@ -41,7 +41,7 @@ class Positions:
     def __init__(self, sessions: Callable[[], Iterable[Session]]) -> None:
         self._sessions = sessions
         self._position = ""
-        self._sent: dict[Route | Selection, None] = {}
+        self._sent: dict[Route | Selection | Session, None] = {}
         self._past: deque[tuple[float, str]] = deque(maxlen=REMEMBERED)
         self._round = 0
         self._everybody = False
@@ -51,8 +51,8 @@ class Positions:
         """What has come from the hub so far is everything up to this position."""
         self._position = op.position
 
-    def sent_to(self, recipients: Route | Selection) -> None:
-        """Their members get events in this flush."""
+    def sent_to(self, recipients: Route | Selection | Session) -> None:
+        """They, or their members, get events in this flush, or have begun a subscription."""
         self._sent[recipients] = None
 
     def due(self, now: float) -> None:
@@ -83,6 +83,8 @@ class Positions:
         for recipients in self._sent:
             if isinstance(recipients, Route):
                 yield from recipients.members()
+            elif isinstance(recipients, Session):
+                yield recipients
             else:
                 for _, sessions in recipients.lanes:
                     yield from sessions

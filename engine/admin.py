@@ -31,7 +31,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engine import admin_explain, admin_index, admin_restart, admin_sessions
+from engine import admin_explain, admin_history, admin_index, admin_restart, admin_sessions
 from engine.admin_config import Admin
 from engine.admin_gate import Gate, needed
 from engine.admin_http import answer, read_body
@@ -69,7 +69,6 @@ STATUS = {
 
 LATER = (
     ("GET", "/"),
-    ("GET", "/api/history"),
 )
 """What the contract has and this version has not built."""
 
@@ -78,7 +77,7 @@ FEED_ACTIONS = ("reset", "disconnect", "connect")
 """What an operator may do to a feed; see :class:`actors.feed_supervisor.OperateFeed`."""
 
 
-class Backend(admin_sessions.Backend, admin_restart.Backend, Protocol):
+class Backend(admin_sessions.Backend, admin_history.Backend, admin_restart.Backend, Protocol):
     """What the API speaks for; called on the loop that serves it."""
 
     def health(self) -> dict[str, Any]:
@@ -207,6 +206,7 @@ def application(
             Route("/api/drain", api.drain, methods=["POST"]),
             *admin_sessions.routes(backend),
             *admin_explain.routes(backend),
+            *admin_history.routes(backend),
             *admin_index.routes(backend),
             *admin_restart.routes(backend),
             *(Route(path, _later, methods=[method]) for method, path in LATER),

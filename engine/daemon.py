@@ -32,7 +32,7 @@ from engine.version import VERSION
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, HeliographError, RequestError
 from transport.listener import bind
-from transport.messages import Publish
+from transport.messages import HistoryPage, Publish
 from transport.meter import Meter
 from transport.position import Position
 
@@ -363,6 +363,10 @@ class Daemon:
         """Have the hub look."""
         found: list[dict[str, Any]] = await self._control.ask(HUB, "topics", {"after": after, "limit": limit})
         return found
+
+    async def history(self, topic: str, limit: int, since: Position | None) -> HistoryPage:
+        """See :meth:`engine.hub_link.HubLink.history`."""
+        return await self._link.history(topic, limit, since)
 
     async def users(self, topic: str) -> list[str]:
         """Have the hub look."""

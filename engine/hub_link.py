@@ -13,7 +13,7 @@ from engine.links import bus_client
 from transport.codec import pack
 from transport.codes import ErrorCode
 from transport.errors import RequestError
-from transport.messages import Publish, Published, Refused, Users, WhoIsPresent
+from transport.messages import HistoryPage, Publish, Published, ReadHistory, Refused, Users, WhoIsPresent
 from transport.position import Position
 
 PUBLISH_TIMEOUT = 5.0  # s for the hub to answer
@@ -62,7 +62,18 @@ class HubLink:
         [users] = await self._ask([WhoIsPresent(0, topic)])
         return list(users)
 
-    async def _ask(self, questions: Sequence[Publish | WhoIsPresent]) -> list[Any]:
+    async def history(self, topic: str, limit: int, since: Position | None) -> HistoryPage:
+        """Events that are kept of ``topic``; see :class:`transport.messages.ReadHistory`.
+
+        Raises:
+            RequestError: ``unavailable`` without a hub or answer, or the hub's refusal.
+        """
+        place = None if since is None else (since.epoch, since.offset)
+        [page] = await self._ask([ReadHistory(0, topic, limit, place)])
+        assert isinstance(page, HistoryPage), "what a hub answers to it"
+        return page
+
+    async def _ask(self, questions: Sequence[Publish | WhoIsPresent | ReadHistory]) -> list[Any]:
         if not self._link.connected or len(self._waiting) + len(questions) > IN_FLIGHT:
             raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away or busy; repeat in a moment")
         loop = asyncio.get_running_loop()
@@ -98,6 +109,8 @@ class HubLink:
                     self._answer(ref, Position(epoch, offset))
             elif type(item) is Users:
                 self._answer(item.ref, item.users)
+            elif type(item) is HistoryPage:
+                self._answer(item.ref, item)
             elif type(item) is Refused:
                 self._fail(item.ref, RequestError(item.code, item.message, item.field))
 

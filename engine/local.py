@@ -27,7 +27,7 @@ from engine.worker import Worker
 from transport.codes import ErrorCode
 from transport.errors import HeliographError, RequestError
 from transport.listener import bind
-from transport.messages import Publish
+from transport.messages import HistoryPage, Publish
 from transport.position import Position
 
 ENDPOINT = "inproc://hub"
@@ -215,6 +215,10 @@ class LocalEngine:
         """Look at the hub's log."""
         return await self._hub.topics({"after": after, "limit": limit})
 
+    async def history(self, topic: str, limit: int, since: Position | None) -> HistoryPage:
+        """See :meth:`engine.hub_link.HubLink.history`."""
+        return await self._link.history(topic, limit, since)
+
     async def users(self, topic: str) -> list[str]:
         """Have the hub look."""
         return await self._link.users(topic)
@@ -230,10 +234,12 @@ class LocalEngine:
         self._admin.reload(taken.admin)
         self._notifier.reloading()
         self._config = taken
-        await self._worker.reload(self._config)
-        await self._feeds.reload(self._config)
-        await self._refresh_feeds()
-        self._notifier.ready("reloaded")
+        try:
+            await self._worker.reload(self._config)
+            await self._feeds.reload(self._config)
+            await self._refresh_feeds()
+        finally:  # also of one that fails: the service manager would take the engine for reloading for ever
+            self._notifier.ready("reloaded")
         get_logger().info("engine_reloaded", needs_restart=left)
         return left
 
