@@ -22,7 +22,8 @@ MAX_ITEM_BYTES = 32 << 20
 MAX_BODY_BYTES = 64 << 20
 _MAX_ELEMENTS = 1 << 20
 
-# The registry: a message's tag is its place here. Both ends run the same version, so the order may change at will.
+# The registry: a message's tag is its place here. Both ends run the same version, so the order may change at will, but
+# for Publication: histories on disk keep its tag.
 _TYPES: tuple[type[tuple[Any, ...]], ...] = (
     messages.Publish,
     messages.Published,
