@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transport.messages import HistoryPage, Missed, Publication, Published, Refused, Share, Users
+from transport.errors import RequestError
+from transport.messages import HistoryPage, Missed, Publication, Publish, Published, Refused, Share, Users
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 
 if TYPE_CHECKING:
     from actors.audience import Selection
+    from actors.history import Accepted
     from actors.ref import Ref
     from actors.route import Route
     from actors.session import Session
@@ -82,6 +84,46 @@ class WindowOpened(NamedTuple):
     """Bus → router: a lagging peer has acknowledged; tell it what it missed and go on."""
 
     peer: Any
+
+
+class Keep(NamedTuple):
+    """Router → keeper: events of topics whose history is elsewhere, each with its peer, in their order."""
+
+    batch: list[tuple[Any, Publish]]
+
+
+class Kept(NamedTuple):
+    """Keeper → router: what became of them, in their order; what was kept is now where its topic promises."""
+
+    results: list[tuple[Any, Publish, Accepted | RequestError]]
+
+
+class ReadKept(NamedTuple):
+    """Router → keeper: what was missed of some topics; answered by :class:`ReadDone` with the same token.
+
+    ``after``: per topic the offset behind which to read, in the topic's present epoch; at most ``limit`` events of each,
+    the newest. Where ``behind`` is given, instead: of the topics that match ``patterns``, events of the keeper's whole
+    log behind this mark, at most ``limit`` in all.
+    """
+
+    token: Any
+    after: dict[str, int]
+    limit: int
+    behind: int | None = None
+    patterns: tuple[str, ...] = ()
+
+
+class ReadDone(NamedTuple):
+    """Keeper → router: packed events by topic, oldest first; ``first`` by topic the oldest offset that is kept.
+
+    ``complete``: of what is behind ``behind`` nothing is gone. Or why it cannot be read.
+    """
+
+    token: Any
+    events: dict[str, list[bytes]]
+    first: dict[str, int]
+    complete: bool = True
+    error: RequestError | None = None
 
 
 class Advance(NamedTuple):
