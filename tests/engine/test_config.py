@@ -255,7 +255,44 @@ def test_the_documentation_has_every_field() -> None:
 def test_the_example_in_the_documentation_loads() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     example = page.split("```toml\n")[1].split("```")[0].replace("api_key_file = ", "# ")
+    example = re.sub('secret_file = "[^"]*"', f"secret = '{'x' * 32}'", example)
     Mapper(loads(example).feeds["fx"].map)
+
+
+AUTH = f"[auth]\nsecret = '{'s' * 32}'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "says"),
+    [
+        ("[auth]\nsecret = 'short'", "auth.secret", "32 bytes"),
+        ("[auth]\npublic_key = 'x'", "auth.public_key", "PEM"),
+        ("[auth]\njwks = '{}'", "auth.jwks", "key set"),
+        (AUTH + "jwks = '{}'", "auth.jwks", "secret is given too"),
+        (AUTH + "algorithms = ['none']", "auth.algorithms[0]", "Invalid enum value"),
+        (AUTH + "algorithms = ['ES256']", "auth.algorithms", "no key for ES256"),
+        (AUTH + "algorithms = []", "auth.algorithms", "length >= 1"),
+        (AUTH + "anonymous = true", "auth.anonymous", "secret is given"),
+        ("[auth]\nissuer = 'a'", "auth.issuer", "no secret"),
+        ("[server]\nhost = '0.0.0.0'", "server.host", "auth.anonymous = true"),
+        ("[server]\nhost = 'localhost.evil.test'", "server.host", "auth.secret"),
+    ],
+)
+def test_keys_are_checked_and_to_let_in_everybody_is_said_aloud(text: str, field: str, says: str) -> None:
+    error = refused(text)
+    assert (error.field or "").startswith(field.split("[")[0])
+    assert says in error.message
+    assert "s" * 32 not in str(error)
+
+
+def test_an_address_for_others_needs_keys_or_the_word() -> None:
+    for auth in (AUTH, "[auth]\nanonymous = true\n"):
+        assert loads(auth + "[server]\nhost = '0.0.0.0'").auth
+    # A reload cannot take the keys away and leave the address.
+    old = loads(AUTH + "[server]\nhost = '0.0.0.0'")
+    with pytest.raises(ConfigError, match="not a loopback"):
+        config.reloaded(old, loads(""))
+    assert "s" * 32 not in config.effective_toml(old)
 
 
 def test_a_reload_keeps_what_it_does_not_take_of_a_table_that_it_takes() -> None:
