@@ -12,10 +12,11 @@ import pytest
 from actors.feed_supervisor import ApplyFeeds
 from actors.messages import Arrived
 from engine.config import Config, loads
+from engine.feeds import Feeds
 from engine.local import LocalEngine
 from engine.notify import Notifier
 from tests.integration.harness import RawClient, followed
-from transport.errors import HeliographError, RequestError
+from transport.errors import ConfigError, HeliographError, RequestError
 from transport.event import Event, to_publish
 
 Eventually = Callable[..., Awaitable[None]]
@@ -213,13 +214,21 @@ def test_the_service_manager_is_told_of_each_step() -> None:
             self.told += [state.partition("=")[0] for state in states if state and not state.startswith("STATUS")]
             return True
 
+    async def refuse(*_: object) -> None:
+        raise ConfigError("cannot be", "feeds.x")
+
     async def scenario() -> None:
         notifier = Recorder()
         engine = LocalEngine(config(), notifier=notifier)
         await engine.start()
         await engine.reload(config())
+        reload = ["RELOADING", "MONOTONIC_USEC", "READY"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Feeds, "reload", refuse)
+            with pytest.raises(ConfigError):
+                await engine.reload(config())
         await engine.drain()
         await engine.stop()
-        assert notifier.told == ["READY", "RELOADING", "MONOTONIC_USEC", "READY", "STOPPING"]
+        assert notifier.told == ["READY", *reload, *reload, "STOPPING"]
 
     asyncio.run(scenario())
