@@ -50,7 +50,7 @@ from transport.requests import Ack as AckRequest
 from transport.requests import Auth, Ping, Presence, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
 from transport.requests import History as HistoryRequest
 from transport.requests import Publish as PublishRequest
-from transport.topics import check_pattern, check_readable, check_topic, is_pattern, user_topic
+from transport.topics import check_pattern, check_readable, check_topic, is_pattern, is_user, user_topic
 from transport.wire_forms import JsonForm, MsgpackForm, WireForm
 
 PROTOCOL = 1
@@ -325,8 +325,9 @@ class Clients(LoopActor):
             session.user = identity.user
             self._seat(session, identity.user)
         elif session.subscriptions and before is not None and before.grants is not identity.grants:
-            # Not those that an operator ordered: they never needed the token.
-            lost = [p for p in session.subscriptions if before.may_subscribe(p) and not identity.may_subscribe(p)]
+            # Not those that an operator ordered, nor the user's own: they never needed the token.
+            held = [pattern for pattern in session.subscriptions if not is_user(pattern)]
+            lost = [pattern for pattern in held if before.may_subscribe(pattern) and not identity.may_subscribe(pattern)]
             if lost:
                 self._index.tell(UnsubscribeFor(session, Unsubscribe(id=0, topics=lost), by_server=True))
 

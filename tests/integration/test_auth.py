@@ -177,7 +177,7 @@ def test_a_token_ends_or_is_renewed(engine_process: Start, eventually: Eventuall
     engine = engine_process(AUTH)
 
     async def scenario() -> None:
-        short = mint(ttl=2.0, subscribe=["a.*", "b"])
+        short = mint(ttl=2.0, subscribe=["a.*", "b", "user.alice"])
         async with RawClient(engine.url, short) as ends, RawClient(engine.url, short) as renewed:
             for client in (ends, renewed):
                 await client.subscribe("a.x", "a.*", "b")
