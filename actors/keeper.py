@@ -1,0 +1,168 @@
+"""Keeps events where a disk or a network decides how long that takes: a history on a thread of its own.
+
+The router hands over what must be kept before anybody sees it, and goes on with :class:`~actors.messages.Kept`. All
+that waits goes into one append (group commit), so a slow disk makes larger batches, not a longer queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from actors.blocking_actor import BlockingActor
+from actors.history import Accepted, Expired, History
+from actors.messages import Keep, Kept, ReadDone, ReadKept, Sweep
+from actors.ref import Ref
+from transport.codec import join, unpack_batch
+from transport.codes import ErrorCode
+from transport.errors import RequestError
+from transport.messages import Publish
+from transport.topics import matcher
+
+_log = logging.getLogger(__name__)
+
+BATCH_EVENTS: Final = 1_024
+"""Of one append."""
+PAGE: Final = 1_024
+"""Events of one read."""
+KEEPER_EVENTS: Final = 50_000
+"""That the keeper has not answered yet; more are refused, see :class:`InFlight`."""
+
+
+class InFlight:
+    """The router's count of what the keeper has, so that it need not ask. On the router's thread."""
+
+    def __init__(self) -> None:
+        self.events = 0
+
+    def take(self, batch: list[tuple[Any, Publish]]) -> list[tuple[Any, Publish]]:
+        """As much of a batch, from its start, as there is room for; the rest is to be refused as :func:`full`."""
+        taken = batch[: max(0, KEEPER_EVENTS - self.events)]
+        self.events += len(taken)
+        return taken
+
+    def kept(self, message: Kept) -> None:
+        """The keeper has answered."""
+        self.events -= len(message.results)
+
+
+def full() -> RequestError:
+    """What a publisher is told whose event was not taken."""
+    return RequestError(ErrorCode.UNAVAILABLE, f"{KEEPER_EVENTS} events wait for the history; repeat it later")
+
+
+class Keeper(BlockingActor):
+    """One per history. Each incarnation opens its own, in its thread: a predecessor may hang in a call.
+
+    Args:
+        router: is told :class:`Kept` and :class:`ReadDone`.
+        history: opens it.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, *, router: Ref, history: Callable[[], History], clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self._router, self._open, self._clock = router, history, clock
+        self._history: History | None = None
+        self._ends: dict[str, int] = {}  # offsets that the topics have reached at least
+        self._batch: list[tuple[Any, Publish]] = []  # not answered yet
+
+    def on_start(self) -> None:
+        """Open the history."""
+        self._history = self._open()
+        self._ends = {head.topic: head.offset for head in self._history.heads()}
+
+    def on_stop(self) -> None:
+        """Let go the history."""
+        if self._history is not None:
+            self._history.close()
+
+    def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
+        """Nobody waits for what was in hand; a successor has the rest."""
+        batch, self._batch = self._batch, []
+        self._refuse(batch, RequestError(ErrorCode.UNAVAILABLE, "the history failed, the outcome is unknown"))
+        self.on_stop()
+
+    def on_keep(self, message: Keep) -> None:
+        """Append it with all that waits behind it."""
+        self._batch = list(message.batch)
+        waiting = self.mailbox.items
+        while len(self._batch) < BATCH_EVENTS and waiting and type(waiting[0]) is Keep:
+            self._batch += waiting.popleft().batch
+            self.mailbox.handled += 1
+        while self._batch:
+            self._append(self._batch[:BATCH_EVENTS])
+            del self._batch[:BATCH_EVENTS]
+
+    def _append(self, batch: list[tuple[Any, Publish]]) -> None:
+        assert self._history is not None, "it has started"
+        try:
+            results = self._history.append([publish for _, publish in batch], self._clock())
+        except RequestError as error:
+            _log.warning("%d events are not kept: %s", len(batch), error)
+            self._refuse(batch, error)
+            return
+        answers: list[tuple[Any, Publish, Accepted | RequestError]] = [
+            (peer, publish, result) for (peer, publish), result in zip(batch, results, strict=True)
+        ]
+        for result in results:
+            if isinstance(result, Accepted) and not result.again:
+                self._ends[result.publication.topic] = result.publication.offset
+        self._router.tell(Kept(answers))
+
+    def _refuse(self, batch: list[tuple[Any, Publish]], error: RequestError) -> None:
+        if batch:
+            self._router.tell(Kept([(peer, publish, error) for peer, publish in batch]))
+
+    def on_read_kept(self, message: ReadKept) -> None:
+        """What was kept, behind all that was to be kept before."""
+        try:
+            done = self._topics(message) if message.behind is None else self._behind(message.behind, message)
+        except RequestError as error:
+            done = ReadDone(message.token, {}, {}, False, error)
+        self._router.tell(done)
+
+    def _topics(self, message: ReadKept) -> ReadDone:
+        history = self._history
+        assert history is not None, "it has started"
+        events: dict[str, list[bytes]] = {}
+        for topic, behind in message.after.items():
+            newest: deque[bytes] = deque(maxlen=message.limit)
+            after = max(behind, self._ends.get(topic, 0) - message.limit)
+            while page := history.read(topic, after, PAGE):  # others may have appended, too
+                newest.extend(page)
+                after = unpack_batch(join(page[-1:]))[0].offset
+            events[topic] = list(newest)
+        return ReadDone(message.token, events, {topic: history.first(topic) for topic in message.after})
+
+    def _behind(self, mark: int, message: ReadKept) -> ReadDone:
+        history = self._history
+        assert history is not None, "it has started"
+        wanted = [matcher(pattern) for pattern in message.patterns]
+        events: dict[str, list[bytes]] = {}
+        count = 0
+        try:
+            while page := history.tail(mark, PAGE):
+                mark = page[-1][0]
+                found = [packed for _, packed in page]
+                for packed, publication in zip(found, unpack_batch(join(found)), strict=True):
+                    if not any(matches(publication.topic) for matches in wanted):
+                        continue
+                    if count == message.limit:
+                        return ReadDone(message.token, events, {}, False)
+                    events.setdefault(publication.topic, []).append(packed)
+                    count += 1
+        except Expired:
+            return ReadDone(message.token, {}, {}, False)
+        return ReadDone(message.token, events, {topic: history.first(topic) for topic in events})
+
+    def on_sweep(self, _message: Sweep) -> None:
+        """Trim; the router says when."""
+        assert self._history is not None, "it has started"
+        try:
+            self._history.trim(self._clock())
+        except RequestError as error:
+            _log.warning("the history cannot be trimmed: %s", error)
