@@ -150,7 +150,7 @@ class HeliographProtocol(FeedProtocol):
     def _accepted(self, raw: bytes) -> Sequence[Item]:
         try:
             answer = _subscribed.decode(raw)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"malformed answer to `subscribe`: {error}") from None
         if self._known and not answer.recovered:
             self._positions.reconnected()

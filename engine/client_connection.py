@@ -175,7 +175,7 @@ class ClientConnection:
             if pending.on_answer is not None:
                 pending.on_answer(answer)
             pending.answer.set_result(answer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             pending.answer.set_exception(RequestError(ErrorCode.INTERNAL, f"the engine's answer is malformed: {error}"))
 
     def _refused(self, refusal: Refusal) -> None:

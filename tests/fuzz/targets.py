@@ -282,7 +282,8 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     "upstream-engine": [
         b'{"op":"event","topic":"a","epoch":"e","offset":1,"ts":1,"type":"t","data":1}',
         b'{"op":"gap","topic":"a","epoch":"e","from":1,"to":2,"reason":"slow"}',
-        b'{"op":"ok","id":1,"topics":["a"],"positions":{"a":{"epoch":"e","offset":1}}}',
+        b'{"op":"ok","id":0,"topics":["a"],"positions":{"a":{"epoch":"e","offset":1}}}',
+        b'{"op":"ok","id":0,"topics":["a"],"positions":{"\xff":{}}}',  # a finding: not UTF-8 where only ok has a field
     ],
     "redis": [b'alerts\n{"a":1}', b"prices.x\ntext"],
 }
