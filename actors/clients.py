@@ -326,8 +326,8 @@ class Clients(LoopActor):
             self._seat(session, identity.user)
         elif session.subscriptions and before is not None and before.grants is not identity.grants:
             # Not those that an operator ordered, nor the user's own: they never needed the token.
-            held = [pattern for pattern in session.subscriptions if not is_user(pattern)]
-            lost = [pattern for pattern in held if before.may_subscribe(pattern) and not identity.may_subscribe(pattern)]
+            held = [p for p in session.subscriptions if not is_user(p)]
+            lost = [p for p in held if before.may_subscribe(p) and not identity.may_subscribe(p)]
             if lost:
                 self._index.tell(UnsubscribeFor(session, Unsubscribe(id=0, topics=lost), by_server=True))
 

@@ -130,3 +130,10 @@ def test_a_malformed_claim_is_refused_by_name(claim: Any, named: str) -> None:
 def test_what_a_later_version_adds_is_not_read_and_equal_claims_share_what_they_allow() -> None:
     assert grants({"subscribe": ["a"], "teleport": ["b"]}) is grants({"subscribe": ["a"]})
     assert grants(None) is grants({})
+
+
+def test_a_pattern_of_many_wildcards_costs_no_more_than_its_tokens() -> None:
+    most = ".".join("*" * 128)
+    allowed = Patterns([most, "*.>"])
+    assert allowed.allow(most)  # and not 2 to the power of 128 ways to match it
+    assert not allowed.allow(">")
