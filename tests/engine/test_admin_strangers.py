@@ -203,6 +203,19 @@ STATUSES = {200, 400, 401, 403, 404, 409, 429, 501, 503}
 CODES = {str(code) for code in admin.STATUS}
 
 
+class Idle(FakeBackend):
+    """Answers everything, for an engine of no workers."""
+
+    async def ask_workers(self, order: dict[str, Any]) -> list[Any]:
+        return []
+
+    async def topics(self, after: str, limit: int) -> list[dict[str, Any]]:
+        return []
+
+    async def users(self, topic: str) -> list[str]:
+        return []
+
+
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """The API with keys, served by another thread."""
@@ -212,7 +225,7 @@ def port() -> Iterator[int]:
 
     async def serve() -> None:
         table = {"api_key": "k", "keys": {"p": {"key": "p", "scopes": ["publish"]}}}
-        server = AdminServer(FakeBackend(), msgspec.convert({"admin": table}, Config), sock)
+        server = AdminServer(Idle(), msgspec.convert({"admin": table}, Config), sock)
         await server.start()
         stop = asyncio.Event()
         stops.append(stop)
@@ -265,7 +278,7 @@ BODIES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["GET", "POST", "DELETE", "HEAD", "PUT", "OPTIONS", "x"]),
     st.one_of(PATHS, latin.map("/".__add__)),
