@@ -184,7 +184,7 @@ class Daemon:
             self._closing.callback(client_sock.close)
             server = msgspec.structs.replace(server, port=client_sock.getsockname()[1])
         self.port = server.port
-        self._runtime_dir = runtime_dir = RuntimeDir(server.runtime_path())
+        self._runtime_dir = runtime_dir = RuntimeDir(server.runtime_path(), lasting=self._lasting())
         try:
             await runtime_dir.acquire()
         except RuntimeDirTaken as error:
@@ -199,6 +199,10 @@ class Daemon:
         self._closing.callback(self._admin_sock.close)
         self.admin_port = self._admin_sock.getsockname()[1]
         return runtime_dir
+
+    def _lasting(self) -> bool:
+        """Whether an engine that is started like this one has the same runtime directory."""
+        return self._config.server.port != 0 or self._config.server.runtime_dir is not None
 
     def _specify(self, runtime_dir: RuntimeDir) -> list[ChildProcess]:
         server = self._config.server

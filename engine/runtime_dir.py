@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -18,6 +19,7 @@ FIELD = "server.runtime_dir"
 PATH_BYTES = 107  # sun_path, less its terminating zero: unix(7)
 LONGEST = "control.sock"
 LOCK = "lock"
+HISTORY = "history"
 GOING_TIMEOUT = 6.0  # s to wait for a daemon that is on its way out; its children have 5 s
 _LOOK_AGAIN = 0.05  # s; nothing but a thread could wait for an flock
 
@@ -39,12 +41,15 @@ def endpoint(path: str | os.PathLike[str], name: str) -> str:
 class RuntimeDir:
     """A runtime directory, unlocked until :meth:`acquire`.
 
+    Args:
+        lasting: whether the history in it is for a successor; not where the name is a port that was picked.
+
     Raises:
         ConfigError: its sockets' names would be longer than the kernel takes.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).absolute()
+    def __init__(self, path: str | os.PathLike[str], *, lasting: bool = True) -> None:
+        self.path, self._lasting = Path(path).absolute(), lasting
         self._lock: int | None = None
         length = len(os.fsencode(self.path / LONGEST))
         if length > PATH_BYTES:
@@ -81,8 +86,7 @@ class RuntimeDir:
                 raise RuntimeDirTaken(self.path, pid)
             await asyncio.sleep(_LOOK_AGAIN)
         self._write("running")
-        for left in self.path.glob("*.sock"):
-            left.unlink(missing_ok=True)
+        self._clear()
 
     def going(self) -> None:
         """Note for a successor that this daemon is stopping: it waits instead of giving up."""
@@ -93,8 +97,7 @@ class RuntimeDir:
         """Remove what is ours and unlock. Call it when the children are gone. Idempotent."""
         if self._lock is None:
             return
-        for left in self.path.glob("*.sock"):
-            left.unlink(missing_ok=True)
+        self._clear()
         (self.path / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
         self._lock = None
@@ -102,6 +105,12 @@ class RuntimeDir:
             self.path.rmdir()
         except OSError:
             pass  # somebody keeps something else there, or a successor has begun
+
+    def _clear(self) -> None:
+        for left in self.path.glob("*.sock"):
+            left.unlink(missing_ok=True)
+        if not self._lasting:
+            shutil.rmtree(self.path / HISTORY, ignore_errors=True)
 
     def _make(self) -> None:
         try:

@@ -45,6 +45,7 @@ from engine.config import Topic as TopicConfig
 from engine.feed_config import MAPPED
 from engine.feed_config import Feed as FeedConfig
 from engine.redis_config import REDIS, Redis
+from engine.runtime_dir import HISTORY
 from engine.tables import join
 from transport.bus_client import BusClient
 from transport.errors import ConfigError
@@ -125,7 +126,7 @@ def history_dir(config: Config, runtime_dir: Path | None) -> Path | None:
     """Where the recent events are; ``None``: in memory, of an engine in one process that has no such directory."""
     if config.history.dir is not None:
         return Path(config.history.dir)
-    return None if runtime_dir is None else runtime_dir / "history"
+    return None if runtime_dir is None else runtime_dir / HISTORY
 
 
 def _stage_runner(name: str, table: StageConfig, forward: Forward, meter: Meter) -> ChildSpec:

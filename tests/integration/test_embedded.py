@@ -113,7 +113,7 @@ def test_a_start_that_fails_leaves_nothing_and_names_the_port(tmp_path: Path, wo
 def test_with_processes(run: Runner, tmp_path: Path) -> None:
     stages = Pipeline().stage("mine", Enricher, topics=["a.>"], options={"name": "process"})
 
-    async def once() -> None:
+    async def once() -> int:
         async with Engine(
             pipeline=stages, workers=2, port=0, admin_port=0, runtime_dir=str(tmp_path / "run")
         ) as engine:
@@ -122,14 +122,17 @@ def test_with_processes(run: Runner, tmp_path: Path) -> None:
             async with engine.client() as client:
                 (event,) = await take(client, "a.*", 1, lambda: engine.publish("a.b", {"do": "change"}))
                 assert event.data == {"do": "change", "by": "process"}
-                assert (await client.publish("a.b", {})).offset == 2
+                place = await client.publish("a.b", {})
+                assert place is not None
+                assert place.offset == event.offset + 1
+                return event.offset
 
     async def scenario() -> None:
-        await once()  # libuv opens a descriptor of its own with a loop's first stream
+        assert await once() == 1  # libuv opens a descriptor of its own with a loop's first stream
         before = belongings()
-        await once()
+        assert await once() == 3, "the next one knows what the first one had"
         assert belongings() == before
-        assert not (tmp_path / "run").exists()
+        assert [left.name for left in (tmp_path / "run").iterdir()] == ["history"]
 
     run(scenario())
 
