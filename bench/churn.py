@@ -137,7 +137,7 @@ class Session:
                 self._event(item)
         elif message.op == "ok":
             self._answered(self._requests.pop(message.id or 0), message)
-        elif message.op not in ("welcome", "skipped"):
+        elif message.op not in ("welcome", "skipped", "position"):
             self.wrong.append(f"{message}")
         if not self._requests:
             self.idle.set()

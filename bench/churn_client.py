@@ -29,6 +29,13 @@ class Item(msgspec.Struct):
     priority: str = "medium"
 
 
+class Place(msgspec.Struct):
+    """Where a topic is."""
+
+    epoch: str
+    offset: int
+
+
 class Message(msgspec.Struct):
     """Any message of the server."""
 
@@ -37,6 +44,8 @@ class Message(msgspec.Struct):
     topic: str = ""
     topics: list[str] = []
     position: str = ""
+    positions: dict[str, Place] = {}
+    recovered: bool | None = None
     offset: int = 0
     epoch: str = ""
     data: Payload | None = None
@@ -44,6 +53,7 @@ class Message(msgspec.Struct):
     key: str | None = None
     priority: str = "medium"
     events: list[Item] = []
+    code: int | str = ""
     message: str = ""
     reason: str = ""
 
