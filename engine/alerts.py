@@ -44,8 +44,8 @@ class Alerts:
     def __init__(self, engine: Client | Engine) -> None:
         self._engine = engine
 
-    async def publish(self, alert: Alert) -> Position:
-        """Publish one alert; its position once the engine has accepted it.
+    async def publish(self, alert: Alert) -> Position | None:
+        """Publish one alert; its position once the engine has accepted it, or ``None`` as :meth:`Client.publish` says.
 
         Raises:
             ConnectionLost: the outcome is unknown.
@@ -53,7 +53,7 @@ class Alerts:
         """
         return await self._send(alert.to_event())
 
-    async def publish_many(self, alerts: Iterable[Alert]) -> list[Position]:
+    async def publish_many(self, alerts: Iterable[Alert]) -> list[Position | None]:
         """Publish many, in order, without waiting for each; their positions.
 
         All are checked before the first is sent.
@@ -64,7 +64,7 @@ class Alerts:
                 refused one, and the others may or may not have been published.
         """
         events = iter([_checked(i, alert) for i, alert in enumerate(alerts)])
-        positions: list[Position] = []
+        positions: list[Position | None] = []
         while some := list(islice(events, IN_FLIGHT)):
             outcomes = await asyncio.gather(*map(self._send, some), return_exceptions=True)
             for outcome in outcomes:
@@ -96,7 +96,7 @@ class Alerts:
             raise RequestError(ErrorCode.BAD_REQUEST, "name at least one kind of alerts", "kinds")
         return AlertSubscription(self._engine, kinds, preferences or Preferences(), on_invalid, options)
 
-    async def _send(self, event: Event) -> Position:
+    async def _send(self, event: Event) -> Position | None:
         data = msgspec.Raw(event.payload)
         return await self._engine.publish(event.topic, data, type=event.type, key=event.key, priority=event.priority)
 

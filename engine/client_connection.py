@@ -210,7 +210,9 @@ class ClientConnection:
 
 async def _connect(url: str, token: str | None, tls_ca_file: str | None) -> WebSocket:
     try:
-        tls = {} if tls_ca_file is None else {"ssl": ssl.create_default_context(cafile=tls_ca_file)}
+        options: dict[str, Any] = {}  # no `ssl` at all: the library refuses None for a wss:// URL
+        if tls_ca_file is not None:
+            options["ssl"] = ssl.create_default_context(cafile=tls_ca_file)
         return await connect(
             url,
             subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType of str
@@ -221,8 +223,8 @@ async def _connect(url: str, token: str | None, tls_ca_file: str | None) -> WebS
             ping_interval=None,  # a consumer that takes its time is no dead engine; see Client._watch
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=MESSAGE_BYTES,
-            **tls,
             proxy=None if leads_here(url) else True,
+            **options,
         )
     except InvalidURI as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"not a WebSocket URL: {error}", "url") from None
