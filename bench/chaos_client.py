@@ -21,11 +21,13 @@ class _Connected:
     """A client that comes back whenever its connection ends: ``async with``.
 
     Attributes:
+        jitter_s: within which it comes back.
         outage: the longest time in seconds from the loss of a connection until :meth:`_back`.
     """
 
     def __init__(self, host: str, port: int, faults: Callable[[str], None], rng: random.Random) -> None:
         self._host, self._port, self._fault, self._rng = host, port, faults, rng
+        self.jitter_s = JITTER_S
         self._socket: Socket | None = None
         self._lost: float | None = None
         self.outage = 0.0
@@ -38,8 +40,7 @@ class _Connected:
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
-        if self._socket is not None:
-            self._socket.leave(abort=True)
+        self.leave()
 
     async def _stay(self) -> None:
         while True:
@@ -53,7 +54,12 @@ class _Connected:
             await self._socket.closed
             if self._lost is None:
                 self._lost = self._loop.time()
-            await asyncio.sleep(self._rng.random() * JITTER_S)
+            await asyncio.sleep(self._rng.random() * self.jitter_s)
+
+    def leave(self) -> None:
+        """Cut the connection; it comes back."""
+        if self._socket is not None:
+            self._socket.leave(abort=True)
 
     def _send(self, **fields: Any) -> None:
         if self._socket is not None and not self._socket.closed.done():
@@ -72,11 +78,16 @@ class _Connected:
 
 
 class Watcher(_Connected):
-    """Subscribes, recovers, tells its receiver everything."""
+    """Subscribes, recovers, tells its receiver everything.
+
+    Attributes:
+        byes: how often it was sent away.
+    """
 
     def __init__(self, host: str, port: int, receiver: Receiver, heard: Callable[[], None], rng: random.Random) -> None:
         super().__init__(host, port, receiver.gap, rng)
         self.receiver, self._heard = receiver, heard
+        self.byes = 0
 
     def _connected(self) -> None:
         since = self.receiver.since()
@@ -96,7 +107,9 @@ class Watcher(_Connected):
             self._back()
         elif op == "error" and message.code == "unavailable":
             self._loop.call_later(AGAIN_S, self._connected)
-        elif op not in ("welcome", "bye"):
+        elif op == "bye":
+            self.byes += 1
+        elif op != "welcome":
             self._fault(f"{message}")
 
 
@@ -108,7 +121,7 @@ class Publisher(_Connected):
         ledger: of what was acknowledged.
 
     Attributes:
-        sent: events. ``repeats``: how often one was sent again.
+        unanswered: topics by number. ``sent``: events. ``repeats``: how often one was sent again.
     """
 
     def __init__(
@@ -116,8 +129,10 @@ class Publisher(_Connected):
     ) -> None:
         super().__init__(host, port, ledger.faults.add, random.Random(numbers))
         self._ledger, self._topics, self._rate, self._first, self._name = ledger, topics, rate, numbers, name
-        self._unanswered: dict[int, str] = {}
-        self._stopped = asyncio.Event()
+        self.unanswered: dict[int, str] = {}
+        self._stopped = False
+        self._may = asyncio.Event()
+        self._may.set()
         self.sent = self.repeats = 0
 
     async def __aenter__(self) -> Self:
@@ -130,48 +145,59 @@ class Publisher(_Connected):
         await asyncio.wait([self._publishing])
         await super().__aexit__()
 
+    def pause(self) -> None:
+        """Nothing new for now."""
+        self._may.clear()
+
+    def go_on(self) -> None:
+        """The opposite."""
+        self._may.set()
+
     async def stop(self) -> None:
         """No more; returns when everything is acknowledged."""
-        self._stopped.set()
+        self._stopped = True
         await self._publishing
         deadline = self._loop.time() + ANSWER_S
-        while self._unanswered and self._loop.time() < deadline:
+        while self.unanswered and self._loop.time() < deadline:
             await asyncio.sleep(LOOK_S)
-        for number in self._unanswered:
+        for number in self.unanswered:
             self._fault(f"publish {number} was never answered")
 
     async def _publish(self) -> None:
         due = self._loop.time()
-        while not self._stopped.is_set():
+        while not self._stopped:
             due += 1 / self._rate
             if (delay := due - self._loop.time()) > 0:
                 await asyncio.sleep(delay)
-            while len(self._unanswered) >= UNANSWERED:
+            while len(self.unanswered) >= UNANSWERED:
                 await asyncio.sleep(LOOK_S)
+            if not self._may.is_set():
+                await self._may.wait()
+                due = self._loop.time()
             number = self._first + self.sent
-            self._unanswered[number] = self._topics[number % len(self._topics)]
+            self.unanswered[number] = self._topics[number % len(self._topics)]
             self.sent += 1
             self._say(number)
 
     def _say(self, number: int) -> None:
-        topic = self._unanswered[number]
+        topic = self.unanswered[number]
         key = f"{self._name}-{number}"
         self._send(op="publish", id=number, topic=topic, data={"n": number}, idempotency_key=key)
 
     def _again(self, number: int) -> None:
-        if number in self._unanswered:
+        if number in self.unanswered:
             self.repeats += 1
             self._say(number)
 
     def _connected(self) -> None:
-        for number in self._unanswered:
+        for number in self.unanswered:
             self.repeats += 1
             self._say(number)
 
     def _receive(self, message: Message) -> None:
         if message.op == "ok":
             assert message.id is not None
-            topic = self._unanswered.pop(message.id, None)
+            topic = self.unanswered.pop(message.id, None)
             if topic is not None:
                 self._ledger.see("publisher", topic, message.epoch, message.offset, message.id)
             self._back()
