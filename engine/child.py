@@ -78,7 +78,7 @@ class Child:
         patience = self.config.server.heartbeat_timeout / 2
 
         async def report(late: float) -> dict[str, Any]:
-            meter.loop_lag = late
+            meter.loop_lag, meter.tasks = late, len(asyncio.all_tasks())
             if refresh is not None:
                 try:
                     async with asyncio.timeout(patience):

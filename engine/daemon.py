@@ -255,6 +255,7 @@ class Daemon:
 
     def _tick(self, loop: asyncio.AbstractEventLoop, interval: float, due: float) -> None:
         self._meter.loop_lag = max(0.0, loop.time() - due)
+        self._meter.tasks = len(asyncio.all_tasks())
         self._figures.update("daemon", "daemon", self._meter.snapshot())
         due = loop.time() + interval
         self._timers["tick"] = loop.call_at(due, self._tick, loop, interval, due)

@@ -31,6 +31,7 @@ _FAMILIES = (
     ("dropped", "events_dropped", "reason", "Events that somebody did not get."),
     ("skipped", "events_skipped", None, "Events that a newer one of their key has replaced, one per event and client."),
     ("disconnects", "disconnects", "code", "Sessions that ended, by WebSocket close code."),
+    ("refused", "refused", "reason", "Connections to the client port of which no session came."),
     ("admin_refused", "admin_refused", "code", "Requests refused by the admin API's gate, by error code."),
     ("delivery", "delivery_seconds", None, "From an event's acceptance to its being written to a client's socket."),
     ("route", "route_seconds", None, "How long the router had an event's batch."),
@@ -86,6 +87,7 @@ class _Snapshot(Collector):
             value = {"websocket": total.connections} if field == "connections" else getattr(total, field)
             yield _family(field in COUNTERS, name, label, about, value)
         yield _family(False, "loop_lag_seconds", "process", "How late the loop ran a timer last.", figures.loop_lags())
+        yield _family(False, "tasks", "process", "asyncio tasks on the process's loop.", figures.tasks())
         yield _stage_failures(total.stage_failures)
         yield from _feeds(figures.feeds)
         about = "Starts of a process after its death."

@@ -113,6 +113,7 @@ class LocalEngine:
             due = clock() + interval
             await asyncio.sleep(interval)
             self._worker.meter.loop_lag = max(0.0, clock() - due)
+            self._worker.meter.tasks = len(asyncio.all_tasks())
             await self._refresh_nodes()
 
     async def _look_at_feeds(self, interval: float) -> None:

@@ -76,12 +76,14 @@ class Figures:
         self.restarts[process] = self.restarts.get(process, 0) + 1
 
     def merged(self) -> Meter:
-        """The sum over all processes, dead ones' counters included; a copy. ``loop_lag`` is the worst one."""
+        """The sum over all processes, dead ones' counters included; a copy. ``loop_lag`` and ``tasks`` are the worst
+        process's."""
         total = Meter()
         _merge(total, self._dead, COUNTERS, _add)
         for _, meter in self._live.values():
             _merge(total, meter, COUNTERS + GAUGES, _add)
             total.loop_lag = max(total.loop_lag, meter.loop_lag)
+            total.tasks = max(total.tasks, meter.tasks)
         for field, before in self._seconds.items():
             # a float sum depends on the order, which a death changes; to Prometheus the least fall is a restart
             histogram = getattr(total, field)
@@ -91,6 +93,10 @@ class Figures:
     def loop_lags(self) -> dict[str, float]:
         """Seconds, by process that lives."""
         return {process: life.meter.loop_lag for process, life in self._live.items()}
+
+    def tasks(self) -> dict[str, int]:
+        """On its loop, by process that lives."""
+        return {process: life.meter.tasks for process, life in self._live.items()}
 
     def total(self, name: str) -> float:
         """One field of :class:`Meter` over all processes: labels summed, of a histogram the number of observations.
@@ -171,6 +177,7 @@ class Figures:
             "stage_failures": total.stage_failures,
             "stages_bypassed": total.stages_bypassed,
             "disconnects": {str(code): times for code, times in total.disconnects.items()},
+            "refused": total.refused,
             "admin_refused": total.admin_refused,
             "slow_sessions": total.slow_sessions,
             "outbox_bytes": total.outbox_bytes,
@@ -189,6 +196,7 @@ class Figures:
             "bus_queue_events": total.bus_queue,
             "bus_window_closed": total.bus_closed,
             "loop_lag_seconds": self.loop_lags(),
+            "tasks": self.tasks(),
             "feeds": self.feeds.shown(),
             "process_restarts": dict(self.restarts),
         }

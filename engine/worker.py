@@ -88,6 +88,7 @@ class Worker:
             wiring.connection_limits(self._config),
             Gate(self._gate, loop.time),
             None if self._tls is None else self._tls.context,
+            self.meter.refused,
         )
         await self._listener.start()
 

@@ -56,6 +56,17 @@ class ByeReason(StrEnum):
     IDLE = "idle"
 
 
+class RefusalReason(StrEnum):
+    """Why no session came of a connection to the client port; only operators are told, by a metric."""
+
+    CONNECT_RATE = "connect_rate"  # of its address
+    ORIGIN = "origin"  # a page that may not
+    REQUEST = "request"  # no handshake, or one for what there is not
+    TIMEOUT = "timeout"  # a handshake that was not done in time
+    CROWDED = "crowded"  # too many handshakes under way
+    TLS = "tls"  # the handshake under it
+
+
 class GapReason(StrEnum):
     """Why events named by a `gap` will not come."""
 

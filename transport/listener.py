@@ -16,6 +16,7 @@ import sys
 from functools import partial
 from typing import Final
 
+from transport.codes import RefusalReason
 from transport.errors import HeliographError
 from transport.gate import Gate, GatePolicy, too_often
 from transport.keepalive import Keepalive
@@ -93,6 +94,7 @@ class Listener:
         limits: what a connection may take; may be exchanged for those to come.
         gate: who may knock; none: anybody.
         tls: none: clients speak in the clear.
+        refusals: where connections of which no session comes are counted, by :class:`RefusalReason`.
 
     Attributes:
         connections: all of them, those in the handshake and those closing included, but for those in TLS's handshake.
@@ -107,6 +109,7 @@ class Listener:
         limits: ConnectionLimits,
         gate: Gate | None = None,
         tls: ssl.SSLContext | None = None,
+        refusals: dict[str, int] | None = None,
     ) -> None:
         self.limits = limits
         self.gate = gate or Gate(GatePolicy(), loop.time)
@@ -116,6 +119,7 @@ class Listener:
         self._port = int(sock.getsockname()[1])
         self._keepalive = Keepalive(loop, limits.tick)
         self._refusals = Refusals(loop)
+        self._counted = {} if refusals is None else refusals
         # In order of arrival: dictionaries without values.
         self._arriving: dict[asyncio.Task[None], None] = {}
         self._unfinished: dict[WebSocketConnection, None] = {}
@@ -175,11 +179,16 @@ class Listener:
         self._unfinished[connection] = None
         if len(self._unfinished) > HANDSHAKES:
             _log.warning("too many clients that do not say what they want: the oldest are dropped")
+            self.refused(RefusalReason.CROWDED)
             next(iter(self._unfinished)).abort()
 
     def opened(self, connection: WebSocketConnection) -> None:
         """Called by the connection."""
         del self._unfinished[connection]
+
+    def refused(self, reason: RefusalReason) -> None:
+        """Called by the connection, and here for those that have got none."""
+        self._counted[reason] = self._counted.get(reason, 0) + 1
 
     def left(self, connection: WebSocketConnection) -> None:
         """Called by the connection."""
@@ -222,6 +231,7 @@ class Listener:
             task.add_done_callback(partial(self._arrived, sock))
             if self._tls is not None and len(self._arriving) > HANDSHAKES:
                 _log.warning("too many clients in the TLS handshake: the oldest are dropped")
+                self.refused(RefusalReason.CROWDED)
                 next(iter(self._arriving)).cancel()
             if sock.fileno() >= highest:  # the kernel gives the lowest that is free
                 self._pause(f"{sock.fileno()} are in use")
@@ -240,6 +250,7 @@ class Listener:
                     ssl_shutdown_timeout=self.limits.close_timeout,
                 )
         except OSError as error:  # ssl.SSLError, ConnectionError and TimeoutError are some
+            self.refused(RefusalReason.TLS)
             _log.debug("a connection was lost in its TLS handshake: %s", error)
 
     def _connection(self) -> WebSocketConnection:
@@ -251,6 +262,7 @@ class Listener:
             sock.close()
 
     def _refuse(self, sock: socket.socket, wait: float) -> None:
+        self.refused(RefusalReason.CONNECT_RATE)
         if self._tls is None:
             self._refusals.refuse(sock, too_often(wait).response())
         else:  # to say it would cost us a handshake

@@ -104,6 +104,7 @@ class Meter(msgspec.Struct, kw_only=True):
         deliveries: events written to clients, one per event and client.
         dropped: events that somebody will not get, by reason.
         disconnects: sessions that ended, by WebSocket close code.
+        refused: connections to the client port of which no session came, by reason (:mod:`transport.listener`).
         admin_refused: requests that the admin API refused, for lack of a key or otherwise, by error code.
         stage_failures: events for which a stage did nothing, by "STAGE:REASON" (:mod:`actors.stage_batch`).
         route_hits, route_misses: events whose receivers a worker's caches knew, or not.
@@ -122,6 +123,7 @@ class Meter(msgspec.Struct, kw_only=True):
         outbox_bytes: bytes that wait in slow sessions' outboxes.
         accept_paused: 1 for a worker that takes no client in because descriptors have run out, else 0.
         loop_lag: how late the loop ran a timer last, seconds.
+        tasks: asyncio tasks on the loop.
         bus_queue: events that the hub holds for a worker, by worker.
         bus_closed: 1 for a worker that is so far behind that the hub goes on without it, else 0, by worker.
         stages_bypassed: 1 for a stage that is left alone after failures in a row, else 0, by stage.
@@ -132,6 +134,7 @@ class Meter(msgspec.Struct, kw_only=True):
     deliveries: int = 0
     dropped: dict[str, int] = {}
     disconnects: dict[int, int] = {}
+    refused: dict[str, int] = {}
     admin_refused: dict[str, int] = {}
     stage_failures: dict[str, int] = {}
     route_hits: int = 0
@@ -157,6 +160,7 @@ class Meter(msgspec.Struct, kw_only=True):
     outbox_bytes: int = 0
     accept_paused: int = 0
     loop_lag: float = 0.0
+    tasks: int = 0
     bus_queue: dict[str, int] = {}
     bus_closed: dict[str, int] = {}
     stages_bypassed: dict[str, int] = {}
@@ -180,9 +184,9 @@ class Meter(msgspec.Struct, kw_only=True):
 
 
 COUNTERS = (
-    "events_published", "deliveries", "dropped", "disconnects", "admin_refused", "stage_failures", "route_hits",
-    "route_misses", "router_hits", "router_misses", "skipped", "group_returned", "delivery", "match", "route",
-    "broadcast",
+    "events_published", "deliveries", "dropped", "disconnects", "refused", "admin_refused", "stage_failures",
+    "route_hits", "route_misses", "router_hits", "router_misses", "skipped", "group_returned", "delivery", "match",
+    "route", "broadcast",
 )  # fmt: skip
 """Fields of :class:`Meter` that only rise."""
 GAUGES = (

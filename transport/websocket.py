@@ -23,7 +23,7 @@ from websockets.protocol import OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 
 from transport import deflate, frames, http
-from transport.codes import CloseCode
+from transport.codes import CloseCode, RefusalReason
 from transport.gate import Gate
 from transport.keepalive import Keepalive
 from transport.reassembly import BadMessage, Reassembly, check_text
@@ -31,6 +31,10 @@ from transport.token_bucket import TokenBucket
 
 NO_STATUS: Final = 1005  # RFC 6455 section 7.4.1: the peer closed without saying why; never sent
 ABNORMAL: Final = 1006  # the connection went away without a close frame; never sent
+_REFUSALS: Final[dict[int, RefusalReason]] = {
+    HTTPStatus.TOO_MANY_REQUESTS: RefusalReason.CONNECT_RATE,
+    HTTPStatus.FORBIDDEN: RefusalReason.ORIGIN,
+}
 
 _log = logging.getLogger(__name__)
 # The library says "connection closed" at INFO for each client.
@@ -94,6 +98,9 @@ class Owner(Protocol):
 
     def opened(self, connection: WebSocketConnection) -> None:
         """The handshake is done."""
+
+    def refused(self, reason: RefusalReason) -> None:
+        """The handshake will not be done; before :meth:`left`, at most once."""
 
     def left(self, connection: WebSocketConnection) -> None:
         """TCP is gone; the last that is heard of it."""
@@ -311,6 +318,8 @@ class WebSocketConnection(asyncio.Protocol):
         keepalive, limits = self._keepalive, self._limits
         if self._state is not State.OPEN:
             # A request that never got complete, or a peer that does not end its side.
+            if self._state is State.HANDSHAKE:
+                self._owner.refused(RefusalReason.TIMEOUT)
             self.abort()
             return
         silent = keepalive.now - self._heard if self._reading and self._throttle is None else 0
@@ -337,6 +346,7 @@ class WebSocketConnection(asyncio.Protocol):
             request, size = parsed
             answer = self._answer(request)
         except http.HttpError as error:
+            self._owner.refused(_REFUSALS.get(error.status, RefusalReason.REQUEST))
             answer = error.response()
         except Exception:
             _log.exception("the door failed", extra={"address": self.address})

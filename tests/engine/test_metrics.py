@@ -28,6 +28,7 @@ CONTRACT = {
     "events_dropped_total": {"reason"},
     "events_skipped_total": set(),
     "disconnects_total": {"code"},
+    "refused_total": {"reason"},
     "admin_refused_total": {"code"},
     "stage_failures_total": {"stage", "reason"},
     "stage_bypassed": {"stage"},
@@ -50,6 +51,7 @@ CONTRACT = {
     "bus_queue_events": {"worker"},
     "bus_window_closed": {"worker"},
     "loop_lag_seconds": {"process"},
+    "tasks": {"process"},
     "feed_state": {"feed", "state"},
     "feed_attempts_total": {"feed"},
     "feed_reconnects_total": {"feed"},
@@ -83,6 +85,7 @@ def busy() -> Meter:
         slow_sessions=10,
         outbox_bytes=11,
         loop_lag=0.012,
+        tasks=27,
         bus_queue={"worker-0": 13},
         bus_closed={"worker-0": 1},
         router_hits=15,
@@ -97,6 +100,7 @@ def busy() -> Meter:
         group_returned=24,
         stages_bypassed={"spread": 1},
         admin_refused={"unauthorized": 26},
+        refused={"origin": 28},
     )
     meter.delivery.observe_many(0.003, 14)
     meter.match.observe(2e-5)
@@ -165,6 +169,8 @@ def test_values_reach_the_text() -> None:
     assert value("bus_window_closed", worker="worker-0") == 2
     assert value("bus_queue_events", worker="worker-0") == 26
     assert value("loop_lag_seconds", process="worker-1") == 0.012
+    assert value("tasks", process="worker-1") == 27
+    assert value("refused_total", reason="origin") == 56
     assert value("feed_state", feed="fx", state="connected") == 1
     assert [value("feed_state", feed="eq", state=str(state)) for state in FeedState] == [0, 0, 0, 1, 0, 0]
     assert value("feed_attempts_total", feed="fx") == 8
@@ -192,6 +198,8 @@ def test_a_process_that_ended_leaves_its_counters_and_takes_its_gauges() -> None
     assert figures.total("delivery") == 14
     assert figures.total("connections") == figures.total("bus_queue") == 0
     assert not figures.loop_lags()
+    assert not figures.tasks()
+    assert figures.total("refused") == 28
 
 
 def test_a_late_report_of_the_dead_is_ignored() -> None:

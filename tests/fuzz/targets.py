@@ -20,6 +20,7 @@ from actors.heliograph_protocol import HeliographProtocol
 from actors.mapping import Mapper, Row
 from actors.redis_protocol import RedisMessage, RedisProtocol
 from transport import bus, client_messages, codec, http
+from transport.codes import RefusalReason
 from transport.errors import CodecError, RequestError
 from transport.filters import Filter
 from transport.gate import Gate, GatePolicy
@@ -137,6 +138,8 @@ class _Place:
     def joined(self, connection: WebSocketConnection) -> None: ...
 
     def opened(self, connection: WebSocketConnection) -> None: ...
+
+    def refused(self, reason: RefusalReason) -> None: ...
 
     def left(self, connection: WebSocketConnection) -> None: ...
 

@@ -53,8 +53,11 @@ class Lobby:
         return 200, "text/plain", b"here"
 
 
-def _listener(sock: socket.socket, lobby: Lobby | None = None, **limits: float) -> Listener:
-    return Listener(asyncio.get_running_loop(), sock, lobby or Lobby(), ConnectionLimits(**limits))  # type: ignore[arg-type]
+def _listener(
+    sock: socket.socket, lobby: Lobby | None = None, refusals: dict[str, int] | None = None, **limits: float
+) -> Listener:
+    wide = ConnectionLimits(**limits)  # type: ignore[arg-type]
+    return Listener(asyncio.get_running_loop(), sock, lobby or Lobby(), wide, refusals=refusals)
 
 
 # bind
@@ -285,7 +288,8 @@ def test_of_too_many_who_say_nothing_the_oldest_goes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "HANDSHAKES", 3)
 
     async def test() -> None:
-        listener = _listener(bind("127.0.0.1", 0))
+        refusals: dict[str, int] = {}
+        listener = _listener(bind("127.0.0.1", 0), refusals=refusals)
         await listener.start()
         async with connect(f"ws://127.0.0.1:{listener.port}/ws") as there:  # it has said what it wants
             silent = []
@@ -297,6 +301,7 @@ def test_of_too_many_who_say_nothing_the_oldest_goes(monkeypatch: pytest.MonkeyP
             await asyncio.wait_for(await there.ping(), DEADLINE)
             silent[1][1].write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
             assert (await asyncio.wait_for(silent[1][0].read(), DEADLINE)).startswith(b"HTTP/1.1 200 ")
+        assert refusals == {"crowded": 1}
         for _, writer in silent:
             writer.close()
         await listener.stop()
@@ -308,7 +313,8 @@ def test_who_connects_too_often_is_told_so(eventually: Eventually) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
         gate = Gate(GatePolicy(connect_rate=2.0), lambda: 0.0)
-        listener = Listener(loop, bind("127.0.0.1", 0), Lobby(), ConnectionLimits(), gate)
+        refusals: dict[str, int] = {}
+        listener = Listener(loop, bind("127.0.0.1", 0), Lobby(), ConnectionLimits(), gate, refusals=refusals)
         await listener.start()
         answers = []
         for _ in range(5):
@@ -319,7 +325,39 @@ def test_who_connects_too_often_is_told_so(eventually: Eventually) -> None:
             writer.close()
         assert [answer.split()[1] for answer in answers] == [b"200"] * 2 + [b"429"] * 3
         assert b"Retry-After: 1\r\n" in answers[-1]
+        assert refusals == {"connect_rate": 3}
         assert not listener.connections
+        await listener.stop()
+
+    uvloop.run(test())
+
+
+def test_refusals_are_counted_by_their_reasons() -> None:
+    async def test() -> None:
+        refusals: dict[str, int] = {}
+        listener = _listener(bind("127.0.0.1", 0), refusals=refusals, handshake_timeout=0.5)
+        await listener.start()
+
+        async def answer(*lines: str) -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write("\r\n".join(lines).encode())
+            try:
+                return await asyncio.wait_for(reader.read(), DEADLINE)
+            except ConnectionResetError:
+                return b""
+            finally:
+                writer.close()
+
+        upgrade = ("Host: here", "Upgrade: websocket", "Connection: Upgrade", "Origin: https://evil.example", "", "")
+        assert b" 403 " in await answer("GET /ws HTTP/1.1", *upgrade)
+        assert b" 426 " in await answer("GET /ws HTTP/1.1", "Host: here", "", "")
+        assert b" 400 " in await answer("\x16\x03\x01")
+        assert b" 405 " in await answer("POST /health HTTP/1.1", "Host: here", "Content-Length: 2", "", "{}")
+        assert await answer("GET /ws HTTP/1.1", "Host: he") == b""
+        assert b" 200 " in await answer("GET /health HTTP/1.1", "Host: here", "", "")
+        async with connect(f"ws://127.0.0.1:{listener.port}/ws"):
+            pass
+        assert refusals == {"origin": 1, "request": 3, "timeout": 1}
         await listener.stop()
 
     uvloop.run(test())
@@ -336,7 +374,8 @@ def test_tls_handshakes_that_never_end(
         loop = asyncio.get_running_loop()
         tls = ServerTls(cert, key, "server").context
         limits = ConnectionLimits(handshake_timeout=1.0)
-        listener = Listener(loop, bind("127.0.0.1", 0), Lobby(), limits, tls=tls)
+        refusals: dict[str, int] = {}
+        listener = Listener(loop, bind("127.0.0.1", 0), Lobby(), limits, tls=tls, refusals=refusals)
         await listener.start()
         silent = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(4)]
         context = ssl.create_default_context(cafile=cert)
@@ -345,6 +384,8 @@ def test_tls_handshakes_that_never_end(
             for reader, _ in silent:  # the oldest goes at once, the others in time
                 with suppress(ConnectionResetError):
                     assert await asyncio.wait_for(reader.read(), DEADLINE) == b""
+            assert refusals.keys() == {"crowded", "tls"}
+            assert sum(refusals.values()) == len(silent)
             for connection in tuple(listener.connections):
                 connection.close(1012, "restart")
             await asyncio.wait_for(there.wait_closed(), DEADLINE)
