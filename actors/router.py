@@ -14,9 +14,23 @@ from actors.group_desk import GroupDesk, GroupRoute
 from actors.groups import Groups
 from actors.history import Accepted
 from actors.interests import Interests, Peer
+from actors.keeper import full
+from actors.keeper_desk import KeeperDesk, Ref
 from actors.loop_actor import LoopActor
-from actors.messages import Advance, Arrived, GroupsDue, MarkDue, PeerGone, SharesDue, Staged, Sweep, WindowOpened
-from actors.recall import recall
+from actors.messages import (
+    Advance,
+    Arrived,
+    GroupsDue,
+    Kept,
+    MarkDue,
+    PeerGone,
+    ReadDone,
+    SharesDue,
+    Staged,
+    Sweep,
+    WindowOpened,
+)
+from actors.recall import NOTHING_OLDER, Older, recall
 from actors.route_cache import RouteCache
 from actors.stages import Stages
 from actors.topic_log import TopicLog
@@ -67,6 +81,7 @@ class Router(LoopActor):
     Args:
         log: offsets and last events; owned by the process, so that it survives this actor.
         wake: tells the bus that peers' queues have grown; once per batch.
+        keeper: of durable topics; ``None``: there are none.
         stages: on the way here; ``None``: there are none.
         policies: of topics; ``None``: all have the default.
         groups: of consumers; owned by the process, as the log; ``None``: none yet.
@@ -82,6 +97,7 @@ class Router(LoopActor):
         log: TopicLog,
         wake: Callable[[], None],
         meter: Meter,
+        keeper: Ref | None = None,
         stages: Stages | None = None,
         policies: TopicPolicies | None = None,
         groups: Groups | None = None,
@@ -102,6 +118,7 @@ class Router(LoopActor):
         self._catch_up = CatchUp(log, self._interests.of, self._fence)
         self._engine = _Engine()
         policies = TopicPolicies({}) if policies is None else policies
+        self._keeper = None if keeper is None else KeeperDesk(keeper, log, policies)
         self._groups = GroupDesk(
             groups=Groups(GROUP_EVENTS, meter.dropped) if groups is None else groups,
             policies=policies,
@@ -139,6 +156,8 @@ class Router(LoopActor):
             self._log.trim(now)
         except OSError as error:
             _log.error("the history cannot be written: %s", error.strerror)
+        if self._keeper is not None:
+            self._keeper.sweep()
         self.later(SWEEP_INTERVAL, Sweep())
 
     def on_mark_due(self, _message: MarkDue) -> None:
@@ -204,6 +223,12 @@ class Router(LoopActor):
     def _accept(self, peer: Peer, publishes: list[Publish]) -> None:
         """Give events their places, keep them, hand them on, answer: in this order, so that nobody has seen what a
         successor of this hub would not know."""
+        if self._keeper is not None:
+            publishes, spare = self._keeper.divert(peer, publishes)
+            for publish in spare:
+                self._refuse(peer, publish.ref, full())
+            if not publishes:
+                return
         instant = self._monotonic()
         try:
             outcomes = self._log.append(publishes, self._clock())
@@ -224,6 +249,20 @@ class Router(LoopActor):
         self._distribute(events, instant)
         if results:
             peer.out.append(pack(Published(results)))
+
+    def on_kept(self, message: Kept) -> None:
+        """What was to be kept elsewhere is, or is refused."""
+        assert self._keeper is not None, "who keeps was asked"
+        events, answers = self._keeper.kept(message)
+        self._distribute(events, self._monotonic())
+        for peer, ref, outcome in answers:
+            if isinstance(outcome, RequestError):
+                self._refuse(peer, ref, outcome)
+            elif ref:
+                epoch, offset = outcome.publication[1:3]
+                peer.out.append(pack(Published([(ref, epoch, offset)])))
+        self._groups.flow()
+        self._wake_bus()
 
     def _distribute(self, events: list[Accepted], instant: float) -> None:
         """Hand events to the workers that are interested, in order."""
@@ -302,6 +341,20 @@ class Router(LoopActor):
         """Answer at this place of the peer's pipe, or where it is level with the log."""
         if self._catch_up.wait(peer, item):
             return
+        if self._keeper is None or not self._keeper.read(peer, item):
+            self._answer_interest(peer, item, NOTHING_OLDER)
+
+    def on_read_done(self, message: ReadDone) -> None:
+        """What was missed of durable topics and the log has no more."""
+        peer, item = message.token
+        older = NOTHING_OLDER if message.error else Older(message.first, message.events, message.complete)
+        if isinstance(item, ReadHistory):
+            self._answer_history(peer, item, older)
+        elif not self._catch_up.wait(peer, item):  # it has fallen behind meanwhile, and is read again then
+            self._answer_interest(peer, item, older)
+        self._wake_bus()
+
+    def _answer_interest(self, peer: Peer, item: Interest, older: Older) -> None:
         events: dict[str, Publication] = {}
         for pattern in item.snapshot:
             for publication in self._log.last(pattern):
@@ -310,7 +363,7 @@ class Router(LoopActor):
             self._too_much(peer, item, f"a snapshot of {len(events)} topics; at most {SNAPSHOT_EVENTS} in one answer")
             return
         positions = {name: self._log.where(name) for name in item.exact}
-        recalled = None if item.since is None else recall(self._log, item.add, item.since)
+        recalled = None if item.since is None else recall(self._log, item.add, item.since, older)
         complete, gaps = (None, []) if recalled is None else (recalled.complete, recalled.gaps)
         try:
             fence = pack(Fence(item.ref, self._log.position, positions, list(events.values()), complete, gaps))
@@ -333,14 +386,15 @@ class Router(LoopActor):
             self.later(0, Advance(peer))
 
     def _on_read_history(self, peer: Peer, item: ReadHistory) -> None:
-        head = self._log.where(item.topic)
-        gap = None
-        if item.since is None:
-            events = self._log.read(item.topic, head[1] - item.limit, item.limit)
-        else:
-            recalled = recall(self._log, [item.topic], {item.topic: item.since})
-            events = recalled.events[: item.limit]
-            gap = next(iter(recalled.gaps), None)
+        if self._keeper is None or not self._keeper.read(peer, item):
+            self._answer_history(peer, item, NOTHING_OLDER)
+
+    def _answer_history(self, peer: Peer, item: ReadHistory, older: Older) -> None:
+        epoch, head = self._log.where(item.topic)
+        since = (epoch, max(0, head - item.limit)) if item.since is None else item.since
+        recalled = recall(self._log, [item.topic], {item.topic: since}, older)
+        events = recalled.events[: item.limit]
+        gap = None if item.since is None else next(iter(recalled.gaps), None)
         peer.out.append(pack(HistoryPage(item.ref, join(events), gap)))
 
     def _too_much(self, peer: Peer, item: Interest, text: str) -> None:

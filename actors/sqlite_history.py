@@ -53,6 +53,7 @@ CREATE UNIQUE INDEX keys_of_topic ON keys (topic, key);
 CREATE INDEX keys_by_age ON keys (ts);
 CREATE TABLE trimmed (mark INTEGER NOT NULL);
 INSERT INTO trimmed VALUES (0);
+CREATE TABLE begun (epoch TEXT NOT NULL);
 """
 
 
@@ -79,6 +80,9 @@ class SqliteHistory:
         max_topics: an event of a further topic is refused.
         new_epoch: makes a string that was never an epoch before.
 
+    Attributes:
+        epoch: of all topics, as none is ever forgotten.
+
     Raises:
         ConfigError: the file cannot be used; says what to do.
     """
@@ -86,6 +90,7 @@ class SqliteHistory:
     def __init__(self, path: Path, policies: TopicPolicies, max_topics: int, new_epoch: Callable[[], str]) -> None:
         self._policies, self._max_topics, self._new_epoch = policies, max_topics, new_epoch
         self._topics: dict[str, _Topic] = {}
+        self.epoch = ""
         self._version = -1
         self._fresh = 0  # topics that the present append adds
         try:
@@ -126,6 +131,7 @@ class SqliteHistory:
             marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}"
             for statement in f"{_SCHEMA}{marks}".split(";"):
                 self._db.execute(statement)
+            self._db.execute("INSERT INTO begun VALUES (?)", (self._new_epoch(),))
         elif owner != APPLICATION_ID:
             raise ConfigError(f"{path} is a database of another program; give another path", FIELD)
         elif version > SCHEMA_VERSION:
@@ -149,6 +155,7 @@ class SqliteHistory:
             f"ifnull((SELECT ts {oldest}), 0.0) FROM topics"
         )
         self._topics = {name: _Topic(row) for name, *row in rows}
+        self.epoch = str(self._db.execute("SELECT epoch FROM begun").fetchone()[0])
         self._version = version
 
     @contextlib.contextmanager
@@ -198,7 +205,7 @@ class SqliteHistory:
             if place is not None:
                 epoch, offset, ts, mark = place
                 return Accepted(Publication(name, epoch, offset, ts, kind, data), b"", mark, again=True)
-        epoch = self._new_epoch() if topic is None else topic.epoch
+        epoch = self.epoch if topic is None else topic.epoch
         offset, ts = (1, now) if topic is None else (topic.offset + 1, max(now, topic.ts))
         publication = Publication(name, epoch, offset, ts, kind, data, key, priority, source_ts)
         try:
@@ -252,11 +259,16 @@ class SqliteHistory:
         )
         return [packed for (packed,) in rows]
 
-    def tail(self, mark: int, limit: int) -> list[tuple[int, bytes]]:
-        """See :meth:`actors.history.History.tail`. It reaches back to the last event let go, of any topic."""
-        ((trimmed, last),) = self._rows(
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last mark behind which :meth:`tail` can be asked for events."""
+        [(trimmed, last)] = self._rows(
             "SELECT mark, ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) FROM trimmed"
         )
+        return trimmed, last
+
+    def tail(self, mark: int, limit: int) -> list[tuple[int, bytes]]:
+        """See :meth:`actors.history.History.tail`. It reaches back to the last event let go, of any topic."""
+        trimmed, last = self.bounds()
         if not trimmed <= mark <= last:
             raise Expired(f"the log has {trimmed} to {last}, not {mark}")
         return self._rows("SELECT mark, packed FROM events WHERE mark > ? ORDER BY mark LIMIT ?", mark, limit)

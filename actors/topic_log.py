@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from actors.event_log import EventLog
@@ -63,6 +63,7 @@ class TopicLog:
         self._max_topics, self._new_epoch = max_topics, new_epoch
         self._policies = TopicPolicies({}) if policies is None else policies
         self._shared, self._now = shared, now
+        self._durable: tuple[str, int] | None = None  # epoch and end of the history of durable topics
         self._topics: dict[str, _Topic] = {}
         self._keys = RecentKeys()
         name = new_epoch()
@@ -200,6 +201,7 @@ class TopicLog:
                         self._log.roll()
                 mark = given if self._shared else mark + 1
                 self._topics[name] = _Topic(epoch, offset, publication)
+                self._note_row(given)
                 batch.append(Accepted(publication, packed, mark))
                 new.append(batch[-1])
             self._write_all(batch)
@@ -212,6 +214,21 @@ class TopicLog:
             raise _cannot_write(error) from None
         return new
 
+    def adopt(self, epoch: str, heads: Iterable[Head], row: int) -> None:
+        """Durable topics are kept in a history whose topics begin with ``epoch`` and whose last mark is ``row``.
+
+        Take over where its topics end, as far as :meth:`record` has not said it.
+        """
+        for head in heads:
+            known = self._topics.get(head.topic)
+            if known is None or (known.epoch, known.offset) != (head.epoch, head.offset):
+                self._topics[head.topic] = _Topic(head.epoch, head.offset, None if known is None else known.last)
+        self._durable = (epoch, row)
+
+    def _note_row(self, row: int) -> None:
+        if self._durable is not None and row > self._durable[1]:
+            self._durable = (self._durable[0], row)
+
     def _write_all(self, batch: list[Accepted]) -> None:
         if batch:
             self._log.append(batch)
@@ -221,8 +238,9 @@ class TopicLog:
 
     @property
     def position(self) -> str:
-        """A place in the whole log: its end."""
-        return self._log.position
+        """A place in the whole log: its end. Where there are durable topics, also a place in their history, which is
+        known longer."""
+        return self._log.position if self._durable is None else f"{self._log.position}:{self._durable[1]}"
 
     @property
     def mark(self) -> int:
@@ -235,11 +253,16 @@ class TopicLog:
         Raises:
             Expired: it is of another log, or older than this one reaches back.
         """
-        log, _, mark = position.rpartition(":")
-        if log != self._log.log or not mark.isdecimal() or len(mark) > 19:
+        log, mark, _ = _parts(position)
+        if log != self._log.log or mark is None:
             raise Expired
-        self._log.check_reaches(int(mark))
-        return int(mark)
+        self._log.check_reaches(mark)
+        return mark
+
+    @staticmethod
+    def row_of(position: str) -> int | None:
+        """The place in the history of durable topics that a position says, if it says one."""
+        return _parts(position)[2]
 
     def where(self, name: str) -> tuple[str, int]:
         """Epoch and offset of a topic's last event; of a topic without one, the epoch its first will have, and 0.
@@ -247,7 +270,13 @@ class TopicLog:
         A subscription makes no topic: a stranger could fill the table.
         """
         topic = self._topics.get(name)
-        return (self._log.epoch, 0) if topic is None else (topic.epoch, topic.offset)
+        if topic is not None:
+            return topic.epoch, topic.offset
+        return (self._durable[0] if self._durable is not None and self.is_durable(name) else self._log.epoch), 0
+
+    def is_durable(self, topic: str) -> bool:
+        """Whether the topic is kept in a history elsewhere, too. Costs a match of patterns."""
+        return self._durable is not None and self._policies.of(topic).durable
 
     def last(self, pattern: str) -> list[Publication]:
         """Last events of what a pattern matches. Cost: O(1) for a topic, O(topics) for a wildcard."""
@@ -317,7 +346,11 @@ class TopicLog:
 
     def forget_idle(self, before: float) -> int:
         """Forget topics whose last event is older than ``before`` (Unix seconds); how many."""
-        idle = [name for name, topic in self._topics.items() if topic.last is None or topic.last.ts < before]
+        idle = [
+            name
+            for name, topic in self._topics.items()
+            if (topic.last is None or topic.last.ts < before) and not self._policies.of(name).durable
+        ]
         for name in idle:
             del self._topics[name]
         if idle and not self._shared:
@@ -327,6 +360,17 @@ class TopicLog:
     def close(self) -> None:
         """Let go the files; they stay."""
         self._log.close()
+
+
+def _parts(position: str) -> tuple[str, int | None, int | None]:
+    """Log, mark and, where it has one, row of a position; ``None`` for what is no number."""
+    log, _, rest = position.partition(":")
+    mark, _, row = rest.partition(":")
+    return log, _number(mark), _number(row)
+
+
+def _number(digits: str) -> int | None:
+    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 19 else None
 
 
 def _cannot_write(error: OSError) -> RequestError:

@@ -275,6 +275,17 @@ class History(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
     topic_idle: Annotated[Positive, about("a topic without event for so long is forgotten", "s")] = 3_600.0
 
+    def durable_path(self, port: int, environ: Mapping[str, str] = os.environ) -> Path:
+        """``durable_file``, or its default for an engine on this client port. Creates nothing."""
+        if self.durable_file is not None:
+            return Path(self.durable_file)
+        if directory := environ.get("STATE_DIRECTORY"):  # systemd's
+            return Path(directory.split(":")[0], "history.db")
+        if port == 0:
+            raise ConfigError("is needed, as there are durable topics and the port is picked", "history.durable_file")
+        state = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(state, "heliograph", f"history-{port}.db")
+
 
 class Topic(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[topics."PATTERN"]``: how events of these topics are routed. The most specific pattern wins."""

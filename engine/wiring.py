@@ -26,10 +26,13 @@ from actors.feed_supervisor import FeedSupervisor
 from actors.groups import Groups
 from actors.heliograph_protocol import HeliographProtocol
 from actors.index import Index
+from actors.keeper import Keeper
+from actors.keeper_desk import take_over
 from actors.recovery import RecoveryPolicy
 from actors.redis_protocol import RedisProtocol
 from actors.ref import Ref
 from actors.router import Router
+from actors.sqlite_history import SqliteHistory
 from actors.stage import FunctionStage, Stage
 from actors.stage_runner import Forward, StagePolicy, StageRunner
 from actors.stages import Stages
@@ -94,11 +97,18 @@ def hub_actors(
     groups = Groups(config.limits.group_events, meter.dropped)
     routers: list[Router] = []
 
+    open_history = durable_history(config, policies)
+    if open_history is not None:
+        history = open_history()
+        take_over(history, log)
+        history.close()
+
     def make_router() -> Router:
         if routers:
             begin_anew()
         router = Router(
             log=log,
+            keeper=None if keeper is None else keeper.ref,
             wake=wake,
             meter=meter,
             stages=stages,
@@ -113,13 +123,24 @@ def hub_actors(
         return router
 
     router = ChildSpec("router", make_router, capacity=MAILBOX)
+    keeper = None
+    if open_history is not None:
+        keeper = ChildSpec("keeper", lambda: Keeper(router=router.ref, history=open_history), capacity=MAILBOX)
     stages = Stages(router.ref)
     runners: list[ChildSpec] = []
     for step, (name, table) in enumerate(config.stages.items(), 1):
         runner = _stage_runner(name, table, partial(stages.forward, step=step), meter)
         stages.add(runner.ref, table.topics)
         runners.append(runner)
-    return HubActors([router, *runners], router.ref, log, groups)
+    return HubActors([router, *([] if keeper is None else [keeper]), *runners], router.ref, log, groups)
+
+
+def durable_history(config: Config, policies: TopicPolicies) -> Callable[[], SqliteHistory] | None:
+    """What opens the history of durable topics; ``None``: there are none."""
+    if not any(policy.durable for policy in policies):
+        return None
+    path = config.history.durable_path(config.server.port)
+    return partial(SqliteHistory, path, policies, config.limits.topics, lambda: secrets.token_hex(4))
 
 
 def history_dir(config: Config, runtime_dir: Path | None) -> Path | None:

@@ -1,0 +1,143 @@
+"""What the router does about topics whose history is elsewhere: on disk, in a thread of its own. Part of its loop.
+
+An event of such a topic goes to the keeper first; the workers see it, and its publisher hears of it, once it is kept.
+The router's own log has it from then on, too: so what was missed lately is found in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple, Protocol
+
+from actors.history import Accepted, Expired
+from actors.interests import Peer
+from actors.keeper import InFlight
+from actors.messages import Keep, Kept, ReadKept, Sweep
+from actors.recall import RECALL_EVENTS, Since
+from actors.sqlite_history import SqliteHistory
+from actors.topic_log import TopicLog
+from actors.topic_policy import TopicPolicies
+from transport.codec import join, unpack_batch
+from transport.errors import RequestError
+from transport.messages import Interest, Publish, ReadHistory
+
+TOPICS_CACHED: Final = 65_536
+TAKEN_OVER: Final = 10_000  # events of a topic that a hub takes over from the disk at its start
+
+
+class Ref(Protocol):
+    """Where messages go."""
+
+    def tell(self, message: Any, /) -> None: ...
+
+
+class Answer(NamedTuple):
+    """What a publisher is told of one event."""
+
+    peer: Peer
+    ref: int
+    outcome: Accepted | RequestError
+
+
+class KeeperDesk:
+    """Hands events over, takes them back, reads what the log has no more.
+
+    Args:
+        keeper: the actor; it answers the router.
+        log: the router's.
+        policies: say which topics are durable.
+    """
+
+    def __init__(self, keeper: Ref, log: TopicLog, policies: TopicPolicies) -> None:
+        self._keeper, self._log, self._policies = keeper, log, policies
+        self._in_flight = InFlight()
+        self._durable: dict[str, bool] = {}
+
+    def is_kept(self, topic: str) -> bool:
+        """Whether the topic's history is elsewhere."""
+        known = self._durable.get(topic)
+        if known is None:
+            if len(self._durable) >= TOPICS_CACHED:
+                self._durable.clear()
+            known = self._durable[topic] = self._policies.of(topic).durable
+        return known
+
+    def divert(self, peer: Peer, publishes: list[Publish]) -> tuple[list[Publish], list[Publish]]:
+        """Hand over what is to be kept elsewhere. Returns the others, and those that are too many to wait."""
+        durable = [(peer, publish) for publish in publishes if self.is_kept(publish.topic)]
+        if not durable:
+            return publishes, []
+        taken = self._in_flight.take(durable)
+        if taken:
+            self._keeper.tell(Keep(taken))
+        return (
+            [publish for publish in publishes if not self.is_kept(publish.topic)],
+            [publish for _, publish in durable[len(taken) :]],
+        )
+
+    def kept(self, message: Kept) -> tuple[list[Accepted], list[Answer]]:
+        """Events to be distributed, which the log has now, and what their publishers are told."""
+        self._in_flight.kept(message)
+        answers = [Answer(peer, publish.ref, outcome) for peer, publish, outcome in message.results]
+        new = [o for _, _, o in message.results if isinstance(o, Accepted) and not o.again]
+        try:
+            return self._log.record(new), answers
+        except RequestError as error:
+            # Kept, but not for those who are here: a successor of this hub will find it. The outcome is unknown.
+            return [], [a if isinstance(a.outcome, RequestError) else a._replace(outcome=error) for a in answers]
+
+    def sweep(self) -> None:
+        """Let the keeper let go what is too old."""
+        self._keeper.tell(Sweep())
+
+    # reading --------------------------------------------------------------------------------------------------------
+
+    def read(self, peer: Peer, item: Interest | ReadHistory) -> bool:
+        """Whether the log has too little to answer: then the keeper is asked, and answers with the same token."""
+        if isinstance(item, Interest):
+            request = None if item.since is None else self._missing(item.add, item.since)
+        else:
+            request = self._missing_page(item)
+        if request is None:
+            return False
+        self._keeper.tell(request._replace(token=(peer, item)))
+        return True
+
+    def _missing(self, patterns: Iterable[str], since: Since) -> ReadKept | None:
+        if isinstance(since, dict):
+            after = {topic: place[1] for topic, place in since.items() if self._lacks(topic, *place)}
+            return ReadKept(None, after, RECALL_EVENTS) if after else None
+        try:
+            self._log.mark_of(since)
+        except Expired:
+            row = self._log.row_of(since)
+            return None if row is None else ReadKept(None, {}, RECALL_EVENTS, row, tuple(patterns))
+        return None
+
+    def _missing_page(self, item: ReadHistory) -> ReadKept | None:
+        epoch, head = self._log.where(item.topic)
+        place = item.since if item.since is not None else (epoch, max(0, head - item.limit))
+        return ReadKept(None, {item.topic: place[1]}, RECALL_EVENTS) if self._lacks(item.topic, *place) else None
+
+    def _lacks(self, topic: str, epoch: str, offset: int) -> bool:
+        """Whether there may be events behind a place which the log has no more."""
+        present, head = self._log.where(topic)
+        return self.is_kept(topic) and epoch == present and offset < min(head, self._log.first(topic) - 1)
+
+
+def take_over(history: SqliteHistory, log: TopicLog) -> None:
+    """What a former hub has kept on disk and not told anybody, or what the log has lost: at the start of a hub.
+
+    Raises:
+        RequestError: ``unavailable``: it cannot be read or written.
+    """
+    heads = list(history.heads())
+    for head in heads:
+        epoch, offset = log.where(head.topic)
+        after = offset if epoch == head.epoch else head.offset - 1
+        if after >= head.offset:
+            continue
+        packed = history.read(head.topic, max(after, head.offset - TAKEN_OVER), TAKEN_OVER)
+        found = unpack_batch(join(packed)) if packed else []
+        log.record([Accepted(event, event_packed, 0) for event, event_packed in zip(found, packed, strict=True)])
+    log.adopt(history.epoch, heads, history.bounds()[1])
