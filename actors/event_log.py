@@ -22,6 +22,7 @@ from transport.errors import CodecError, ConfigError
 SEGMENTS: Final = 32  # of a full log: what goes at a time is a 32nd
 LOCK_TIMEOUT: Final = 10.0  # s for a former hub to end
 LOCK_INTERVAL: Final = 0.05  # s
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +31,7 @@ class EventLog:
 
     Args:
         directory: made with mode 0700; ``None`` keeps the log in memory, for as long as the process lives.
-        max_bytes: of all segments together, about.
+        max_bytes: of the events in all segments, about; the last event of each topic comes on top.
         name: of a log that is begun anew. A position in one log says nothing in another.
         epoch: of its first topics.
         carries: whether the last event of a topic is to outlive its segment.
@@ -50,8 +51,9 @@ class EventLog:
         self._directory, self._max, self._carries = directory, max_bytes, carries
         self._segment_bytes = max(1, max_bytes // SEGMENTS)
         self._segments: list[Segment] = []
-        self._number = 0
+        self._number = self.mark = 0
         self._lock = -1
+        self._lost = False
         if directory is not None:
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,8 +66,10 @@ class EventLog:
         else:
             self.log, self.epoch = name, epoch
             self._segments.append(self._new_segment())
-        self.mark = next((s.marks[-1] for s in reversed(self._segments) if s.marks), 0)
+        self.mark = self._segments[-1].mark
         self._total = sum(segment.size for segment in self._segments)
+        if self._lost and self.epoch != epoch:
+            self.begin_epoch(epoch)  # topics whose last event is lost must not have their offsets again
 
     @property
     def position(self) -> str:
@@ -81,6 +85,9 @@ class EventLog:
         return sum(len(segment.starts) for segment in self._segments)
 
     def _open(self, directory: Path) -> None:
+        for path in directory.glob("*.tmp"):
+            path.unlink()
+        trusted = _same_boot(self._lock)
         for path in sorted(directory.glob("*.log")):
             self._number = max(self._number, int(path.stem) if path.stem.isdecimal() else 0)
             try:
@@ -91,19 +98,25 @@ class EventLog:
                 path.unlink()
                 self._forget_all()  # what came before it does not lead on to what came after
                 continue
-            if self._segments and self._segments[-1].log != segment.log:
+            before = self._segments[-1] if self._segments else None
+            if before is not None and (before.log, before.mark) != (segment.log, segment.floor):
+                _log.warning("history is lost: %s does not lead on to %s", before.path, path)
                 self._forget_all()
             self._segments.append(segment)
+        if self._segments and not trusted:
+            _log.warning("history is lost: the machine went down without this engine's end")
+            self._forget_all()
 
     def _forget_all(self) -> None:
         for segment in self._segments:
             segment.discard()
         self._segments.clear()
+        self._lost = True
 
     def _new_segment(self) -> Segment:
         self._number += 1
         path = None if self._directory is None else self._directory / f"{self._number:012}.log"
-        return Segment.create(path, self.log, self.epoch)
+        return Segment.create(path, self.log, self.epoch, self.mark)
 
     # writing --------------------------------------------------------------------------------------------------------
 
@@ -111,7 +124,7 @@ class EventLog:
         """Write events, whose marks rise, each with its idempotency key if it has one. All of them or, with
         :class:`OSError`, none. Costs one system call and about 0.6 µs an event."""
         segment = self._segments[-1]
-        if segment.size >= self._segment_bytes:
+        if _event_bytes(segment) >= self._segment_bytes:
             segment = self._roll()
         frames: list[bytes] = []
         starts: list[int] = []
@@ -148,7 +161,7 @@ class EventLog:
         self._total += segment.size
         self._segments[-1].seal()
         self._segments.append(segment)
-        while self._total > self._max and len(self._segments) > 1:
+        while len(self._segments) > 1 and sum(map(_event_bytes, self._segments)) > self._max:
             self._drop_oldest()
         return segment
 
@@ -170,11 +183,13 @@ class EventLog:
         later = self._segments[1:]
         heads = {topic: oldest.starts[run.places[-1]] for topic, run in oldest.runs.items()}
         heads = {**oldest.carried, **heads}
-        kept = [t for t in heads if self._carries(t) and not any(t in s.runs or t in s.carried for s in later)]
-        kept.sort(key=heads.__getitem__)
+        left = set(heads)
+        for segment in later:
+            left = left.difference(segment.runs).difference(segment.carried)
+        kept = sorted(filter(self._carries, left), key=heads.__getitem__)
         before = newest.size
         if kept:
-            newest.carry([(topic, oldest.record(heads[topic])) for topic in kept])
+            newest.carry([*zip(kept, oldest.records([heads[topic] for topic in kept]), strict=True)])
         self._total += newest.size - before - oldest.size
         del self._segments[0]
         oldest.discard()
@@ -186,10 +201,10 @@ class EventLog:
         told: set[str] = set()
         for segment in reversed(self._segments):
             places = {topic: segment.starts[run.places[-1]] for topic, run in segment.runs.items()}
-            for topic, start in {**segment.carried, **places}.items():
-                if topic not in told:
-                    told.add(topic)
-                    yield topic, segment.record(start)
+            found = {**segment.carried, **places}
+            new = sorted(found.keys() - told, key=found.__getitem__)
+            told.update(new)
+            yield from zip(new, segment.records([found[topic] for topic in new]), strict=True)
 
     def recent_keys(self) -> Iterator[Key]:
         """Idempotency keys that came with events, oldest first."""
@@ -217,6 +232,23 @@ class EventLog:
             begin = max(0, after + 1 - run.first)
             out += segment.events(run.places[begin : begin + limit - len(out)])
         return out
+
+    def newest(self, topic: str, epoch: str, after: int, events: int, nbytes: int) -> int:
+        """Where to :meth:`read` from to get the newest events with offsets above ``after``, at most so many events and
+        bytes; one above the last if not even that fits. Costs 0.3 µs an event, and reads none."""
+        first = after + 1
+        for segment in reversed(self._segments):
+            run = segment.runs.get(topic)
+            if run is None or run.epoch != epoch:
+                continue
+            for i in range(len(run.places) - 1, -1, -1):
+                offset = run.first + i
+                events -= 1
+                nbytes -= segment.length(run.places[i])
+                if offset <= after or events < 0 or nbytes < 0:
+                    return offset + 1
+                first = offset
+        return first
 
     def event(self, topic: str, epoch: str, offset: int) -> bytes:
         """One packed event that is here."""
@@ -263,8 +295,7 @@ class EventLog:
 
     def check_reaches(self, mark: int) -> None:
         """Raise :class:`Expired` unless everything behind ``mark`` is here."""
-        floor = next((segment.marks[0] - 1 for segment in self._segments if segment.marks), self.mark)
-        if not floor <= mark <= self.mark:
+        if not self._segments[0].floor <= mark <= self.mark:
             raise Expired
 
     def _behind(self, mark: int) -> Iterator[Segment]:
@@ -275,7 +306,25 @@ class EventLog:
         for segment in self._segments:
             segment.close()
         if self._lock >= 0:
+            os.ftruncate(self._lock, 0)  # see _same_boot
             os.close(self._lock)
+
+
+def _event_bytes(segment: Segment) -> int:
+    """Without what it has taken over: else a log of many topics would have no room for events."""
+    return segment.size - segment.carried_bytes
+
+
+def _same_boot(lock: int) -> bool:
+    """Whether nothing that was written can be missing: the former hub has closed the log, or the machine still runs on
+    which it died. Else the disk may have less than clients have seen, whose offsets would come a second time."""
+    try:
+        boot = BOOT_ID.read_bytes()
+    except OSError:  # macOS
+        return True
+    former = os.pread(lock, len(boot), 0)
+    os.pwrite(lock, boot, 0)
+    return former in (b"", boot)
 
 
 def _locked(directory: Path) -> int:

@@ -14,7 +14,7 @@ class RecentKeys:
     """By topic and key the place of an event, for :data:`~actors.history.KEY_LIFETIME` seconds. O(1) each."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[str, str], tuple[str, int]] = {}
+        self._places: dict[tuple[str, str], tuple[str, int, float]] = {}
         self._ages: deque[tuple[float, tuple[str, str]]] = deque()
 
     def __len__(self) -> int:
@@ -23,14 +23,15 @@ class RecentKeys:
     def find(self, topic: str, key: str, now: float) -> tuple[str, int] | None:
         """Epoch and offset of the event that came with this key. ``now``: Unix seconds."""
         while self._ages and (self._ages[0][0] <= now - KEY_LIFETIME or len(self._ages) > MAX_KEYS):
-            del self._places[self._ages.popleft()[1]]
-        return self._places.get((topic, key))
+            ts, oldest = self._ages.popleft()
+            if oldest in self._places and self._places[oldest][2] == ts:  # else it has come again
+                del self._places[oldest]
+        place = self._places.get((topic, key))
+        return None if place is None or place[2] <= now - KEY_LIFETIME else place[:2]
 
     def put(self, topic: str, key: str, epoch: str, offset: int, ts: float) -> None:
-        """Remember a key that :meth:`find` does not know."""
-        if (topic, key) in self._places:
-            return
-        self._places[topic, key] = (epoch, offset)
+        """Remember a key that :meth:`find` does not know; ``ts``: Unix seconds of its event."""
+        self._places[topic, key] = (epoch, offset, ts)
         self._ages.append((ts, (topic, key)))
 
     def drop(self, topic: str, key: str) -> None:

@@ -52,9 +52,9 @@ class Run:
 
     __slots__ = ("epoch", "first", "places")
 
-    def __init__(self, epoch: str, first: int) -> None:
+    def __init__(self, epoch: str, first: int, places: bytes = b"") -> None:
         self.epoch, self.first = epoch, first
-        self.places = array("I")
+        self.places = array("I", places)
 
 
 class Segment:
@@ -66,18 +66,34 @@ class Segment:
     Attributes:
         log: name of the log that it is a part of.
         epoch: of topics yet to come, at its end.
-        size: bytes written.
+        floor: the mark before its first event.
+        size: bytes written; ``carried_bytes`` of them are events that were taken over.
         starts, marks: of each event the place of its record and its mark.
         runs: by topic. ``carried``: by topic the place of its last event, where that came from a former segment.
         newest: Unix seconds of its last event.
     """
 
-    __slots__ = ("_fd", "carried", "epoch", "keys", "log", "marks", "newest", "path", "runs", "size", "starts")
+    __slots__ = (
+        "_fd",
+        "carried",
+        "carried_bytes",
+        "epoch",
+        "floor",
+        "keys",
+        "log",
+        "marks",
+        "newest",
+        "path",
+        "runs",
+        "size",
+        "starts",
+    )
 
     def __init__(self, path: Path | None, fd: int, log: str) -> None:
         self.path, self._fd, self.log = path, fd, log
         self.epoch = ""
-        self.size = 0
+        self.floor = 0
+        self.size = self.carried_bytes = 0
         self.newest = 0.0
         self.starts = array("Q")
         self.marks = array("Q")
@@ -86,23 +102,28 @@ class Segment:
         self.keys: list[Key] = []
 
     @classmethod
-    def create(cls, path: Path | None, log: str, epoch: str) -> Segment:
-        """A new one, empty."""
-        if path is not None:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    def create(cls, path: Path | None, log: str, epoch: str, floor: int = 0) -> Segment:
+        """A new one, empty. It has its name once it has its head: what is found under it is whole."""
+        unfinished = None if path is None else path.with_suffix(".tmp")
+        if unfinished is not None:
+            fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         elif hasattr(os, "memfd_create"):
             fd = os.memfd_create("heliograph-history")
         else:  # macOS
             with tempfile.TemporaryFile() as file:
                 fd = os.dup(file.fileno())
-        segment = cls(path, fd, log)
+        segment = cls(unfinished, fd, log)
+        segment.floor = floor
         name = log.encode()
         try:
             segment.write(MAGIC + SIGNATURE + bytes([len(name)]) + name)
             segment.begin_epoch(epoch)
+            if path is not None and unfinished is not None:
+                unfinished.rename(path)
         except OSError:
             segment.discard()
             raise
+        segment.path = path
         return segment
 
     @classmethod
@@ -121,6 +142,11 @@ class Segment:
             raise CodecError(f"{path} is no segment of this version: {error}") from None
         return segment
 
+    @property
+    def mark(self) -> int:
+        """That of its last event."""
+        return self.marks[-1] if self.marks else self.floor
+
     # writing --------------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
@@ -137,7 +163,7 @@ class Segment:
     def begin_epoch(self, epoch: str) -> None:
         """The epoch of topics yet to come."""
         body = epoch.encode()
-        self.write(HEADER.pack(len(body), 0, Kind.EPOCH, 0) + body)
+        self.write(HEADER.pack(len(body), 0, Kind.EPOCH, self.mark) + body)
         self.epoch = epoch
 
     def carry(self, events: list[tuple[str, bytes]]) -> None:
@@ -151,6 +177,7 @@ class Segment:
             size += HEADER.size + len(packed)
         self.write(b"".join(frames))
         self.carried.update(places)
+        self.carried_bytes += sum(map(len, frames))
 
     def enter(self, topic: str, epoch: str, offset: int, start: int, mark: int) -> None:
         """Index an event that was written at ``start``."""
@@ -171,7 +198,8 @@ class Segment:
         if self.path is None:
             return
         runs = [(topic, run.epoch, run.first, run.places.tobytes()) for topic, run in self.runs.items()]
-        index = (self.size, self.epoch, self.newest, self.starts.tobytes(), self.marks.tobytes(), runs, self.carried)
+        events = (self.starts.tobytes(), self.marks.tobytes(), runs)
+        index = (self.size, self.epoch, self.floor, self.newest, *events, self.carried, self.carried_bytes)
         unfinished = self.path.with_suffix(".tmp")
         try:
             unfinished.write_bytes(msgpack.packb((SIGNATURE, self.log, *index, self.keys)))
@@ -181,16 +209,22 @@ class Segment:
 
     # reading --------------------------------------------------------------------------------------------------------
 
-    def record(self, start: int) -> bytes:
-        """The packed event at a place."""
-        return next(self._records([start]))
+    def length(self, place: int) -> int:
+        """Bytes of event number ``place``, about."""
+        start = self.starts[place]
+        length = (self.starts[place + 1] if place + 1 < len(self.starts) else self.size) - start
+        if length <= READ_BYTES:
+            return length
+        size: int = HEADER.unpack(os.pread(self._fd, HEADER.size, start))[0]
+        return size  # what was taken over may be between this one and the next
 
     def events(self, places: array[int] | range) -> Iterator[bytes]:
         """The packed events number ``places``, rising. Reads as it goes."""
         starts = self.starts
-        return self._records([starts[place] for place in places])
+        return self.records([starts[place] for place in places])
 
-    def _records(self, starts: list[int]) -> Iterator[bytes]:
+    def records(self, starts: list[int]) -> Iterator[bytes]:
+        """The packed events at places that rise. Reads as it goes."""
         begin, block = 0, b""
         for start in starts:
             at = start - begin
@@ -225,18 +259,17 @@ class Segment:
         assert self.path is not None, "only files are opened"
         try:
             data = self.path.with_suffix(".index").read_bytes()
-            signature, log, size, epoch, newest, starts, marks, runs, carried, keys = msgpack.unpackb(data)
+            signature, log, size, *fields = msgpack.unpackb(data)
+            if (signature, log, size) != (SIGNATURE, self.log, length):
+                return False
+            epoch, floor, newest, starts, marks, runs, carried, carried_bytes, keys = fields
+            index = array("Q", starts), array("Q", marks), {topic: Run(*run) for topic, *run in runs}
+            self.keys = [Key(*key) for key in keys]
         except (OSError, ValueError, TypeError, msgpack.UnpackException):
             return False
-        if (signature, log, size) != (SIGNATURE, self.log, length):
-            return False
-        self.size, self.epoch, self.newest, self.carried = size, epoch, newest, carried
-        self.starts.frombytes(starts)
-        self.marks.frombytes(marks)
-        for topic, run_epoch, first, places in runs:
-            run = self.runs[topic] = Run(run_epoch, first)
-            run.places.frombytes(places)
-        self.keys = [Key(*key) for key in keys]
+        self.starts, self.marks, self.runs = index
+        self.size, self.epoch, self.floor, self.newest = size, epoch, floor, newest
+        self.carried, self.carried_bytes = carried, carried_bytes
         return True
 
     def _scan(self, length: int) -> None:
@@ -249,6 +282,8 @@ class Segment:
                 break
             if kind == Kind.EPOCH:
                 self.epoch = data[body : body + size].decode()
+                if not self.starts:
+                    self.floor = mark
             else:
                 try:
                     topic, epoch, offset, ts = unpack(data[body : body + size])[1:5]
@@ -256,6 +291,7 @@ class Segment:
                     break  # the machine went down, and only a part of this was on disk
                 if kind == Kind.CARRIED:
                     self.carried[topic] = at
+                    self.carried_bytes += body + size - at
                 else:
                     self.enter(topic, epoch, offset, at, mark)
                     self.newest = ts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -285,3 +287,149 @@ def test_a_log_in_memory_has_no_files_and_the_same_bounds() -> None:
     subject.append([Accepted(publication, pack(publication), 1)])
     assert len(subject) == 1
     subject.close()
+
+
+def test_the_last_events_of_many_topics_leave_room_for_events(tmp_path: Path) -> None:
+    subject = log(tmp_path)
+    for n in range(90):
+        say(subject, f"quiet.{n}", b"x" * 1000)  # as many bytes as the log has for events, several times over
+    for _ in range(300):
+        say(subject, "busy")
+    files = len(list(tmp_path.glob("*.log")))
+    assert files <= 64, "a segment that took over much is not full of it"
+    assert len(told(subject, "busy")) > 50
+    subject.close()
+    again = log(tmp_path)
+    assert all(again.last(f"quiet.{n}")[0].data == b"x" * 1000 for n in range(90))
+    again.close()
+
+
+def test_a_segment_that_was_hardly_begun_costs_nothing(tmp_path: Path) -> None:
+    subject = log(tmp_path)
+    for _ in range(40):
+        say(subject, "a")
+    before = subject.position, told(subject, "a")
+    subject.close()
+    for name in ("000000000999.tmp", "000000000001.tmp"):
+        (tmp_path / name).write_bytes(b"helio")
+    again = log(tmp_path, prefix="other")
+    assert (again.position, told(again, "a")) == before
+    assert not list(tmp_path.glob("*.tmp"))
+    again.close()
+
+
+def test_marks_rise_also_when_the_last_hub_had_only_begun_a_segment(tmp_path: Path) -> None:
+    subject = EventLog(tmp_path, 1 << 20, "log", "e", lambda topic: True)
+    publication = Publication("a", "e", 1, 1.0, "message", b"1")
+    subject.append([Accepted(publication, pack(publication), 7)])
+    subject.roll()
+    subject.drop_before(1000.0)
+    subject.close()
+    again = EventLog(tmp_path, 1 << 20, "other", "other", lambda topic: True)
+    assert again.position == "log:7"
+    with pytest.raises(Expired):
+        again.tail(6, 1)
+    assert again.tail(7, 1) == []
+    again.close()
+
+
+def test_topics_that_were_lost_with_a_file_do_not_have_their_offsets_again(tmp_path: Path) -> None:
+    subject = log(tmp_path)
+    say(subject, "early")
+    for _ in range(20):
+        say(subject, "late", b"x" * 100)
+    subject.close()
+    first, *rest = sorted(tmp_path.glob("*.log"))
+    first.write_bytes(b"nothing")
+    again = log(tmp_path, prefix="other")
+    assert rest and again.where("late") == ("e0", 20)
+    place = say(again, "early").publication
+    assert (place.epoch, place.offset) != ("e0", 1)
+    again.close()
+    (rest[1] if len(rest) > 2 else rest[0]).unlink()
+    last = log(tmp_path, prefix="last")
+    assert told(last, "late") == told(last, "late", last.first("late") - 1)
+    with pytest.raises(Expired):
+        last.tail(2, 100)
+    last.close()
+
+
+def test_what_a_dead_machine_has_on_its_disk_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot = tmp_path / "boot"
+    monkeypatch.setattr(event_log, "BOOT_ID", boot)
+    boot.write_text("first boot")
+    directory = tmp_path / "log"
+    subject = log(directory)
+    say(subject, "a")
+    subject.close()
+    boot.write_text("second boot")
+    again = log(directory, prefix="other")
+    assert told(again, "a") == [(1, b"1")], "it was closed"
+    del again  # killed: its lock goes, and no word of an end
+    gc.collect()
+    for fd in _fds_of(directory):
+        os.close(fd)
+    boot.write_text("third boot")
+    last = log(directory, prefix="last")
+    assert told(last, "a") == [] and last.where("a")[0].startswith("last")
+    last.close()
+
+
+def _fds_of(directory: Path) -> list[int]:
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{entry}").startswith(str(directory)):
+                found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def test_an_index_that_is_damaged_is_made_again(tmp_path: Path) -> None:
+    subject = log(tmp_path)
+    for _ in range(60):
+        say(subject, "a", b"x" * 50)
+    before = told(subject, "a")
+    subject.close()
+    for n, index in enumerate(sorted(tmp_path.glob("*.index"))):
+        fields = msgpack.unpackb(index.read_bytes())
+        if n % 3 == 0:
+            fields[6] = fields[6][:-1]
+        elif n % 3 == 1:
+            fields = fields[:-1]
+        index.write_bytes(msgpack.packb(fields)[: -1 if n % 3 == 2 else None])
+    again = log(tmp_path)
+    assert told(again, "a") == before
+    again.close()
+
+
+def test_the_newest_that_fit_are_found_without_reading(tmp_path: Path) -> None:
+    subject = EventLog(tmp_path, SMALL, "log", "e", lambda topic: True)
+    for offset in range(1, 31):
+        publication = Publication("a", "e", offset, 1.0, "message", b"x" * 100)
+        subject.append([Accepted(publication, pack(publication), offset)])
+    first = subject.first("a", "e", 30)
+    assert first == 1
+    for after, events, nbytes, expected in (
+        (0, 99, 1 << 20, 1),
+        (4, 99, 1 << 20, 5),
+        (0, 3, 1 << 20, 28),
+        (0, 99, 0, 31),
+    ):
+        assert subject.newest("a", "e", after, events, nbytes) == expected
+    assert 25 < subject.newest("a", "e", 0, 99, 500) < 30
+    subject.close()
+
+
+def test_a_key_that_came_again_is_the_newest_also_for_the_next_hub(tmp_path: Path) -> None:
+    subject = log(tmp_path, 1 << 20)
+    say(subject, "a", now=1000.0, key="k")
+    second = say(subject, "a", now=1400.0, key="k").publication
+    subject.close()
+    again = log(tmp_path, 1 << 20)
+    known = say(again, "a", now=1500.0, key="k")
+    assert known.again and known.publication.offset == second.offset == 2
+    say(again, "b", now=1000.0 + 1e6, key="k")  # a clock that fell must not keep the others' keys
+    assert say(again, "a", now=1701.0, key="k").again is False
+    again.close()
