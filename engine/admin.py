@@ -20,10 +20,10 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import Meta
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -312,7 +312,7 @@ class _Publish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     key: str | None = None
     priority: Priority | None = None
     source_ts: float | None = None
-    idempotency_key: msgspec.Raw | UnsetType = UNSET
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 
 _one, _many = msgspec.json.Decoder(_Publish), msgspec.json.Decoder(list[_Publish])
@@ -340,8 +340,6 @@ def publishes(body: bytes) -> tuple[list[Publish], bool]:
 
 
 def _checked(request: _Publish, where: str) -> Publish:
-    if request.idempotency_key is not UNSET:
-        raise Unsupported("`idempotency_key`", f"{where}idempotency_key")
     check_topic(request.topic, f"{where}topic")
     if is_system(request.topic):
         raise RequestError(ErrorCode.FORBIDDEN, "system.> belongs to the engine", f"{where}topic")
@@ -353,6 +351,7 @@ def _checked(request: _Publish, where: str) -> Publish:
         key=request.key,
         priority=request.priority,
         source_ts=request.source_ts,
+        idempotency_key=request.idempotency_key,
     )
 
 

@@ -220,7 +220,7 @@ def test_publish_one_and_many() -> None:
         (b'{"topic":"a b","data":1}', 400, "invalid_topic", "topic"),
         (b'{"topic":"a.*","data":1}', 400, "invalid_topic", "topic"),
         (b'{"topic":"system.x","data":1}', 403, "forbidden", "topic"),
-        (b'{"topic":"a","data":1,"idempotency_key":"x"}', 501, "unsupported", "idempotency_key"),
+        (b'{"topic":"a","data":1,"idempotency_key":""}', 400, "bad_request", "idempotency_key"),
         (b'[{"topic":"a","data":1},{"topic":"a"}]', 400, "bad_request", "[1].data"),
         (b'[{"topic":"a","data":1},{"topic":"a","data":1,"x":1}]', 400, "bad_request", "[1].x"),
         (b'[{"topic":"a","data":1},{"topic":"","data":1}]', 400, "invalid_topic", "[1].topic"),
