@@ -145,6 +145,10 @@ class Receiver:
             return
         if topic in self._open:
             self._open.discard(topic)
+            if offset > self._told[topic] + 1:
+                self._faults.add(
+                    f"{self.name}: {topic} goes on with {offset}, but its position came at {self._told[topic]}"
+                )
             if offset <= at:
                 if offset <= self._told_before[topic]:
                     self._faults.add(f"{self.name}: {topic} {offset} again, which came before the former position")
