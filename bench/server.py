@@ -132,7 +132,8 @@ class Server:
                 stream.close()
 
 
-def engine(workers: int = 1, source: Path = ROOT, demo: bool = False) -> Server:
+def engine(workers: int = 1, source: Path = ROOT, demo: bool = False, config: Path | None = None) -> Server:
     """A ``heliograph run`` of the code in ``source``; with ``demo`` it also has a feed."""
     options = ["--port", "0", "--admin-port", "0", "--workers", str(workers), *(["--demo"] if demo else [])]
+    options += [] if config is None else ["--config", str(config)]
     return Server([sys.executable, "-m", "engine", "run", *options], source)

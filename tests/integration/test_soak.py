@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from bench.server import engine
-from bench.soak import DESCRIPTORS, MEMORY_MB, THREADS, WARM, Sample, grown, soak
+from bench.soak import DESCRIPTORS, MEMORY_MB, TASKS, THREADS, WARM, Sample, grown, soak, soaked
 
 ROUNDS = WARM + 2
 
@@ -16,11 +15,11 @@ ROUNDS = WARM + 2
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench's server is pinned to a core")
 @pytest.mark.timeout(120)
 def test_nothing_grows_and_nothing_is_left() -> None:
-    with engine(2, demo=True) as server:
-        assert asyncio.run(soak(server, ROUNDS, seconds=2.0, users=20, workers=2)) == []
+    with soaked(2, seconds=2.0) as server:
+        assert asyncio.run(soak(server, ROUNDS, seconds=2.0, users=20, rate=100, workers=2)) == []
 
 
-STEADY = Sample("hub", 20.0, 30, 3)
+STEADY = Sample("hub", 20.0, 30, 3, 5)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +30,7 @@ STEADY = Sample("hub", 20.0, 30, 3)
         (STEADY._replace(memory_mb=STEADY.memory_mb + MEMORY_MB + 1), "memory_mb"),
         (STEADY._replace(descriptors=STEADY.descriptors + DESCRIPTORS + 1), "descriptors"),
         (STEADY._replace(threads=STEADY.threads + THREADS + 1), "threads"),
+        (STEADY._replace(tasks=STEADY.tasks + TASKS + 1), "tasks"),
     ],
 )
 def test_growth_beyond_its_bound_is_named(last: Sample, name: str | None) -> None:
