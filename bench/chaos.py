@@ -44,7 +44,7 @@ async def chaos(engine: ChaosEngine, options: argparse.Namespace) -> tuple[repor
     topics = topics_of(options.topics, options.wildcards)
     async with AsyncExitStack() as stack:
         crowds = [
-            await stack.enter_async_context(_Crowd(engine.port, n, size, options)) for n, size in _shares(options)
+            await stack.enter_async_context(CrowdProcess(engine.port, n, size, options)) for n, size in shares(options)
         ]
         for crowd in crowds:
             await crowd.ready()
@@ -76,19 +76,20 @@ async def chaos(engine: ChaosEngine, options: argparse.Namespace) -> tuple[repor
     return row, ledger.faults.texts + [text for result in results for text in result.texts]
 
 
-def _shares(options: argparse.Namespace) -> list[tuple[int, int]]:
+def shares(options: argparse.Namespace) -> list[tuple[int, int]]:
+    """Number and size of each part of the clients."""
     crowds = CROWDS if options.clients >= CROWDED else 1
     return [(n, options.clients // crowds + (n < options.clients % crowds)) for n in range(crowds)]
 
 
-class _Crowd:
+class CrowdProcess:
     """A process with a part of the clients."""
 
     def __init__(self, port: int, number: int, size: int, options: argparse.Namespace) -> None:
         kind = "wildcards" if options.wildcards else "exact"
         self._arguments = [str(port), str(size), str(options.topics), kind, str(number)]
 
-    async def __aenter__(self) -> _Crowd:
+    async def __aenter__(self) -> CrowdProcess:
         command = [sys.executable, "-m", "bench.chaos_crowd", *self._arguments]
         self._process: Process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, stdin=PIPE, stdout=PIPE, limit=1 << 20
@@ -132,6 +133,7 @@ async def _kill(engine: ChaosEngine, options: argparse.Namespace) -> int:
         if due >= half:
             half = end
             await asyncio.to_thread(engine.kill_all)
+            await asyncio.to_thread(engine.forget)
             await asyncio.to_thread(engine.start)
         else:
             await asyncio.to_thread(engine.kill, next(victims))
@@ -154,12 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with ChaosEngine(DURABLE if options.durable else "", options.workers) as engine:
         row, wrong = uvloop.run(chaos(engine, options))
-    print(
-        "\n".join(
-            f"{name:>20}  {value:,.3g}" if isinstance(value, float) else f"{name:>20}  {value:,}"
-            for name, value in row.items()
-        )
-    )
+    print(report.listing(row))
     for text in wrong:
         print(f"wrong: {text}")
     if row["clients' cpu"] > BUSY:

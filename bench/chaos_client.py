@@ -23,6 +23,7 @@ class _Connected:
     Attributes:
         jitter_s: within which it comes back.
         outage: the longest time in seconds from the loss of a connection until :meth:`_back`.
+        connections: how many it has had. ``refused``: how many it has not got.
     """
 
     def __init__(self, host: str, port: int, faults: Callable[[str], None], rng: random.Random) -> None:
@@ -31,6 +32,7 @@ class _Connected:
         self._socket: Socket | None = None
         self._lost: float | None = None
         self.outage = 0.0
+        self.connections = self.refused = 0
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -48,8 +50,10 @@ class _Connected:
                 async with asyncio.timeout(ANSWER_S):
                     self._socket = await Socket.connect(self._host, self._port, self._receive)
             except OSError:  # timeouts, too
+                self.refused += 1
                 await asyncio.sleep(self._rng.random() * AGAIN_S)
                 continue
+            self.connections += 1
             self._connected()
             await self._socket.closed
             if self._lost is None:

@@ -27,6 +27,8 @@ class Result(msgspec.Struct):
     clients: int
     deliveries: int
     recoveries: int
+    most_connections: int  # of one client
+    refused: int
     repeated: int
     longest_outage: float
     longest_silence: float
@@ -77,6 +79,8 @@ async def run(port: int, clients: int, topics: int, wildcards: bool, number: int
             clients=clients,
             deliveries=crowd.events,
             recoveries=sum(receiver.resumed for receiver in crowd.receivers),
+            most_connections=max(watcher.connections for watcher in crowd.watchers),
+            refused=sum(watcher.refused for watcher in crowd.watchers),
             repeated=sum(receiver.repeated for receiver in crowd.receivers),
             longest_outage=max(watcher.outage for watcher in crowd.watchers),
             longest_silence=crowd.silence,

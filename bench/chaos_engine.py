@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Self
 import psutil  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parent.parent
-READY = re.compile(r"ready ws://[^:]+:(\d+)\S* admin .*\n")
+READY = re.compile(r"ready ws://[^:]+:(\d+)\S* admin (\S+)\n")
 WAIT_S = 30.0  # until it is ready, has stopped, or a process is back
 LOOK_S = 0.02
 MARK = "HELIOGRAPH_SERVER__RUNTIME_DIR"  # in the environment of all processes of one engine
@@ -29,10 +30,11 @@ class ChaosEngine:
 
     Attributes:
         port: of the clients; the same in all its lives.
+        admin_url: of this life.
     """
 
     def __init__(self, config: str, workers: int) -> None:
-        self._workers, self.port = workers, 0
+        self._workers, self.port, self.admin_url = workers, 0, ""
         self._place = tempfile.TemporaryDirectory(prefix="helio-")
         self._directory = Path(self._place.name)
         (self._directory / "heliograph.toml").write_text(config)
@@ -73,7 +75,7 @@ class ChaosEngine:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the engine is not ready: {self.last_words()}")
             time.sleep(LOOK_S)
-        self.port = int(ready[1])
+        self.port, self.admin_url = int(ready[1]), ready[2]
 
     def last_words(self) -> str:
         """The end of the log."""
@@ -115,6 +117,23 @@ class ChaosEngine:
                     pass
             time.sleep(LOOK_S)
         self._process.wait()
+
+    def reload(self, *options: str) -> None:
+        """``heliograph reload``; raises :class:`RuntimeError` with what it said if that went wrong."""
+        command = [sys.executable, "-m", "heliograph", "reload", *options, "--admin-url", self.admin_url]
+        told = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if told.returncode:
+            raise RuntimeError(f"the engine was not reloaded: {told.stderr}")
+
+    def stop(self) -> None:
+        """SIGTERM, until everything has ended; raises :class:`RuntimeError` where it did not go well."""
+        self._process.terminate()
+        if (code := self._process.wait(WAIT_S)) != 0:
+            raise RuntimeError(f"the engine ended with {code}: {self.last_words()}")
+
+    def forget(self) -> None:
+        """What the end of the machine does: the runtime directory is gone, the durable file is there."""
+        shutil.rmtree(self._directory / "run")
 
     def close(self) -> None:
         """Stop it, kill what does not, remove its files."""

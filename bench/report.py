@@ -19,6 +19,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
+def listing(row: Row) -> str:
+    """One row, a line a figure."""
+    width = max(map(len, row))
+    return "\n".join(f"{name:>{width}}  {_shown(value)}" for name, value in row.items())
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"
