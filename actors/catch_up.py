@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Final, Protocol
 
 from actors.history import Expired
@@ -10,9 +11,11 @@ from actors.interests import Peer
 from transport.codec import pack, unpack
 from transport.codes import GapReason
 from transport.messages import Mark, Missed, Publication
+from transport.topics import RESERVED
 
 READ_EVENTS: Final = 512  # of the log at a time
 TURN_BYTES: Final = 1 << 20  # for a peer per turn of the loop
+EVERYTHING: Final = (">", *(f"{token}{rest}" for token in RESERVED for rest in ("", ".>")))  # > is not for those
 FAR_BEHIND: Final = 64 << 20  # bytes of the log; a peer that lacks more is told what it missed, and goes on
 
 
@@ -148,7 +151,7 @@ class CatchUp:
 
     def _tell_lost(self, peer: Peer) -> None:
         """The log does not reach back: of each topic the peer may lack what came after the last it has seen."""
-        for last in self._log.last(">"):
+        for last in chain.from_iterable(map(self._log.last, EVERYTHING)):
             if peer in self._interested(last.topic):
                 missed = Missed(last.topic, last.epoch, 0, last.offset, GapReason.OVERFLOW.value)
                 peer.out.append(pack(missed))

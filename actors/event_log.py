@@ -11,7 +11,8 @@ import logging
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -224,14 +225,14 @@ class EventLog:
 
     def read(self, topic: str, epoch: str, after: int, limit: int) -> list[bytes]:
         """Packed events of a topic with offsets above ``after``, oldest first, at most ``limit``."""
-        out: list[bytes] = []
+        return list(islice(self.events(topic, epoch, after), limit))
+
+    def events(self, topic: str, epoch: str, after: int) -> Iterator[bytes]:
+        """As :meth:`read`, all of them. Reads as it goes; not to be held on to."""
         for segment in self._segments:
             run = segment.runs.get(topic)
-            if run is None or run.epoch != epoch or len(out) >= limit:
-                continue
-            begin = max(0, after + 1 - run.first)
-            out += segment.events(run.places[begin : begin + limit - len(out)])
-        return out
+            if run is not None and run.epoch == epoch:
+                yield from segment.events(run.places[max(0, after + 1 - run.first) :])
 
     def newest(self, topic: str, epoch: str, after: int, events: int, nbytes: int) -> int:
         """Where to :meth:`read` from to get the newest events with offsets above ``after``, at most so many events and
@@ -269,16 +270,18 @@ class EventLog:
                 break
         return out
 
-    def topics_behind(self, mark: int) -> dict[str, tuple[str, int]]:
-        """Topics that had events behind ``mark``: epoch and first offset of these. Costs a look per topic of the
-        segments behind it."""
+    def topics_behind(self, mark: int, topics: Collection[str] | None = None) -> dict[str, tuple[str, int]]:
+        """Of ``topics``, or of all, those that had events behind ``mark``: epoch and first offset of these. Costs a
+        look per topic and segment behind it."""
         self.check_reaches(mark)
         out: dict[str, tuple[str, int]] = {}
         for segment in self._behind(mark):
             begin = segment.behind(mark).start
-            for topic, run in segment.runs.items():
+            runs = segment.runs
+            for topic in runs if topics is None else topics:
+                run = runs.get(topic)
                 known = out.get(topic)
-                if known is not None and known[0] == run.epoch:
+                if run is None or (known is not None and known[0] == run.epoch):
                     continue
                 places = run.places
                 if places[-1] >= begin:

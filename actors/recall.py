@@ -3,7 +3,8 @@ log's reading."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 from actors.history import Expired
@@ -14,6 +15,8 @@ from transport.topics import is_pattern, matcher
 
 RECALL_EVENTS: Final = 50_000  # of one request; of what is more the oldest are a gap
 RECALL_BYTES: Final = 16 * 2**20
+RECALL_TOPICS: Final = 20_000  # some 0.3 s; of those beyond nothing is read
+PAGE_BYTES: Final = 8 * 2**20
 Since = str | dict[str, tuple[str, int]]
 
 
@@ -22,9 +25,11 @@ class Log(Protocol):
 
     def mark_of(self, position: str) -> int: ...
     def where(self, name: str) -> tuple[str, int]: ...
-    def first(self, topic: str) -> int: ...
+    def first(self, topic: str, after: int = 0) -> int: ...
+    def newest(self, topic: str, after: int, events: int, nbytes: int) -> int: ...
     def read(self, topic: str, after: int, limit: int) -> list[bytes]: ...
-    def topics_behind(self, mark: int) -> dict[str, tuple[str, int]]: ...
+    def events(self, topic: str, after: int) -> Iterator[bytes]: ...
+    def topics_behind(self, mark: int, topics: Collection[str] | None = None) -> dict[str, tuple[str, int]]: ...
     def last(self, pattern: str) -> list[Publication]: ...
     def is_durable(self, topic: str) -> bool: ...
 
@@ -38,10 +43,20 @@ class Recalled(NamedTuple):
 
 
 class _Budget:
-    __slots__ = ("events", "nbytes")
+    __slots__ = ("events", "nbytes", "topics")
 
     def __init__(self) -> None:
-        self.events, self.nbytes = RECALL_EVENTS, RECALL_BYTES
+        self.events, self.nbytes, self.topics = RECALL_EVENTS, RECALL_BYTES, RECALL_TOPICS
+
+    def take(self, events: list[bytes]) -> int:
+        """How many of the oldest are too many."""
+        for n in range(len(events) - 1, -1, -1):
+            self.events -= 1
+            self.nbytes -= len(events[n])
+            if self.events < 0 or self.nbytes < 0:
+                self.topics = 0  # then nothing of other topics either
+                return n + 1
+        return 0
 
 
 class Older(NamedTuple):
@@ -67,7 +82,8 @@ def recall(log: Log, patterns: Sequence[str], since: Since, older: Older = NOTHI
             _topic(log, topic, epoch, offset, recalled, budget, older)
         return recalled._replace(complete=not recalled.gaps)
     try:
-        behind = log.topics_behind(log.mark_of(since))
+        mark = log.mark_of(since)
+        behind = log.topics_behind(mark, None if any(map(is_pattern, patterns)) else dict.fromkeys(patterns))
     except Expired:
         for topic, packed in older.events.items():
             offset = unpack(packed[0])[3] - 1
@@ -90,40 +106,69 @@ def _matching(topics: dict[str, tuple[str, int]], patterns: Sequence[str]) -> li
     return [topic for topic in topics if topic in exact or any(match(topic) for match in wild)]
 
 
+def page(
+    log: Log, topic: str, limit: int, since: tuple[str, int] | None, older: Older = NOTHING_OLDER
+) -> tuple[list[bytes], Missed | None]:
+    """At most ``limit`` events of a topic and :data:`PAGE_BYTES`, but one at least: the first after ``since``, with
+    what of those cannot be had, else the last ones."""
+    present, head = log.where(topic)
+    epoch, offset = (present, max(0, head - limit)) if since is None else since
+    same = epoch == present and offset <= head
+    offset = offset if same else 0
+    first, before = _older(topic, offset, log.first(topic, offset), older)
+    room = PAGE_BYTES
+    if since is None:
+        kept = first + len(before)
+        newest = max(kept, min(log.newest(topic, kept - 1, limit, room), head))
+        events = log.read(topic, newest - 1, limit) if newest <= head else []
+        if newest == kept:
+            events = [*before, *events]
+        return events, None
+    events = []
+    for packed in chain(before, log.events(topic, first + len(before) - 1)):
+        room -= len(packed)
+        if len(events) >= limit or (events and room < 0):
+            break
+        events.append(packed)
+    if not same:
+        return events, Missed(topic, present, 1, first - 1, GapReason.EPOCH_CHANGED.value)
+    if first > offset + 1:
+        return events, Missed(topic, present, offset + 1, first - 1, GapReason.HISTORY_EXPIRED.value)
+    return events, None
+
+
 def _topic(log: Log, topic: str, epoch: str, offset: int, recalled: Recalled, budget: _Budget, older: Older) -> None:
     present, head = log.where(topic)
-    reason = GapReason.HISTORY_EXPIRED
-    if epoch != present or offset > head:
-        # Of the former epoch nobody knows what was lost; what there is of this one is new to the client.
-        reason, offset = GapReason.EPOCH_CHANGED, 0
-    first, events = _kept(log, topic, offset, head, older)
-    spare = _too_many(events, budget)
-    first += spare
-    if reason is GapReason.EPOCH_CHANGED or first > offset + 1:
-        if spare and first - spare == offset + 1:
-            reason = GapReason.OVERFLOW
+    same = epoch == present and offset <= head
+    # Of the former epoch nobody knows what was lost; what there is of this one is new to the client.
+    offset = offset if same else 0
+    budget.topics -= 1
+    if budget.topics < 0:
+        kept, first, events = offset + 1, head + 1, list[bytes]()
+    else:
+        kept = log.first(topic, offset)
+        first = log.newest(topic, kept - 1, budget.events, budget.nbytes) if kept <= head else kept
+        events = log.read(topic, first - 1, budget.events) if first <= head else []
+        if first == kept:
+            kept, before = _older(topic, offset, kept, older)
+            first, events = kept, before + events
+        spare = budget.take(events)
+        first += spare
+        del events[:spare]
+    if not same or first > offset + 1:
+        reason = GapReason.OVERFLOW if kept == offset + 1 else GapReason.HISTORY_EXPIRED
+        reason = reason if same else GapReason.EPOCH_CHANGED
         recalled.gaps.append(Missed(topic, present, offset + 1, first - 1, reason.value))
-    recalled.events.extend(events[spare:])
+    recalled.events.extend(events)
 
 
-def _kept(log: Log, topic: str, offset: int, head: int, older: Older) -> tuple[int, list[bytes]]:
-    """The events behind ``offset`` that there are, without a hole up to the head, and the offset of the first."""
-    first = max(log.first(topic), offset + 1, head - RECALL_EVENTS + 1)
-    events = log.read(topic, first - 1, RECALL_EVENTS) if first <= head else []
+def _older(topic: str, offset: int, first: int, older: Older) -> tuple[int, list[bytes]]:
+    """What another history has between ``offset`` and ``first``, if nothing is missing before that, and where it
+    begins."""
     before = [packed for packed in older.events.get(topic, ()) if offset < unpack(packed)[3] < first]
     if before and unpack(before[-1])[3] == first - 1:
-        return first - len(before), before + events
-    return first, events
-
-
-def _too_many(events: list[bytes], budget: _Budget) -> int:
-    """How many of the oldest are too many."""
-    for n in range(len(events) - 1, -1, -1):
-        budget.events -= 1
-        budget.nbytes -= len(events[n])
-        if budget.events < 0 or budget.nbytes < 0:
-            return n + 1
-    return 0
+        return first - len(before), before
+    return first, []
 
 
 def _all_lost(log: Log, patterns: Sequence[str], recalled: Recalled, older: Older) -> None:

@@ -30,7 +30,7 @@ from actors.messages import (
     Sweep,
     WindowOpened,
 )
-from actors.recall import NOTHING_OLDER, Older, recall
+from actors.recall import NOTHING_OLDER, Older, page, recall
 from actors.route_cache import RouteCache
 from actors.stages import Stages
 from actors.topic_log import TopicLog
@@ -54,6 +54,7 @@ from transport.messages import (
     Refused,
 )
 from transport.meter import Meter
+from transport.topics import is_pattern
 
 SNAPSHOT_EVENTS = 10_000  # of one answer; more is refused, not cut
 GROUP_EVENTS = 10_000  # that wait or are not acknowledged, per group
@@ -61,6 +62,7 @@ SWEEP_INTERVAL = 10.0  # s between looks for idle topics and old events
 MARK_INTERVAL = 1.0  # s between words to workers for which nothing came
 BACKLOG_PART = 256 * 1024  # bytes of missed events in one message
 BACKLOG_BYTES = 1 << 20  # of one answer, beyond which the peer's next request waits
+BACKLOG_TOPICS = 1_000  # the same, looked at for one answer
 
 
 _log = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ class Router(LoopActor):
         self._routes: RouteCache[tuple[Peer, ...]] = RouteCache(routes, route_ttl)
         self._told_mark = 0
         self._workers: dict[Peer, None] = {}  # peers that have said Ready
-        self._catch_up = CatchUp(log, self._interests.of, self._fence)
+        self._catch_up = CatchUp(log, self._interests.of, self._reply)
         self._engine = _Engine()
         policies = TopicPolicies({}) if policies is None else policies
         self._keeper = None if keeper is None else KeeperDesk(keeper, log, policies)
@@ -370,32 +372,43 @@ class Router(LoopActor):
         except CodecError as error:
             self._too_much(peer, item, f"a snapshot of {len(events)} topics: {error}")
             return
-        if recalled is not None:
-            self._send_backlog(peer, item.ref, recalled.events)
-        peer.out.append(fence)
-
-    def _send_backlog(self, peer: Peer, ref: int, events: list[bytes]) -> None:
-        nbytes = 0
-        for some in _parts(events):
-            packed = pack(Backlog(ref, join(some)))
+        nbytes = len(fence)
+        for some in _parts(recalled.events if recalled is not None else []):
+            packed = pack(Backlog(item.ref, join(some)))
             peer.out.append(packed)
             nbytes += len(packed)
-        if nbytes > BACKLOG_BYTES:
-            # What is asked for next waits until this has gone: else a few requests could fill the memory.
+        peer.out.append(fence)
+        patterns = item.snapshot if item.since is None else item.add
+        self._sent(peer, nbytes, len(self._log) if any(map(is_pattern, patterns)) else 0)
+
+    def _sent(self, peer: Peer, nbytes: int, topics: int = 0) -> None:
+        """A large answer has been sent, or one for which many topics were looked at. What is asked for next waits: else
+        a few requests could fill the memory, or take all the time."""
+        if (nbytes > BACKLOG_BYTES or topics > BACKLOG_TOPICS) and peer not in self._catch_up.behind:
             self._catch_up.lag(peer, self._log.mark)
             self.later(0, Advance(peer))
 
+    def _reply(self, peer: Peer, item: Interest | ReadHistory) -> None:
+        """Answer what has waited."""
+        (self._fence if type(item) is Interest else self._on_read_history)(peer, item)  # type: ignore[arg-type]
+
     def _on_read_history(self, peer: Peer, item: ReadHistory) -> None:
+        if self._catch_up.wait(peer, item):
+            return
         if self._keeper is None or not self._keeper.read(peer, item):
             self._answer_history(peer, item, NOTHING_OLDER)
 
     def _answer_history(self, peer: Peer, item: ReadHistory, older: Older) -> None:
-        epoch, head = self._log.where(item.topic)
-        since = (epoch, max(0, head - item.limit)) if item.since is None else item.since
-        recalled = recall(self._log, [item.topic], {item.topic: since}, older)
-        events = recalled.events[: item.limit]
-        gap = None if item.since is None else next(iter(recalled.gaps), None)
-        peer.out.append(pack(HistoryPage(item.ref, join(events), gap)))
+        if self._catch_up.wait(peer, item):
+            return
+        events, gap = page(self._log, item.topic, item.limit, item.since, older)
+        try:
+            packed = pack(HistoryPage(item.ref, join(events), gap))
+        except CodecError as error:
+            peer.out.append(pack(Refused(item.ref, ErrorCode.LIMIT_EXCEEDED.value, str(error), "topic")))
+            return
+        peer.out.append(packed)
+        self._sent(peer, len(packed))
 
     def _too_much(self, peer: Peer, item: Interest, text: str) -> None:
         peer.out.append(pack(Refused(-item.ref, ErrorCode.LIMIT_EXCEEDED.value, text, "topics")))

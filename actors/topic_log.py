@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from actors.event_log import EventLog
@@ -119,7 +119,11 @@ class TopicLog:
                 if len(topics) >= self._max_topics:
                     results.append(self._one_too_many())
                     continue
-                topic = self._add(name)
+                try:
+                    topic = self._add(name)
+                except OSError as error:
+                    results.append(_cannot_write(error))
+                    continue
             ts = now if topic.last is None or topic.last.ts <= now else topic.last.ts
             publication = Publication(name, topic.epoch, topic.offset + 1, ts, kind, data, key, priority, source_ts)
             try:
@@ -166,9 +170,10 @@ class TopicLog:
         return Accepted(known, b"", self._log.mark, again=True)
 
     def _add(self, name: str) -> _Topic:
-        topic = self._topics[name] = _Topic(self._log.epoch)
+        topic = _Topic(self._log.epoch)
         if not self._log.follows(name, topic.epoch, 1):
             self._log.roll()  # it was here in another epoch
+        self._topics[name] = topic
         return topic
 
     def _one_too_many(self) -> RequestError:
@@ -178,40 +183,45 @@ class TopicLog:
     def record(self, events: Sequence[Accepted]) -> list[Accepted]:
         """Keep events that were given their places elsewhere; returns those that are new here, as they are kept.
 
-        Their marks count where the log is ``shared``, else they get this log's own.
+        Their marks count where the log is ``shared``, else they get this log's own. Where only the first of them could
+        be written, these are returned: give all of them again.
 
         Raises:
-            RequestError: ``unavailable``: they cannot be written; nothing has changed.
+            RequestError: ``unavailable``: nothing could be written; nothing has changed.
         """
-        before: dict[str, _Topic | None] = {}
-        new: list[Accepted] = []
+        before: dict[str, _Topic | None] = {}  # the topics of ``batch``
+        new: list[Accepted] = []  # written
         batch: list[Accepted] = []
         mark = self._log.mark
+        row = 0
         try:
             for publication, packed, given, _ in events:
                 name, epoch, offset = publication[:3]
                 topic = self._topics.get(name)
                 if topic is not None and topic.epoch == epoch and offset <= topic.offset:
                     continue
-                before.setdefault(name, topic)
                 if not (topic is not None and topic.epoch == epoch and offset == topic.offset + 1):
                     # A run of offsets ends. What is written before the file changes is where it belongs.
-                    self._write_all(batch)
+                    self._write_all(batch, row)
+                    new += batch
+                    batch.clear()
+                    before.clear()
                     if not self._log.follows(name, epoch, offset):
                         self._log.roll()
-                mark = given if self._shared else mark + 1
+                before.setdefault(name, topic)
+                mark, row = given if self._shared else mark + 1, given
                 self._topics[name] = _Topic(epoch, offset, publication)
-                self._note_row(given)
                 batch.append(Accepted(publication, packed, mark))
-                new.append(batch[-1])
-            self._write_all(batch)
+            self._write_all(batch, row)
+            new += batch
         except OSError as error:
             for name, topic in before.items():
                 if topic is None:
                     del self._topics[name]
                 else:
                     self._topics[name] = topic
-            raise _cannot_write(error) from None
+            if not new:
+                raise _cannot_write(error) from None
         return new
 
     def adopt(self, epoch: str, heads: Iterable[Head], row: int) -> None:
@@ -225,14 +235,12 @@ class TopicLog:
                 self._topics[head.topic] = _Topic(head.epoch, head.offset, None if known is None else known.last)
         self._durable = (epoch, row)
 
-    def _note_row(self, row: int) -> None:
+    def _write_all(self, batch: list[Accepted], row: int) -> None:
+        if not batch:
+            return
+        self._log.append(batch)
         if self._durable is not None and row > self._durable[1]:
             self._durable = (self._durable[0], row)
-
-    def _write_all(self, batch: list[Accepted]) -> None:
-        if batch:
-            self._log.append(batch)
-            batch.clear()
 
     # looking --------------------------------------------------------------------------------------------------------
 
@@ -295,20 +303,23 @@ class TopicLog:
         """All topics."""
         return (Head(name, topic.epoch, topic.offset, topic.last) for name, topic in self._topics.items())
 
-    def first(self, topic: str) -> int:
-        """Offset of the oldest event that is kept, by the log and by the topic's policy; one above the last if none.
+    def first(self, topic: str, after: int = 0) -> int:
+        """Offset of the oldest event above ``after`` that is kept, by the log and by the topic's policy; one above the
+        last if none.
 
-        Reads some ten events to find what is too old.
+        Reads an event to see whether it is too old; if it is, some ten to find the first that is not.
         """
         known = self._topics.get(topic)
         if known is None:
             return 1
         policy = self._policies.of(topic)
         head = known.offset
-        first = max(self._log.first(topic, known.epoch, head), head - policy.history_size + 1)
+        first = max(self._log.first(topic, known.epoch, head), head - policy.history_size + 1, after + 1)
         if policy.history_age_s is None or first > head:
-            return first
+            return min(first, head + 1)
         oldest = self._now - policy.history_age_s
+        if self._ts(topic, known.epoch, first) >= oldest:
+            return first
         offsets = range(first, head + 1)
         return first + bisect_left(offsets, oldest, key=lambda offset: self._ts(topic, known.epoch, offset))
 
@@ -321,15 +332,24 @@ class TopicLog:
         known = self._topics.get(topic)
         if known is None or after >= known.offset:
             return []
-        return self._log.read(topic, known.epoch, max(after, self.first(topic) - 1), limit)
+        return self._log.read(topic, known.epoch, self.first(topic, after) - 1, limit)
+
+    def events(self, topic: str, after: int) -> Iterator[bytes]:
+        """As :meth:`read`, all of them. Reads as it goes; not to be held on to."""
+        return self._log.events(topic, self.where(topic)[0], self.first(topic, after) - 1)
+
+    def newest(self, topic: str, after: int, events: int, nbytes: int) -> int:
+        """See :meth:`actors.event_log.EventLog.newest`."""
+        return self._log.newest(topic, self.where(topic)[0], after, events, nbytes)
 
     def tail(self, mark: int, limit: int) -> list[tuple[int, bytes]]:
         """Packed events behind ``mark`` of all topics; :class:`~actors.history.Expired` if some of them are gone."""
         return self._log.tail(mark, limit)
 
-    def topics_behind(self, mark: int) -> dict[str, tuple[str, int]]:
-        """Topics with events behind ``mark``: epoch and offset of the first of them. Raises as :meth:`tail`."""
-        return self._log.topics_behind(mark)
+    def topics_behind(self, mark: int, topics: Collection[str] | None = None) -> dict[str, tuple[str, int]]:
+        """Of ``topics``, or of all, those with events behind ``mark``: epoch and offset of the first of them. Raises as
+        :meth:`tail`."""
+        return self._log.topics_behind(mark, topics)
 
     def bytes_behind(self, mark: int) -> int:
         """About how many bytes :meth:`tail` would have to give."""
@@ -374,4 +394,5 @@ def _number(digits: str) -> int | None:
 
 
 def _cannot_write(error: OSError) -> RequestError:
-    return RequestError(ErrorCode.UNAVAILABLE, f"the history cannot be written: {error.strerror}")
+    text = f"the history cannot be written: {error.strerror}; see to the disk of history.dir, then repeat it"
+    return RequestError(ErrorCode.UNAVAILABLE, text)

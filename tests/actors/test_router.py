@@ -10,7 +10,7 @@ import pytest
 from actors import catch_up
 from actors import router as module
 from actors.groups import Groups
-from actors.messages import Arrived, PeerGone, Staged, Sweep, WindowOpened
+from actors.messages import Advance, Arrived, PeerGone, Staged, Sweep, WindowOpened
 from actors.router import Router
 from actors.stages import Stages
 from actors.topic_log import TopicLog
@@ -381,6 +381,38 @@ def test_a_page_of_history_is_the_last_events_or_those_after_an_offset() -> None
     assert page(9, ("other", 1)) == ([1, 2, 3, 4, 5], Missed("a", "e0", 1, 0, "epoch_changed"))
     [nothing] = hub.say(feed, ReadHistory(9, "unknown", 1))
     assert unpack_batch(nothing.body) == []
+
+
+def test_large_answers_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub()
+    worker, feed = hub.worker(), FakePeer()
+    begin = hub.log.position
+    hub.say(feed, *[publish("a", b"x" * 1_000_000) for _ in range(20)])
+    monkeypatch.setattr(hub.router, "later", lambda delay, message: None)
+    since = interest(1, "a")._replace(since=begin)
+    asked = [ReadHistory(ref, "a", 1000, ("e0", 0)) for ref in (2, 3, 4)]
+    first = hub.say(worker, since, *asked)
+    assert [type(item) for item in first[-1:]] == [Fence], "and no page of 20 MB, which the bus does not take"
+    pages: list[HistoryPage] = []
+    for _ in range(4):
+        hub.router.on_advance(Advance(worker))
+        pages += worker.said()
+    assert [page.ref for page in pages] == [2, 3, 4]
+    assert {len(unpack_batch(page.body)) for page in pages} == {8}
+
+
+def test_requests_that_look_at_many_topics_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKLOG_TOPICS", 2)
+    hub = Hub()
+    worker, feed = hub.worker(), FakePeer()
+    begin = hub.log.position
+    hub.say(feed, *[publish(topic) for topic in "abc"])
+    monkeypatch.setattr(hub.router, "later", lambda delay, message: None)
+    dear = [interest(1, "x.*")._replace(since=begin), interest(2, "x.*", snapshot=True), interest(3, "x")]
+    assert [item.ref for item in hub.say(worker, *dear)] == [1]
+    for expected in ([2], [3]):
+        hub.router.on_advance(Advance(worker))
+        assert [item.ref for item in worker.said()] == expected
 
 
 def test_an_event_with_a_known_key_is_answered_with_its_place_and_goes_nowhere() -> None:
