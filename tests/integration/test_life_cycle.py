@@ -211,7 +211,9 @@ def _reloads(engine: EngineProcess) -> list[dict[str, object]]:
 def test_a_reload_takes_what_it_can_says_what_it_cannot_and_drops_nobody(
     engine_process: Start, eventually: Eventually, workers: int
 ) -> None:
-    engine = engine_process('[limits]\ntopics_per_request = 2\n[log]\nlevel = "warning"', workers=workers)
+    engine = engine_process(
+        '[limits]\ntopics_per_request = 2\nconnections = 100\n[log]\nlevel = "warning"', workers=workers
+    )
     file = Path(engine.runtime_dir).parent / "heliograph.toml"
 
     async def scenario() -> None:
