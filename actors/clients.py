@@ -55,6 +55,7 @@ from transport.wire_forms import JsonForm, MsgpackForm, WireForm
 
 PROTOCOL = 1
 SWEEP_INTERVAL = 1.0  # s
+UNWELCOME = (CloseCode.POLICY, CloseCode.UNAUTHORIZED, CloseCode.KICKED, CloseCode.LIMIT)
 RECONNECT_SPREAD = 2.0  # s; clients of a worker that goes come back spread over this
 
 _log = logging.getLogger(__name__)
@@ -245,9 +246,13 @@ class Clients(LoopActor):
         if session in self._held:
             self._held.discard(session)
             session.connection.resume_reading()  # else its close frame is never read
-        if reconnect_in is None and code in (CloseCode.RESTART, CloseCode.TRY_LATER, CloseCode.SLOW):
-            reconnect_in = round(random.uniform(0, RECONNECT_SPREAD), 3)
+        if reconnect_in is None:
+            reconnect_in = self.reconnect_in(code)
         self._index.tell(Farewell(session, code, reason, reconnect_in))
+
+    def reconnect_in(self, code: int) -> float | None:
+        """Seconds after which whoever is closed with this code may come back; none: not as it is."""
+        return None if code in UNWELCOME else round(random.uniform(0, RECONNECT_SPREAD), 3)
 
     def send_away(self, most: int, *, patient: bool = True) -> int:
         """Say `bye` to ``most`` of those who are here, and from now on to whoever comes; how many are still to be told.

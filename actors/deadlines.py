@@ -18,7 +18,7 @@ class Deadlines(Generic[T]):
 
     def __init__(self) -> None:
         self._second: dict[T, int] = {}
-        # An empty bucket stays until its second, so that who moves to and fro does not make the heap grow.
+        # An empty bucket stays until its second, so that who moves back and forth does not make the heap grow.
         self._buckets: dict[int, set[T]] = {}
         self._order: list[int] = []
 

@@ -60,7 +60,7 @@ from transport.messages import (
 from transport.meter import Meter
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 from transport.topics import is_pattern
-from transport.wire_forms import gap
+from transport.wire_forms import bye, gap
 
 TOPICS_CACHED = 16_384
 INTEREST_PATTERNS = 10_000  # in one message to the hub: a few MB at most
@@ -506,10 +506,7 @@ class Index(LoopActor):
         session, code, reason, reconnect_in = message
         ops: list[Any] = []
         self._exit(session, list(session.subscriptions or ()), ops)
-        bye: dict[str, Any] = {"op": "bye", "code": code, "reason": reason, "reconnect": reconnect_in is not None}
-        if reconnect_in is not None:
-            bye["reconnect_in"] = reconnect_in
-        ops.append(Send(session, session.form.message(bye), ()))
+        ops.append(Send(session, session.form.message(bye(code, reason, reconnect_in)), ()))
         ops.append(Finish(session, code, reason))
         self._broadcaster.tell(Operations(ops))
 

@@ -29,24 +29,7 @@ BATCH_EVENTS: Final = 1_024
 PAGE: Final = 1_024
 """Events of one read."""
 KEEPER_EVENTS: Final = 50_000
-"""That the keeper has not answered yet; more are refused, see :class:`InFlight`."""
-
-
-class InFlight:
-    """The router's count of what the keeper has, so that it need not ask. On the router's thread."""
-
-    def __init__(self) -> None:
-        self.events = 0
-
-    def take(self, batch: list[tuple[Any, Publish]]) -> list[tuple[Any, Publish]]:
-        """As much of a batch, from its start, as there is room for; the rest is to be refused as :func:`full`."""
-        taken = batch[: max(0, KEEPER_EVENTS - self.events)]
-        self.events += len(taken)
-        return taken
-
-    def kept(self, message: Kept) -> None:
-        """The keeper has answered."""
-        self.events -= len(message.results)
+"""That the keeper has not answered yet; the router refuses more, as :func:`full`."""
 
 
 def full() -> RequestError:
@@ -69,6 +52,7 @@ class Keeper(BlockingActor):
         self._history: History | None = None
         self._ends: dict[str, int] = {}  # offsets that the topics have reached at least
         self._batch: list[tuple[Any, Publish]] = []  # not answered yet
+        self._untrimmed = False  # the last trim failed
 
     def on_start(self) -> None:
         """Open the history."""
@@ -100,9 +84,10 @@ class Keeper(BlockingActor):
     def _append(self, batch: list[tuple[Any, Publish]]) -> None:
         assert self._history is not None, "it has started"
         try:
+            began = time.perf_counter()
             results = self._history.append([publish for _, publish in batch], self._clock())
+            seconds = time.perf_counter() - began
         except RequestError as error:
-            _log.warning("%d events are not kept: %s", len(batch), error)
             self._refuse(batch, error)
             return
         answers: list[tuple[Any, Publish, Accepted | RequestError]] = [
@@ -111,7 +96,7 @@ class Keeper(BlockingActor):
         for result in results:
             if isinstance(result, Accepted) and not result.again:
                 self._ends[result.publication.topic] = result.publication.offset
-        self._router.tell(Kept(answers))
+        self._router.tell(Kept(answers, seconds))
 
     def _refuse(self, batch: list[tuple[Any, Publish]], error: RequestError) -> None:
         if batch:
@@ -165,4 +150,8 @@ class Keeper(BlockingActor):
         try:
             self._history.trim(self._clock())
         except RequestError as error:
-            _log.warning("the history cannot be trimmed: %s", error)
+            if not self._untrimmed:
+                _log.warning("old events of the history cannot be let go: %s", error)
+            self._untrimmed = True
+        else:
+            self._untrimmed = False

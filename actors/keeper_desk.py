@@ -10,14 +10,16 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
 from actors.history import Accepted, Expired
+from actors.history_watch import DURABLE, RECENT, HistoryWatch
 from actors.interests import Peer
-from actors.keeper import InFlight
+from actors.keeper import KEEPER_EVENTS, full
 from actors.messages import Keep, Kept, ReadKept, Sweep
 from actors.recall import RECALL_EVENTS, Since
 from actors.sqlite_history import SqliteHistory
 from actors.topic_log import TopicLog
 from actors.topic_policy import TopicPolicies
 from transport.codec import join, unpack_batch
+from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.messages import Interest, Publish, ReadHistory
 
@@ -46,11 +48,13 @@ class KeeperDesk:
         keeper: the actor; it answers the router.
         log: the router's.
         policies: say which topics are durable.
+        watch: is told how it goes.
     """
 
-    def __init__(self, keeper: Ref, log: TopicLog, policies: TopicPolicies) -> None:
-        self._keeper, self._log, self._policies = keeper, log, policies
-        self._in_flight = InFlight()
+    def __init__(self, keeper: Ref, log: TopicLog, policies: TopicPolicies, watch: HistoryWatch) -> None:
+        self._keeper, self._log, self._policies, self._watch = keeper, log, policies, watch
+        self._unrecorded: list[Accepted] = []  # kept, but the log could not take it
+        self._error: RequestError | None = None  # why
         self._durable: dict[str, bool] = {}
 
     def is_kept(self, topic: str) -> bool:
@@ -62,29 +66,63 @@ class KeeperDesk:
             known = self._durable[topic] = self._policies.of(topic).durable
         return known
 
-    def divert(self, peer: Peer, publishes: list[Publish]) -> tuple[list[Publish], list[Publish]]:
-        """Hand over what is to be kept elsewhere. Returns the others, and those that are too many to wait."""
+    @property
+    def stuck(self) -> bool:
+        """Whether something is kept that the log could not take: see :meth:`retry`."""
+        return self._error is not None
+
+    def divert(self, peer: Peer, publishes: list[Publish]) -> tuple[list[Publish], list[tuple[Publish, RequestError]]]:
+        """Hand over what is to be kept elsewhere. Returns the others, and those for which there is no room now."""
         durable = [(peer, publish) for publish in publishes if self.is_kept(publish.topic)]
         if not durable:
             return publishes, []
-        taken = self._in_flight.take(durable)
+        taken = durable[: max(0, KEEPER_EVENTS - self._watch.waiting)] if self._error is None else []
         if taken:
+            self._watch.handed_over(len(taken))
             self._keeper.tell(Keep(taken))
+        why = full() if self._error is None else self._error
         return (
             [publish for publish in publishes if not self.is_kept(publish.topic)],
-            [publish for _, publish in durable[len(taken) :]],
+            [(publish, why) for _, publish in durable[len(taken) :]],
         )
 
     def kept(self, message: Kept) -> tuple[list[Accepted], list[Answer]]:
         """Events to be distributed, which the log has now, and what their publishers are told."""
-        self._in_flight.kept(message)
+        self._watch.answered(len(message.results))
+        self._look(message)
+        self._unrecorded += [o for _, _, o in message.results if isinstance(o, Accepted) and not o.again]
         answers = [Answer(peer, publish.ref, outcome) for peer, publish, outcome in message.results]
-        new = [o for _, _, o in message.results if isinstance(o, Accepted) and not o.again]
+        events = self.retry()
+        if (error := self._error) is not None:
+            # Kept, but nobody has it yet. To the publisher the outcome is unknown.
+            answers = [a if isinstance(a.outcome, RequestError) else a._replace(outcome=error) for a in answers]
+        return events, answers
+
+    def retry(self) -> list[Accepted]:
+        """Give the log what it could not take; returns what it has now, to be distributed.
+
+        Nothing new goes to the keeper meanwhile, so what waits is bounded, and the order of each topic holds.
+        """
+        events: list[Accepted] = []
         try:
-            return self._log.record(new), answers
+            while self._unrecorded and (some := self._log.record(self._unrecorded)):
+                events += some  # perhaps only the first of them; those it knows already it passes over
         except RequestError as error:
-            # Kept, but not for those who are here: a successor of this hub will find it. The outcome is unknown.
-            return [], [a if isinstance(a.outcome, RequestError) else a._replace(outcome=error) for a in answers]
+            self._watch.failed(RECENT, error.message, len(self._unrecorded))
+            self._error = error
+            return events
+        if self._error is not None:
+            self._watch.works(RECENT)
+        self._unrecorded, self._error = [], None
+        return events
+
+    def _look(self, message: Kept) -> None:
+        """What became of it says how the keeper's history is."""
+        errors = [o for _, _, o in message.results if isinstance(o, RequestError) and o.code is ErrorCode.UNAVAILABLE]
+        if errors:
+            self._watch.failed(DURABLE, errors[0].message, len(errors))
+        elif self._watch.troubled:
+            self._watch.works(DURABLE)
 
     def sweep(self) -> None:
         """Let the keeper let go what is too old."""

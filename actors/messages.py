@@ -96,6 +96,7 @@ class Kept(NamedTuple):
     """Keeper → router: what became of them, in their order; what was kept is now where its topic promises."""
 
     results: list[tuple[Any, Publish, Accepted | RequestError]]
+    seconds: float = 0.0  # that it took
 
 
 class ReadKept(NamedTuple):

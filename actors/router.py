@@ -13,9 +13,9 @@ from actors.catch_up import CatchUp
 from actors.group_desk import GroupDesk, GroupRoute
 from actors.groups import Groups
 from actors.history import Accepted
+from actors.history_watch import RECENT, TRIMMING, HistoryWatch
 from actors.interests import Interests, Peer
-from actors.keeper import full
-from actors.keeper_desk import KeeperDesk, Ref
+from actors.keeper_desk import Answer, KeeperDesk, Ref
 from actors.loop_actor import LoopActor
 from actors.messages import (
     Advance,
@@ -84,6 +84,7 @@ class Router(LoopActor):
         log: offsets and last events; owned by the process, so that it survives this actor.
         wake: tells the bus that peers' queues have grown; once per batch.
         keeper: of durable topics; ``None``: there are none.
+        watch: is told what can be kept and what not; owned by the process, as the log; ``None``: nobody looks.
         stages: on the way here; ``None``: there are none.
         policies: of topics; ``None``: all have the default.
         groups: of consumers; owned by the process, as the log; ``None``: none yet.
@@ -100,6 +101,7 @@ class Router(LoopActor):
         wake: Callable[[], None],
         meter: Meter,
         keeper: Ref | None = None,
+        watch: HistoryWatch | None = None,
         stages: Stages | None = None,
         policies: TopicPolicies | None = None,
         groups: Groups | None = None,
@@ -120,7 +122,8 @@ class Router(LoopActor):
         self._catch_up = CatchUp(log, self._interests.of, self._reply)
         self._engine = _Engine()
         policies = TopicPolicies({}) if policies is None else policies
-        self._keeper = None if keeper is None else KeeperDesk(keeper, log, policies)
+        self._watch = HistoryWatch() if watch is None else watch
+        self._keeper = None if keeper is None else KeeperDesk(keeper, log, policies, self._watch)
         self._groups = GroupDesk(
             groups=Groups(GROUP_EVENTS, meter.dropped) if groups is None else groups,
             policies=policies,
@@ -157,7 +160,9 @@ class Router(LoopActor):
             self._log.forget_idle(now - self._topic_idle)
             self._log.trim(now)
         except OSError as error:
-            _log.error("the history cannot be written: %s", error.strerror)
+            self._watch.failed(TRIMMING, error.strerror or str(error))
+        else:
+            self._watch.works(TRIMMING)
         if self._keeper is not None:
             self._keeper.sweep()
         self.later(SWEEP_INTERVAL, Sweep())
@@ -171,6 +176,8 @@ class Router(LoopActor):
                 if worker not in self._catch_up.behind:
                     worker.out.append(mark)
             self._wake_bus()
+        if self._keeper is not None and self._keeper.stuck:
+            self._settle_kept(self._keeper.retry(), [])
         self.later(MARK_INTERVAL, MarkDue())
 
     def on_groups_due(self, _message: GroupsDue) -> None:
@@ -227,17 +234,20 @@ class Router(LoopActor):
         successor of this hub would not know."""
         if self._keeper is not None:
             publishes, spare = self._keeper.divert(peer, publishes)
-            for publish in spare:
-                self._refuse(peer, publish.ref, full())
+            for publish, why in spare:
+                self._refuse(peer, publish.ref, why)
             if not publishes:
                 return
         instant = self._monotonic()
         try:
             outcomes = self._log.append(publishes, self._clock())
         except RequestError as error:
+            self._watch.failed(RECENT, error.message, len(publishes))
             for publish in publishes:
                 self._refuse(peer, publish.ref, error)
             return
+        if self._watch.troubled:
+            self._watch.works(RECENT)
         events: list[Accepted] = []
         results: list[tuple[int, str, int]] = []
         for publish, outcome in zip(publishes, outcomes, strict=True):
@@ -255,7 +265,11 @@ class Router(LoopActor):
     def on_kept(self, message: Kept) -> None:
         """What was to be kept elsewhere is, or is refused."""
         assert self._keeper is not None, "who keeps was asked"
-        events, answers = self._keeper.kept(message)
+        if message.seconds:
+            self._meter.keep.observe(message.seconds)
+        self._settle_kept(*self._keeper.kept(message))
+
+    def _settle_kept(self, events: list[Accepted], answers: list[Answer]) -> None:
         self._distribute(events, self._monotonic())
         for peer, ref, outcome in answers:
             if isinstance(outcome, RequestError):

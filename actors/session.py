@@ -12,7 +12,7 @@ from transport.errors import RequestError
 from transport.messages import Publication
 from transport.outbox import Outbox, Verdict
 from transport.requests import Rejected
-from transport.wire_forms import WireForm, gap, skipped
+from transport.wire_forms import WireForm, bye, gap, skipped
 
 if TYPE_CHECKING:
     from actors.clients import Clients
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from actors.subscription import Delivery, Subscription
 
 SKIPPED_INTERVAL = 1.0  # s between two `skipped` of a slow session
+_REASONS: dict[int, ByeReason] = {
+    CloseCode.GOING_AWAY: ByeReason.IDLE,
+    CloseCode.TOO_BIG: ByeReason.LIMIT,
+    CloseCode.INTERNAL: ByeReason.INTERNAL,
+}
 
 
 class Connection(Protocol):
@@ -107,6 +112,7 @@ class Session:
             return
         if binary is not self.form.binary:
             want = "binary (MessagePack)" if self.form.binary else "text (JSON)"
+            self.write(self.last_words(CloseCode.UNSUPPORTED_DATA))
             self.connection.close(CloseCode.UNSUPPORTED_DATA, f"this session speaks {want} frames")
             return
         try:
@@ -133,6 +139,12 @@ class Session:
         """The transport has room again."""
         self.paused = False
         self._drain()
+
+    def last_words(self, code: int) -> bytes:
+        """`bye`: the connection is about to end by itself. One that is leaving has not been told yet: the close follows
+        that at once."""
+        reason = _REASONS.get(code, ByeReason.PROTOCOL)
+        return self.form.message(bye(code, reason, self.clients.reconnect_in(code)))
 
     def on_closed(self, code: int, reason: str) -> None:
         """The connection is gone, exactly once."""

@@ -316,8 +316,17 @@ class SqliteHistory:
         self._db.close()
 
 
+def database_bytes(path: Path) -> int:
+    """Size of the file with its write-ahead log; 0 for what is not there."""
+    total = 0
+    for name in (path, f"{path}-wal"):
+        with contextlib.suppress(OSError):
+            total += os.stat(name).st_size
+    return total
+
+
 def _unavailable(error: sqlite3.Error) -> NoReturn:
-    text = f"the history of durable topics cannot be used: {error}"
+    text = f"the history of durable topics cannot be used: {error}; see to the disk of history.durable_file"
     raise RequestError(ErrorCode.UNAVAILABLE, text) from error
 
 

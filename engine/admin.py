@@ -67,9 +67,7 @@ STATUS = {
     ErrorCode.UNAVAILABLE: 503,
 }
 
-LATER = (
-    ("GET", "/"),
-)
+LATER = (("GET", "/"),)
 """What the contract has and this version has not built."""
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import zmq
 
 from actors.messages import Arrived, PeerGone, WindowOpened
+from actors.sqlite_history import database_bytes
 from actors.supervisor import GetStatistics, Supervisor
 from engine import wiring
 from engine.child import Child, run_child
 from engine.config import Config
 from engine.log import get_logger
 from transport.bus_server import BusServer, Peer
-from transport.meter import Meter
+from transport.meter import Condition, Meter
 
 START_TIMEOUT = 30.0  # s for stages to start
 STOP_TIMEOUT = 5.0  # s for the hub's actors to finish what is queued
@@ -77,8 +78,18 @@ class Hub:
         meter, peers = self.meter, self._bus.peers
         meter.bus_queue = {name: len(peer.out) for name, peer in peers.items()}
         meter.bus_closed = {name: int(not peer.window_open) for name, peer in peers.items()}
+        self._refresh_history()
         groups = self._actors.groups.counts()
         meter.group_members, meter.group_waiting, meter.group_unacknowledged, meter.group_returned = groups
+
+    def _refresh_history(self) -> None:
+        meter, actors = self.meter, self._actors
+        meter.history_bytes = {"recent": actors.log.size}
+        if actors.durable_file is not None:
+            meter.history_bytes["durable"] = database_bytes(actors.durable_file)
+        meter.history_topics = len(actors.log)
+        meter.history_waiting = actors.watch.waiting
+        meter.conditions = {**meter.conditions, "history": Condition(actors.watch.reason)}
 
     async def topics(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """``{after, limit}``: the topics that have an event, by name, at most ``limit`` above ``after``."""

@@ -42,7 +42,7 @@ class Figures:
         self._live: dict[str, _Life] = {}
         self._dead = Meter()  # the counters of all that ended
         self._retired: dict[str, deque[str]] = {}
-        self._seconds = dict.fromkeys(("delivery", "match", "route", "broadcast"), 0.0)
+        self._seconds = dict.fromkeys(("delivery", "match", "route", "broadcast", "keep"), 0.0)
         """The histograms' sums when last asked for."""
 
     def update(self, process: str, incarnation: str, snapshot: Any) -> None:
@@ -112,13 +112,25 @@ class Figures:
         return float(sum(value.values()) if isinstance(value, dict) else value)
 
     def components(self, processes: dict[str, Any]) -> dict[str, Any]:
-        """What health says of processes, as given, but degraded where they are in trouble, of feeds and of stages."""
+        """What health says of processes, as given, but degraded where they are in trouble, of their parts, of feeds and
+        of stages."""
         degraded = {
             name: {"status": "degraded", "reason": reason, "retry_in": None}
             for name, reason in self.troubles().items()
             if name in processes and processes[name]["status"] == "ok"
         }
-        return processes | degraded | self.feeds.components() | self.stage_components()
+        return processes | degraded | self._parts() | self.feeds.components() | self.stage_components()
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            name: {
+                "status": "ok" if condition.reason is None else "degraded",
+                "reason": condition.reason,
+                "retry_in": condition.retry_in,
+            }
+            for life in self._live.values()
+            for name, condition in life.meter.conditions.items()
+        }
 
     def stage_components(self) -> dict[str, Any]:
         """What health says of the stages."""
@@ -186,6 +198,10 @@ class Figures:
             "group_events_waiting": total.group_waiting,
             "group_events_unacknowledged": total.group_unacknowledged,
             "group_events_returned": total.group_returned,
+            "history_bytes": total.history_bytes,
+            "history_topics": total.history_topics,
+            "history_waiting_events": total.history_waiting,
+            "history_append_seconds": {"p50": total.keep.quantile(0.5), "p99": total.keep.quantile(0.99)},
             "layers": self.layers(),
             "delivery_seconds": {"p50": total.delivery.quantile(0.5), "p99": total.delivery.quantile(0.99)},
             "route_cache_hits": total.route_hits,

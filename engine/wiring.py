@@ -25,6 +25,7 @@ from actors.feed_protocol import FeedProtocol, MappedProtocol, ProtocolSpec
 from actors.feed_supervisor import FeedSupervisor
 from actors.groups import Groups
 from actors.heliograph_protocol import HeliographProtocol
+from actors.history_watch import HistoryWatch
 from actors.index import Index
 from actors.keeper import Keeper
 from actors.keeper_desk import take_over
@@ -63,12 +64,15 @@ MAILBOX = 1_000_000
 
 
 class HubActors(NamedTuple):
-    """The hub's children; ``router`` is where the bus delivers, ``log`` what the hub knows of topics."""
+    """The hub's children; ``router`` is where the bus delivers, ``log`` what the hub knows of topics, ``watch`` whether
+    events can be kept, ``durable_file`` where those of durable topics are."""
 
     specs: list[ChildSpec]
     router_ref: Ref
     log: TopicLog
     groups: Groups
+    watch: HistoryWatch
+    durable_file: Path | None
 
 
 def hub_actors(
@@ -95,6 +99,7 @@ def hub_actors(
         now=time.time(),
     )
     groups = Groups(config.limits.group_events, meter.dropped)
+    watch = HistoryWatch()
     routers: list[Router] = []
 
     open_history = durable_history(config, policies)
@@ -108,6 +113,7 @@ def hub_actors(
             begin_anew()
         router = Router(
             log=log,
+            watch=watch,
             keeper=None if keeper is None else keeper.ref,
             wake=wake,
             meter=meter,
@@ -132,7 +138,9 @@ def hub_actors(
         runner = _stage_runner(name, table, partial(stages.forward, step=step), meter)
         stages.add(runner.ref, table.topics)
         runners.append(runner)
-    return HubActors([router, *([] if keeper is None else [keeper]), *runners], router.ref, log, groups)
+    durable_file = None if open_history is None else config.history.durable_path(config.server.port)
+    specs = [router, *([] if keeper is None else [keeper]), *runners]
+    return HubActors(specs, router.ref, log, groups, watch, durable_file)
 
 
 def durable_history(config: Config, policies: TopicPolicies) -> Callable[[], SqliteHistory] | None:

@@ -30,6 +30,9 @@ class Echo:
     def on_resumed(self) -> None:
         self._connection.resume_reading()
 
+    def last_words(self, code: int) -> bytes:
+        return b""
+
     def on_closed(self, code: int, reason: str) -> None:
         pass
 

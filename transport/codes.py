@@ -53,7 +53,9 @@ class ByeReason(StrEnum):
     SLOW = "slow"
     LIMIT = "limit"
     KICKED = "kicked"
-    IDLE = "idle"
+    IDLE = "idle"  # no answer to a ping
+    PROTOCOL = "protocol"  # the client broke the WebSocket protocol, or spoke the other subprotocol
+    INTERNAL = "internal"  # a bug here
 
 
 class RefusalReason(StrEnum):

@@ -96,6 +96,21 @@ class BroadcastSeconds(Histogram):
     )  # fmt: skip
 
 
+class KeepSeconds(Histogram):
+    """One append of events to a history that is not in memory, with the sync of its disk."""
+
+    BOUNDS: ClassVar[tuple[float, ...]] = (
+        5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    )  # fmt: skip
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """How a part of a process is: ``reason`` says what is wrong, ``None``: nothing; ``retry_in``: seconds."""
+
+    reason: str | None = None
+    retry_in: float | None = None
+
+
 class Meter(msgspec.Struct, kw_only=True):
     """The figures of one process, each written by the one actor that knows it, all on the process's loop.
 
@@ -111,7 +126,7 @@ class Meter(msgspec.Struct, kw_only=True):
         router_hits, router_misses: events whose workers the hub's cache knew, or not.
         skipped: events that a newer one of their key has replaced, one per event and client, counted when it is told.
         group_returned: events that a member of a consumer group had and did not acknowledge, so that others get them.
-        delivery, match, route, broadcast: see their types.
+        delivery, match, route, broadcast, keep: see their types.
         connections: WebSocket sessions now.
         subscriptions: topic patterns now, one per pattern and session.
         filtered: those of them that have a filter.
@@ -127,6 +142,10 @@ class Meter(msgspec.Struct, kw_only=True):
         bus_queue: events that the hub holds for a worker, by worker.
         bus_closed: 1 for a worker that is so far behind that the hub goes on without it, else 0, by worker.
         stages_bypassed: 1 for a stage that is left alone after failures in a row, else 0, by stage.
+        history_bytes: of files, or of memory, by history: "recent" events of all topics, "durable" ones.
+        history_topics: topics that the hub knows.
+        history_waiting: events that wait to be kept, before anybody gets them.
+        conditions: of parts that may be in trouble while the process does its work, by name.
     """
 
     # counters
@@ -147,6 +166,7 @@ class Meter(msgspec.Struct, kw_only=True):
     match: MatchSeconds = msgspec.field(default_factory=MatchSeconds)
     route: RouteSeconds = msgspec.field(default_factory=RouteSeconds)
     broadcast: BroadcastSeconds = msgspec.field(default_factory=BroadcastSeconds)
+    keep: KeepSeconds = msgspec.field(default_factory=KeepSeconds)
     # gauges
     connections: int = 0
     subscriptions: int = 0
@@ -164,6 +184,10 @@ class Meter(msgspec.Struct, kw_only=True):
     bus_queue: dict[str, int] = {}
     bus_closed: dict[str, int] = {}
     stages_bypassed: dict[str, int] = {}
+    history_bytes: dict[str, int] = {}
+    history_topics: int = 0
+    history_waiting: int = 0
+    conditions: dict[str, Condition] = {}
 
     def snapshot(self) -> dict[str, Any]:
         """A copy as maps with string keys, lists and numbers: whatever packs those can carry it."""
@@ -186,12 +210,12 @@ class Meter(msgspec.Struct, kw_only=True):
 COUNTERS = (
     "events_published", "deliveries", "dropped", "disconnects", "refused", "admin_refused", "stage_failures",
     "route_hits", "route_misses", "router_hits", "router_misses", "skipped", "group_returned", "delivery", "match",
-    "route", "broadcast",
+    "route", "broadcast", "keep",
 )  # fmt: skip
 """Fields of :class:`Meter` that only rise."""
 GAUGES = (
     "connections", "subscriptions", "filtered", "selections", "held_events", "group_members", "group_waiting",
     "group_unacknowledged", "slow_sessions", "outbox_bytes", "accept_paused", "bus_queue", "bus_closed",
-    "stages_bypassed",
+    "stages_bypassed", "history_bytes", "history_topics", "history_waiting",
 )  # fmt: skip
 """Fields of :class:`Meter` whose sum over processes means something."""

@@ -88,6 +88,7 @@ class UserRates:
         if len(window):
             self._gone.add(user)
         else:
+            self._gone.discard(user)
             del self._windows[user]
 
     def sweep(self, now: float) -> None:

@@ -57,6 +57,11 @@ class Handler(Protocol):
     def on_resumed(self) -> None:
         """A quarter of ``write_buffer`` is left."""
 
+    def last_words(self, code: int) -> bytes:
+        """Whole frames to write before the close frame, as the connection ends by itself: the client broke the
+        protocol, sent too much (1009) or is silent (1001), or a bug here (1011). Not called for
+        :meth:`WebSocketConnection.close`."""
+
     def on_closed(self, code: int, reason: str) -> None:
         """Exactly once, when the connection stops being open; never within a call of the session's own.
 
@@ -330,9 +335,8 @@ class WebSocketConnection(asyncio.Protocol):
         elif silent < patience:
             self.write(frames.PING)
             keepalive.watch(self, patience - silent)
-        else:
-            self._end(ABNORMAL, "no answer to a ping")
-            self._transport.abort()
+        else:  # dead, or away for long and then glad to read why
+            self._fail(CloseCode.GOING_AWAY, "no answer to a ping")
 
     # The opening handshake.
 
@@ -472,6 +476,8 @@ class WebSocketConnection(asyncio.Protocol):
         core = self._core
         assert core is not None
         closing = core.state is not OPEN
+        if closing and self._state is State.OPEN and core.close_rcvd is None and core.close_sent is not None:
+            self._say_last(core.close_sent.code)
         for data in core.data_to_send():
             if data == SEND_EOF:
                 # Not before the handler knows: a write after the end of our side raises.
@@ -493,6 +499,22 @@ class WebSocketConnection(asyncio.Protocol):
             self._transport.write_eof()
 
     # The end.
+
+    def _fail(self, code: CloseCode, reason: str = "") -> None:
+        """Close, not by the handler's wish."""
+        if self._state is State.OPEN and self._core is not None and self._core.state is OPEN:
+            self._say_last(code)
+        self.close(code, reason)
+
+    def _say_last(self, code: int) -> None:
+        if self._handler is None:
+            return
+        try:
+            words = self._handler.last_words(code)
+        except Exception:
+            _log.exception("the session failed", extra={"address": self.address})
+        else:
+            self._transport.write(words)
 
     def _end(self, code: int, reason: str) -> None:
         """Enter CLOSING, once; the handler hears of it in the loop's next turn, or earlier by :meth:`_finish`."""
@@ -525,7 +547,7 @@ class WebSocketConnection(asyncio.Protocol):
             method(*args)
         except Exception:
             _log.exception("the session failed", extra={"address": self.address})
-            self.close(CloseCode.INTERNAL)
+            self._fail(CloseCode.INTERNAL)
 
 
 def _discard(data: bytes) -> None:

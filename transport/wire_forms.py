@@ -57,6 +57,12 @@ def skipped(topic: str, count: int) -> dict[str, Any]:
     return {"op": "skipped", "topic": topic, "count": count}
 
 
+def bye(code: int, reason: str, reconnect_in: float | None) -> dict[str, Any]:
+    """The fields of a ``bye``; without ``reconnect_in`` the client should not come back as it is."""
+    fields: dict[str, Any] = {"op": "bye", "code": code, "reason": reason, "reconnect": reconnect_in is not None}
+    return fields if reconnect_in is None else {**fields, "reconnect_in": reconnect_in}
+
+
 def gap(missed: Missed) -> dict[str, Any]:
     """The fields of a ``gap`` notice."""
     return {

@@ -7,16 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors.keeper import BATCH_EVENTS, KEEPER_EVENTS, InFlight, Keeper
+from actors.history import Accepted
+from actors.history_watch import HistoryWatch
+from actors.keeper import BATCH_EVENTS, KEEPER_EVENTS, Keeper
+from actors.keeper_desk import KeeperDesk
 from actors.messages import Keep, Kept, ReadDone, ReadKept, Sweep
 from actors.sqlite_history import SqliteHistory
+from actors.topic_log import TopicLog
 from actors.topic_policy import TopicPolicies, TopicPolicy
 from transport.codec import join, unpack_batch
 from transport.codes import ErrorCode
 from transport.errors import RequestError
-from transport.messages import Publish
+from transport.messages import Publication, Publish
 
 POLICIES = TopicPolicies({}, TopicPolicy(history_size=2, history_age_s=None))
+DURABLE = TopicPolicies({}, TopicPolicy(durable=True))
+PEER: Any = object()
 Wait = Callable[..., None]
 
 
@@ -113,11 +119,39 @@ def test_reads_and_trims(tmp_path: Path) -> None:
     assert [each.token for each in done] == ["x", "y", "z", "x", "y"]
 
 
+def durable_log() -> TopicLog:
+    return TopicLog(10, lambda: "e", policies=DURABLE)
+
+
 def test_what_is_in_flight_is_bounded() -> None:
-    flight = InFlight()
-    large = batch(KEEPER_EVENTS - 1).batch
-    assert flight.take(large) == large
-    assert flight.take(large[:3]) == large[:1]
-    assert flight.take(large[:3]) == []
-    flight.kept(Kept([(None, large[0][1], RequestError(ErrorCode.UNAVAILABLE, ""))] * 2))
-    assert flight.take(large[:3]) == large[:2]
+    keeper = Router()
+    desk = KeeperDesk(keeper, durable_log(), DURABLE, HistoryWatch())
+    large = [publish for _, publish in batch(KEEPER_EVENTS - 1).batch]
+    assert desk.divert(PEER, large) == ([], [])
+    others, spare = desk.divert(PEER, large[:3])
+    assert (others, [publish for publish, _ in spare]) == ([], large[1:3])
+    assert {why.code for _, why in spare} == {ErrorCode.UNAVAILABLE}
+    desk.kept(Kept([(PEER, large[0], RequestError(ErrorCode.UNAVAILABLE, ""))] * 2))
+    assert [publish for publish, _ in desk.divert(PEER, large[:3])[1]] == large[2:3]
+    assert [len(message.batch) for message in keeper.told] == [KEEPER_EVENTS - 1, 1, 2]
+
+
+def test_what_is_kept_but_cannot_be_recorded_is_recorded_later_and_nothing_overtakes_it() -> None:
+    log, watch = durable_log(), HistoryWatch()
+    desk = KeeperDesk(Router(), log, DURABLE, watch)
+    publishes = [publish for _, publish in batch(3).batch]
+    desk.divert(PEER, publishes)
+    record, log.record = log.record, refuses  # type: ignore[method-assign]
+    kept = [Accepted(Publication("a", "e", n, 1.0, "t", b"1"), b"", n) for n in (1, 2, 3)]
+    events, answers = desk.kept(Kept([(PEER, p, k) for p, k in zip(publishes, kept, strict=True)]))
+    assert events == [] and {type(answer.outcome) for answer in answers} == {RequestError}
+    assert desk.stuck and watch.reason is not None and "no space" in watch.reason
+    assert [publish for publish, _ in desk.divert(PEER, publishes[:1])[1]] == publishes[:1]
+    assert desk.retry() == []
+    log.record = record  # type: ignore[method-assign]
+    assert [event.publication.offset for event in desk.retry()] == [1, 2, 3]
+    assert not desk.stuck and watch.reason is None and desk.retry() == []
+
+
+def refuses(events: Any) -> Any:
+    raise RequestError(ErrorCode.UNAVAILABLE, "no space left")

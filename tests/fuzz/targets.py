@@ -153,6 +153,9 @@ class _Place:
 
     def on_resumed(self) -> None: ...
 
+    def last_words(self, code: int) -> bytes:
+        return b""
+
     def on_closed(self, code: int, reason: str) -> None:
         self.closed += 1
 

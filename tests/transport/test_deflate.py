@@ -97,6 +97,9 @@ class Echo:
 
     def on_resumed(self) -> None: ...
 
+    def last_words(self, code: int) -> bytes:
+        return b""
+
     def on_closed(self, code: int, reason: str) -> None: ...
 
 

@@ -134,7 +134,7 @@ def test_what_follows_the_head_is_left() -> None:
 def test_garbage_is_refused(garbage: bytes) -> None:
     with pytest.raises(HttpError) as caught:
         parse(garbage)
-    assert caught.value.status == (431 if b"b" in garbage and len(garbage) > 100 or garbage[:2] == b"AA" else 400)
+    assert caught.value.status == (431 if (b"b" in garbage and len(garbage) > 100) or garbage[:2] == b"AA" else 400)
 
 
 @given(st.binary(max_size=100))

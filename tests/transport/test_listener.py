@@ -34,6 +34,9 @@ class Session:
     def on_message(self, data: bytes, binary: bool) -> None: ...
     def on_paused(self) -> None: ...
     def on_resumed(self) -> None: ...
+    def last_words(self, code: int) -> bytes:
+        return b""
+
     def on_closed(self, code: int, reason: str) -> None:
         self.closed.append(code)
 

@@ -85,8 +85,8 @@ def test_what_is_wrong_is_named(message: bytes, code: ErrorCode, field: str | No
         ),
         (
             b'{"op":"publisch","id":1}',
-            "Invalid value 'publisch', must be one of ack, auth, history, ping, presence, publish, snapshot, stats, subscribe, "
-            "subscriptions, unsubscribe",
+            "Invalid value 'publisch', must be one of ack, auth, history, ping, presence, publish, snapshot, stats, "
+            "subscribe, subscriptions, unsubscribe",
         ),
     ],
 )

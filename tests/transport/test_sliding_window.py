@@ -103,6 +103,17 @@ def test_users_who_have_gone_are_forgotten_when_their_log_has_expired() -> None:
     assert rates.admit("cid", 2, 5.0)  # still here, so not forgotten
 
 
+def test_a_user_who_goes_twice_is_forgotten_once() -> None:
+    rates = UserRates(1.0)
+    rates.set_limit("ann", 5)
+    rates.admit("ann", 1, 0.0)
+    rates.gone("ann")
+    rates.admit("ann", 2, 2.0)  # its log has expired
+    rates.gone("ann")
+    rates.sweep(3.0)
+    assert len(rates) == 0
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["set", "gone", "admit", "sweep"]), st.sampled_from("ab"), st.integers(0, 5)))
 )

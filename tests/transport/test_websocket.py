@@ -58,6 +58,8 @@ class Session:
         self.connection = connection
         self.heard: list[Any] = []
         self.on: Callable[[bytes], None] | None = None
+        self.words: bytes | None = None
+        self.last: list[int] = []
 
     def on_message(self, data: bytes, binary: bool) -> None:
         assert type(data) is bytes
@@ -70,6 +72,10 @@ class Session:
 
     def on_resumed(self) -> None:
         self.heard.append("resumed")
+
+    def last_words(self, code: int) -> bytes:
+        self.last.append(code)
+        return b"" if self.words is None else text_frame(self.words)
 
     def on_closed(self, code: int, reason: str) -> None:
         self.heard.append(("closed", code, reason))
@@ -377,9 +383,12 @@ def test_a_broken_frame_closes_with_its_code(
     async def test() -> None:
         async with place(ConnectionLimits(message_bytes=1000)) as here:
             client, session = await here.enter()
+            session.words = b"farewell"
             _, other = await here.enter()
             client.send(frames)
+            assert await client.frame() == (TEXT, b"farewell")
             assert (await client.closed_with())[0] == code
+            assert session.last == [code]
             client.writer.close()
             await eventually(lambda: len(here.listener.connections) == 1)
             *messages, closed = session.heard
@@ -626,13 +635,17 @@ def test_silence_is_asked_and_an_answer_keeps_the_connection(run: Run) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", masked(TEXT, b"half")[:-1]])
-def test_a_silent_peer_is_dropped_also_within_a_frame(run: Run, eventually: Eventually, sent: bytes) -> None:
+def test_a_silent_peer_is_told_and_dropped_also_within_a_frame(run: Run, eventually: Eventually, sent: bytes) -> None:
     async def test() -> None:
         async with place(QUICK) as here:
             client, session = await here.enter(sent)
-            assert await client.to_eof() == b"\x89\x00"
-            assert session.heard == [("closed", 1006, "no answer to a ping")]
+            session.words = b"farewell"
+            assert await client.frame() == (PING, b"")
+            assert await client.frame() == (TEXT, b"farewell")
+            assert await client.closed_with() == (1001, "no answer to a ping")
+            assert session.last == [1001]
             await eventually(lambda: not here.listener.connections)
+            assert session.heard == [("closed", 1001, "no answer to a ping")]
 
     run(test)
 
