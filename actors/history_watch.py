@@ -31,7 +31,7 @@ class HistoryWatch:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._troubles: dict[str, str] = {}
-        self._refused = 0
+        self._refused: dict[str, int] = {}  # since it fails
         self._heard = 0.0  # when the keeper last answered, or got something after it had nothing
         self.waiting = 0
 
@@ -51,7 +51,7 @@ class HistoryWatch:
 
     def failed(self, what: str, why: str, events: int = 0) -> None:
         """So many events could not be kept."""
-        self._refused += events
+        self._refused[what] = self._refused.get(what, 0) + events
         if what not in self._troubles:
             _log.error("history fails, %s: %s", what, why)
         self._troubles[what] = why
@@ -59,9 +59,7 @@ class HistoryWatch:
     def works(self, what: str) -> None:
         """Something was kept."""
         if self._troubles.pop(what, None) is not None:
-            _log.warning("history works again, %s; %d events were refused", what, self._refused)
-            if not self._troubles:
-                self._refused = 0
+            _log.warning("history works again, %s; %d events were refused", what, self._refused.pop(what))
 
     def handed_over(self, events: int) -> None:
         """The keeper has got so many."""

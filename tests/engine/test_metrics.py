@@ -16,7 +16,7 @@ from actors.feed_state import FeedState
 from engine.metrics import RETIRED_KEPT, Figures
 from tests.engine.test_feed_figures import snapshot
 from transport.errors import CodecError
-from transport.meter import COUNTERS, DeliverySeconds, Meter
+from transport.meter import COUNTERS, Condition, DeliverySeconds, Meter
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 CONTRACT = {
@@ -48,6 +48,10 @@ CONTRACT = {
     "group_events_waiting": set(),
     "group_events_unacknowledged": set(),
     "group_events_returned_total": set(),
+    "history_bytes": {"history"},
+    "history_topics": set(),
+    "history_waiting_events": set(),
+    "history_append_seconds": set(),
     "bus_queue_events": {"worker"},
     "bus_window_closed": {"worker"},
     "loop_lag_seconds": {"process"},
@@ -101,11 +105,15 @@ def busy() -> Meter:
         stages_bypassed={"spread": 1},
         admin_refused={"unauthorized": 26},
         refused={"origin": 28},
+        history_bytes={"recent": 29, "durable": 30},
+        history_topics=31,
+        history_waiting=32,
     )
     meter.delivery.observe_many(0.003, 14)
     meter.match.observe(2e-5)
     meter.route.observe_many(3e-4, 25)
     meter.broadcast.observe(0.004)
+    meter.keep.observe(0.002)
     return meter
 
 
@@ -125,8 +133,8 @@ def test_the_contracts_names_and_labels() -> None:
     found: dict[str, set[str]] = {}
     for name, labels in samples(figures):
         found.setdefault(re.sub("_(bucket|count|sum)$", "", name), set()).update(label for label, _ in labels)
-    for histogram in ("delivery_seconds", "match_seconds", "route_seconds", "broadcast_seconds"):
-        found[histogram].remove("le")
+    for histogram in ("delivery", "match", "route", "broadcast", "history_append"):
+        found[f"{histogram}_seconds"].remove("le")
     assert found == CONTRACT
     assert figures.render().decode().count("# TYPE") == len(CONTRACT)
 
@@ -166,6 +174,10 @@ def test_values_reach_the_text() -> None:
     assert [value(name) for name in gauges] == [36, 38, 40]
     groups = ("group_members", "group_events_waiting", "group_events_unacknowledged")
     assert [value(name) for name in groups] == [42, 44, 46]
+    assert (value("history_bytes", history="recent"), value("history_bytes", history="durable")) == (58, 60)
+    assert (value("history_topics"), value("history_waiting_events")) == (62, 64)
+    assert value("history_append_seconds_bucket", le="0.001") == 0
+    assert (value("history_append_seconds_count"), value("history_append_seconds_sum")) == (2, 0.004)
     assert value("bus_window_closed", worker="worker-0") == 2
     assert value("bus_queue_events", worker="worker-0") == 26
     assert value("loop_lag_seconds", process="worker-1") == 0.012
@@ -214,7 +226,7 @@ def test_a_late_report_of_the_dead_is_ignored() -> None:
     assert figures.total("deliveries") == 3
 
 
-@pytest.mark.parametrize("histogram", ["delivery", "match", "route", "broadcast"])
+@pytest.mark.parametrize("histogram", ["delivery", "match", "route", "broadcast", "keep"])
 def test_not_even_rounding_makes_a_sum_fall(histogram: str) -> None:
     figures = Figures("0.1.0")
     sums = {"a": 0.1, "b": 0.2, "c": 0.3}
@@ -256,6 +268,9 @@ def test_stats() -> None:
     assert (stats["connections"], stats["deliveries"], stats["events_dropped"]) == (8, 2, {"slow": 3})
     assert stats["disconnects"] == {"1000": 4}
     assert (stats["stage_failures"], stats["stages_bypassed"]) == ({"spread:raised": 14}, {"spread": 1})
+    assert stats["history_bytes"] == {"recent": 29, "durable": 30}
+    assert (stats["history_topics"], stats["history_waiting_events"]) == (31, 32)
+    assert 0.001 <= stats["history_append_seconds"]["p50"] <= 0.0025
     assert stats["feeds"] == figures.feeds.shown()
     assert (stats["feeds"]["fx"]["state"], stats["feeds"]["fx"]["reconnects"]) == ("connected", 7)
     assert 0.0025 <= stats["delivery_seconds"]["p50"] <= 0.005
@@ -312,6 +327,19 @@ def test_health_knows_the_stages() -> None:
     assert components["stage:one"] == {"status": "ok", "reason": None, "retry_in": None}
     assert figures.components({}) == components
     assert components["stage:two"]["status"] == "degraded" and components["stage:two"]["reason"]
+
+
+def test_health_knows_what_may_be_in_trouble_inside_a_process() -> None:
+    figures = Figures("0.1.0")
+    figures.update("worker-0", "a", Meter().snapshot())
+    assert figures.components({}) == {}
+    figures.update("hub", "a", Meter(conditions={"history": Condition()}).snapshot())
+    assert figures.components({}) == {"history": {"status": "ok", "reason": None, "retry_in": None}}
+    figures.update("hub", "a", Meter(conditions={"history": Condition("the disk is full")}).snapshot())
+    found = figures.components({})["history"]
+    assert (found["status"], found["reason"]) == ("degraded", "the disk is full")
+    figures.restarted("hub")
+    assert figures.components({}) == {}, "nobody knows"
 
 
 # the meter's way here -------------------------------------------------------------------------------------------------
