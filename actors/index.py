@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from actors.attendance import Attendance
-from actors.audience import Audience, Selection
+from actors.audience import Audience
 from actors.audiences import Audiences
 from actors.clients import Ref, Uplink
 from actors.filter_index import FilterIndex
 from actors.identity import check_subscribe
 from actors.loop_actor import LoopActor
+from actors.memberships import Memberships
 from actors.messages import (
     Answered,
     Downlink,
@@ -29,15 +30,14 @@ from actors.messages import (
     Operations,
     Reached,
     Seal,
-    Select,
     Send,
     SessionClosed,
     SnapshotFor,
     SubscribeFor,
     Sweep,
     UnsubscribeFor,
-    Urgent,
 )
+from actors.outstanding import Asked, Outstanding
 from actors.session import Session
 from actors.subscription import EVERYTHING, PLAIN, Subscription, delivery
 from actors.topic_policy import Strategy, TopicPolicies
@@ -47,7 +47,6 @@ from transport.errors import RequestError
 from transport.messages import (
     Assigned,
     Backlog,
-    Delist,
     Enlist,
     Fence,
     Interest,
@@ -74,28 +73,6 @@ class _Seen:
 
     def __init__(self, audience: Audience, epoch: str, offset: int) -> None:
         self.audience, self.epoch, self.offset = audience, epoch, offset
-
-
-class _Pending(NamedTuple):
-    """A request that waits for its fence."""
-
-    session: Session
-    request: Subscribe | Snapshot | Unsubscribe
-    by_server: bool
-    message: Interest | Enlist
-    deadline: float
-
-    @property
-    def patterns(self) -> list[str]:
-        """What the hub was asked to send from now on."""
-        return self.message.add if isinstance(self.message, Interest) else []
-
-
-class _Member(NamedTuple):
-    """A session that is in consumer groups, and how it is reached."""
-
-    session: Session
-    selection: Selection
 
 
 class Index(LoopActor):
@@ -127,14 +104,10 @@ class Index(LoopActor):
         self._policies = policies
         self.audiences = Audiences(policies, self._reroute)
         self._attendance = Attendance(lambda topic: policies.of(topic).presence)
-        self._waiting: dict[str, int] = {}  # pattern → requests that wait for a fence
+        self._outstanding = Outstanding()
+        self._memberships = Memberships(uplink)
         self._seen: dict[str, _Seen | None] = {}  # the route cache; None: nobody here wants this topic
-        self._pending: dict[int, _Pending] = {}
-        self._backlogs: dict[int, list[Publication]] = {}  # what pending requests have missed, as far as it is here
         self._position: str | None = None  # everything up to there has come from the hub
-        self._asking: dict[Session, int] = {}  # how many of its requests wait for a fence
-        self._enlisted: dict[str, _Member] = {}  # members of consumer groups by session id
-        self._next_ref = 0
         self._aged = 0.0
         # What of the pipe is for us besides events; whether it was: what is not is for the clients actor.
         self._items: dict[type, Callable[[Any, list[Any]], bool]] = {
@@ -247,10 +220,15 @@ class Index(LoopActor):
         ops.append(Reached(item.position))
         return True
 
+    def _assigned(self, item: Assigned, ops: list[Any]) -> bool:
+        """An event for one member of a consumer group."""
+        if (op := self._memberships.assigned(item)) is not None:
+            ops.append(op)
+        return True
+
     def _collect(self, item: Backlog, _ops: list[Any]) -> bool:
         """A part of what a subscription has missed; its fence follows."""
-        if item.ref in self._pending:
-            self._backlogs.setdefault(item.ref, []).extend(unpack_batch(item.body))
+        self._outstanding.collect(item.ref, unpack_batch(item.body))
         return True
 
     # requests -------------------------------------------------------------------------------------------------------
@@ -260,11 +238,9 @@ class Index(LoopActor):
         session, request, by_server = message
         topics = list(dict.fromkeys(request.topics))
         if request.group is not None:
-            self._next_ref = ref = self._next_ref + 1
-            self._ask(session, request, by_server, Enlist(ref, session.id, request.group, topics))
+            enlist = Enlist(self._outstanding.next_ref(), session.id, request.group, topics)
+            self._ask(session, request, by_server, enlist)
             return
-        for pattern in topics:
-            self._waiting[pattern] = self._waiting.get(pattern, 0) + 1
         exact = [pattern for pattern in topics if not is_pattern(pattern)]
         interest = self._interest(topics, exact, topics if request.snapshot else [], _since(request))
         self._ask(session, request, by_server, interest)
@@ -281,8 +257,7 @@ class Index(LoopActor):
         snapshot: list[str],
         since: str | dict[str, tuple[str, int]] | None = None,
     ) -> Interest:
-        self._next_ref = ref = self._next_ref + 1
-        return Interest(ref, add, [], exact, snapshot, since)
+        return Interest(self._outstanding.next_ref(), add, [], exact, snapshot, since)
 
     def _ask(
         self,
@@ -292,8 +267,7 @@ class Index(LoopActor):
         message: Interest | Enlist,
     ) -> None:
         deadline = self.loop.time() + self._request_timeout
-        self._pending[message.ref] = _Pending(session, request, by_server, message, deadline)
-        self._asking[session] = self._asking.get(session, 0) + 1
+        self._outstanding.put(Asked(session, request, by_server, message, deadline))
         if self._uplink.connected:  # else it goes out with the hello to the next hub
             self._uplink.send(pack(message))
 
@@ -301,85 +275,67 @@ class Index(LoopActor):
         """A negative ``ref`` is ours: the hub refused an interest."""
         if item.ref >= 0:
             return False
-        pending = self._take(-item.ref)
-        if pending is not None:
-            self._give_up(pending, RequestError(item.code, item.message, item.field))
+        taken = self._outstanding.take(-item.ref)
+        if taken is not None:
+            self._give_up(taken[0], RequestError(item.code, item.message, item.field))
         return True
 
-    def _take(self, ref: int) -> _Pending | None:
-        """A request that waits no longer."""
-        pending = self._pending.pop(ref, None)
-        self._backlogs.pop(ref, None)
-        if pending is not None:
-            left = self._asking[pending.session] - 1
-            if left:
-                self._asking[pending.session] = left
-            else:
-                del self._asking[pending.session]
-        return pending
+    def _give_up(self, asked: Asked, error: RequestError) -> None:
+        self._release(asked.patterns)
+        if not asked.by_server:
+            asked.session.error(asked.request.id, error)
 
-    def _give_up(self, pending: _Pending, error: RequestError) -> None:
-        self._release(pending.patterns)
-        if not pending.by_server:
-            pending.session.error(pending.request.id, error)
-
-    def _call_off(self, pending: _Pending, error: RequestError) -> None:
+    def _call_off(self, asked: Asked, error: RequestError) -> None:
         """Give up what the hub has done, or may do yet."""
-        self._give_up(pending, error)
-        if isinstance(pending.message, Enlist):
-            self._relist(pending.session, pending.message.patterns)
+        self._give_up(asked, error)
+        if isinstance(asked.message, Enlist):
+            self._memberships.restore(asked.session, asked.message.patterns)
 
     def _fence(self, fence: Fence, ops: list[Any]) -> bool:
         self._mark(Mark(fence.position), ops)
-        backlog = self._backlogs.get(fence.ref, [])
-        pending = self._take(fence.ref)
-        if pending is not None:
-            self._take_effect(pending, fence, backlog, ops)
+        taken = self._outstanding.take(fence.ref)
+        if taken is not None:
+            self._take_effect(*taken, fence, ops)
         return True
 
-    def _take_effect(self, pending: _Pending, fence: Fence, backlog: list[Publication], ops: list[Any]) -> None:
-        session, request = pending.session, pending.request
+    def _take_effect(self, asked: Asked, backlog: list[Publication], fence: Fence, ops: list[Any]) -> None:
+        session, request = asked.session, asked.request
         if session.closed or session.leaving:
-            self._release(pending.patterns)
-            if isinstance(pending.message, Enlist):
-                self._delist(session, pending.message.patterns)
+            self._release(asked.patterns)
+            if isinstance(asked.message, Enlist):
+                self._memberships.leave(session, asked.message.patterns)
             return
         if isinstance(request, Snapshot):
             ops.append(Send(session, session.form.snapshot(request.id, fence.events), ()))
         elif isinstance(request, Unsubscribe):
-            self._unsubscribe(session, request, pending.by_server, ops)
+            self._unsubscribe(session, request, asked.by_server, ops)
         else:
-            self._subscribe(session, request, pending, fence, backlog, ops)
+            self._subscribe(asked, request, backlog, fence, ops)
 
     def _subscribe(
-        self,
-        session: Session,
-        request: Subscribe,
-        pending: _Pending,
-        fence: Fence,
-        backlog: list[Publication],
-        ops: list[Any],
+        self, asked: Asked, request: Subscribe, backlog: list[Publication], fence: Fence, ops: list[Any]
     ) -> None:
+        session = asked.session
         for topic, (epoch, offset) in fence.positions.items():
             self._epoch_changed(topic, epoch, offset, ops)
         patterns = list(dict.fromkeys(request.topics))
         try:
             session.clients.check_room(session, patterns)
-            if session.identity is not None and not pending.by_server:  # another token may have come meanwhile
+            if session.identity is not None and not asked.by_server:  # another token may have come meanwhile
                 for i, pattern in enumerate(request.topics):
                     check_subscribe(session.identity, session.user, pattern, f"topics[{i}]")
             if request.where is not None:
                 self.audiences.admit(session, patterns, request.where)
         except RequestError as error:
-            self._call_off(pending, error)
+            self._call_off(asked, error)
             return
         subscription = _subscription(session, request)
         joins = self._take_in(session, patterns, subscription, ops)
-        self._release(pending.patterns)
+        self._release(asked.patterns)
         # Also those it was in before: what is pending there came before the answer.
         routes = {route: None for pattern in patterns for a in self.audiences.of(pattern) for route in a.routes}
         ops.append(Seal([*routes, *(session.private or {}).values()], session))
-        answer: dict[str, Any] = {"op": "subscribed"} if pending.by_server else {"op": "ok", "id": request.id}
+        answer: dict[str, Any] = {"op": "subscribed"} if asked.by_server else {"op": "ok", "id": request.id}
         answer["topics"] = request.topics
         answer["positions"] = {t: {"epoch": epoch, "offset": offset} for t, (epoch, offset) in fence.positions.items()}
         answer["position"] = fence.position
@@ -424,7 +380,7 @@ class Index(LoopActor):
                 self._exit(session, [pattern], ops)
                 self._meter.subscriptions += 1
             if subscription.group is not None:
-                self._enlist(session, pattern, subscription)
+                self._memberships.enter(session, pattern, subscription)
                 continue
             # Each pattern has a subscription of its own where an index lists it.
             own = subscription if subscription.filter is None else _copy(subscription)
@@ -446,46 +402,12 @@ class Index(LoopActor):
         if self._uplink.connected and (changes := self._attendance.changes()) is not None:
             self._uplink.send(pack(changes))
 
-    # consumer groups ------------------------------------------------------------------------------------------------
-
-    def _assigned(self, item: Assigned, ops: list[Any]) -> bool:
-        """An event for one member; of one that has gone the hub hears, and gives it to another."""
-        member = self._enlisted.get(item.member)
-        if member is not None:
-            urgent = item.publication.priority == Priority.CRITICAL
-            selection = member.selection
-            ops.append(Urgent((), selection, item.publication) if urgent else Select(selection, item.publication))
-        return True
-
-    def _enlist(self, session: Session, pattern: str, subscription: Subscription) -> None:
-        if session.subscriptions is None:
-            session.subscriptions = {}
-        session.subscriptions[pattern] = subscription
-        if session.id not in self._enlisted:
-            self._enlisted[session.id] = _Member(session, Selection.of(session))
-
-    def _delist(self, session: Session, patterns: list[str]) -> None:
-        """The hub gives to others what these memberships have not acknowledged."""
-        if patterns and self._uplink.connected:
-            self._uplink.send(pack(Delist(session.id, patterns)))
-        if not any(subscription.group is not None for subscription in (session.subscriptions or {}).values()):
-            self._enlisted.pop(session.id, None)
-
-    def _relist(self, session: Session, patterns: list[str]) -> None:
-        """What was given up the hub may have enlisted it for: say what it is in."""
-        held = session.subscriptions or {}
-        groups = {p: held[p].group for p in patterns if p in held}
-        self._delist(session, [pattern for pattern in patterns if groups.get(pattern) is None])
-        for pattern, group in groups.items():
-            if group is not None and self._uplink.connected:
-                self._uplink.send(pack(Enlist(0, session.id, group, [pattern])))
-
     # leaving --------------------------------------------------------------------------------------------------------
 
     def on_unsubscribe_for(self, message: UnsubscribeFor) -> None:
         """Leave at once, or behind the requests of this session that wait for the hub."""
         session, request, by_server = message
-        if session in self._asking:
+        if self._outstanding.of(session):
             self._ask(session, request, by_server, self._interest([], [], []))
             return
         ops: list[Any] = []
@@ -529,25 +451,17 @@ class Index(LoopActor):
                     del held[pattern]
                     grouped.append(pattern)
         if grouped:
-            self._delist(session, grouped)
+            self._memberships.leave(session, grouped)
         self._lose_interest(self.audiences.exit(session, patterns, ops))
         self._tell_attendance()
 
     def _release(self, patterns: list[str]) -> None:
         """A waiting request is over; patterns that nobody holds are withdrawn from the hub."""
-        unused = []
-        for pattern in patterns:
-            left = self._waiting[pattern] - 1
-            if left:
-                self._waiting[pattern] = left
-            else:
-                del self._waiting[pattern]
-                if pattern not in self.audiences:
-                    unused.append(pattern)
-        self._lose_interest(unused)
+        unwanted = self._outstanding.release(patterns)
+        self._lose_interest([pattern for pattern in unwanted if pattern not in self.audiences])
 
     def _lose_interest(self, patterns: list[str]) -> None:
-        gone = [pattern for pattern in patterns if pattern not in self._waiting]
+        gone = [pattern for pattern in patterns if not self._outstanding.wants(pattern)]
         if gone and self._uplink.connected:
             self._uplink.send(pack(Interest(0, [], gone, [], [])))
 
@@ -560,26 +474,21 @@ class Index(LoopActor):
         members = iter(self.audiences)
         while some := list(islice(members, INTEREST_PATTERNS)):
             self._uplink.send(pack(Interest(0, some, [], [], [])))
-        for session, _ in self._enlisted.values():
-            for pattern, subscription in (session.subscriptions or {}).items():
-                if subscription.group is not None:
-                    self._uplink.send(pack(Enlist(0, session.id, subscription.group, [pattern])))
+        self._memberships.again()
         for told in self._attendance.again(message.incarnation):
             self._uplink.send(pack(told))
-        self._backlogs.clear()
+        self._outstanding.begin_anew()
         self._uplink.send(pack(Ready(self._position)))
-        for pending in self._pending.values():
-            self._uplink.send(pack(pending.message))
+        for asked in self._outstanding:
+            self._uplink.send(pack(asked.message))
 
     def on_sweep(self, _message: Sweep) -> None:
         """Answer requests that the hub has not answered in time; forget selections that nobody uses."""
         now = self.loop.time()
-        # What the server ordered waits for any hub, as long as the session does: nobody would ask again.
-        late = [r for r, p in self._pending.items() if p.deadline <= now and (p.session.closed or not p.by_server)]
-        for ref in late:
-            error = RequestError(ErrorCode.UNAVAILABLE, f"no answer from the hub in {self._request_timeout:g} s")
-            if (pending := self._take(ref)) is not None:
-                self._call_off(pending, error)
+        error = RequestError(ErrorCode.UNAVAILABLE, f"no answer from the hub in {self._request_timeout:g} s")
+        for ref in self._outstanding.late(now):
+            if (taken := self._outstanding.take(ref)) is not None:
+                self._call_off(taken[0], error)
         if now - self._aged >= self._route_ttl / 2:
             self._aged = now
             self.audiences.age()

@@ -100,10 +100,10 @@ def test_nothing_waits_for_a_hub_for_those_who_have_gone() -> None:
         request = Subscribe(id=0, topics=["user.u"])
         index.on_subscribe_for(SubscribeFor(session, request, by_server=True))
         index.on_sweep(Sweep())
-        assert len(index._pending) == 1
+        assert len(index._outstanding) == 1
         session.on_closed(1000, "")
         index.on_sweep(Sweep())
-        assert not index._pending and not index._asking and not index._waiting
+        assert not index._outstanding and not index._outstanding.of(session) and not index._outstanding.wants("user.u")
 
     run(scenario)
 
