@@ -128,10 +128,12 @@ class Positions:
         return Position(mark.epoch, mark.top) if mark is not None and mark.count == mark.top else None
 
     def _hole(self, topic: str, mark: _Mark, epoch: str, last: int) -> Gap | None:
+        if mark.epoch != epoch:
+            # The engine tells it before the topic's next event. Where the connection broke between the two, a position
+            # that was told before lies behind it, and the engine does not tell it again.
+            return Gap(topic, epoch, 1, last, GapReason.EPOCH_CHANGED)
         if mark.connection == self._connection:
             return None  # within a connection the engine tells its gaps itself
-        if mark.epoch != epoch:
-            return Gap(topic, epoch, 1, last, GapReason.EPOCH_CHANGED)
         if self._holes and last > mark.top:
             return Gap(topic, epoch, mark.top + 1, last, DISCONNECTED)
         return None
