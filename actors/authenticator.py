@@ -198,7 +198,7 @@ def _user(subject: Any) -> str:
     try:
         if isinstance(subject, str) and subject:
             return check_user(topic(USER, subject).removeprefix(f"{USER}."))
-    except RequestError:
+    except (RequestError, UnicodeEncodeError):  # JSON can say half a character
         pass
     raise _refused("its sub is no user, or too long")
 

@@ -142,6 +142,7 @@ def test_algorithms_can_be_fewer_and_must_have_a_key() -> None:
         ({"sub": ""}, "its sub is no user, or too long"),
         ({"sub": "x" * 255}, "its sub is no user, or too long"),
         ({"sub": 7}, "its sub is no user, or too long"),
+        ({"sub": "\ud800"}, "its sub is no user, or too long"),
         ({"aud": "somebody"}, "it is meant for another audience"),
         ({"heliograph": {"subscribe": "*"}}, "its claim `heliograph` is malformed"),
     ],
