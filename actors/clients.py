@@ -55,7 +55,7 @@ from transport.wire_forms import JsonForm, MsgpackForm, WireForm
 
 PROTOCOL = 1
 SWEEP_INTERVAL = 1.0  # s
-UNWELCOME = (CloseCode.POLICY, CloseCode.UNAUTHORIZED, CloseCode.KICKED, CloseCode.LIMIT)
+UNWELCOME = (CloseCode.POLICY, CloseCode.UNAUTHORIZED, CloseCode.KICKED)
 RECONNECT_SPREAD = 2.0  # s; clients of a worker that goes come back spread over this
 
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from transport.requests import Request
 MESSAGE_BYTES = 64 << 20  # largest message taken: a snapshot or history of many events is one message
 CLOSE_TIMEOUT_S = 2.0
 SUBPROTOCOL = "heliograph.v1.json"
-_FINAL = {
+_FINAL: dict[int, ErrorCode] = {
     CloseCode.POLICY: ErrorCode.FORBIDDEN,
     CloseCode.UNAUTHORIZED: ErrorCode.UNAUTHORIZED,
     CloseCode.KICKED: ErrorCode.FORBIDDEN,
@@ -108,7 +108,9 @@ class ClientConnection:
     def refusal(self) -> RequestError | None:
         """After the end: why coming back unchanged is no use, ``None`` where it is."""
         code = self.bye.code if self.bye is not None else self._websocket.close_code
-        final = _FINAL.get(CloseCode(code)) if code in set(CloseCode) else None
+        final = _FINAL.get(code or 0)
+        if final is None and self.bye is not None and not self.bye.reconnect:
+            final = ErrorCode.FORBIDDEN
         return RequestError(final, f"the engine closed the connection: {self._why()}") if final else None
 
     async def receive(self) -> Message:

@@ -1,7 +1,7 @@
 """What the engine sends to a native client, as typed structs, and one decoder for it.
 
-Source: the client protocol, ``docs/protocol.md``. Requests are in :mod:`transport.requests`. Unknown ops and fields are
-ignored, so that an older client works with a newer engine.
+Source: the client protocol; ``docs/closing.md`` for its ends. Requests are in :mod:`transport.requests`. Unknown ops and
+fields are ignored, so that an older client works with a newer engine.
 """
 
 from __future__ import annotations

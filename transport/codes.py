@@ -1,6 +1,6 @@
 """Error codes, close codes and reasons as named values, each with what the receiver should do next.
 
-Source: the client protocol, ``docs/protocol.md``; RFC 6455 section 7.4 for codes below 4000.
+Source: the client protocol, its ends in ``docs/closing.md``; RFC 6455 section 7.4 for codes below 4000.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class CloseCode(IntEnum):
     UNAUTHORIZED = 4001
     KICKED = 4003
     SLOW = 4008  # read faster, or subscribe to less
-    LIMIT = 4009
+    LIMIT = 4009  # too many sessions of the address or user; reconnect later, when another has ended
 
 
 class ByeReason(StrEnum):
-    """`reason` of the `bye` that precedes every close by the server."""
+    """`reason` of the `bye` that precedes every close by the server; see ``docs/closing.md``."""
 
     DRAIN = "drain"
     UNAUTHORIZED = "unauthorized"
     TOKEN_EXPIRED = "token_expired"
     SLOW = "slow"
-    LIMIT = "limit"
+    LIMIT = "limit"  # too many sessions, or too long a message
     KICKED = "kicked"
     IDLE = "idle"  # no answer to a ping
     PROTOCOL = "protocol"  # the client broke the WebSocket protocol, or spoke the other subprotocol

@@ -592,11 +592,11 @@ def test_a_token_function_is_asked_for_each_connection(eventually: Eventually) -
     run(test)
 
 
-@pytest.mark.parametrize("code", [4003, 1008])
-def test_a_kicked_client_stays_away(code: int) -> None:
+@pytest.mark.parametrize(("code", "reconnect"), [(4003, True), (1008, True), (4321, False)])
+def test_a_kicked_client_stays_away(code: int, reconnect: bool) -> None:
     async def test(engine: FakeEngine) -> None:
         async with client_of(engine) as client, client.subscribe("a") as events:
-            await engine.bye(code, "kicked")
+            await engine.bye(code, "kicked", reconnect=reconnect)
             with pytest.raises(RequestError, match="forbidden"):
                 await anext(events)
             assert client.state is State.CLOSED
@@ -605,7 +605,7 @@ def test_a_kicked_client_stays_away(code: int) -> None:
     run(test)
 
 
-@pytest.mark.parametrize(("code", "reason"), [(1012, "drain"), (4008, "slow"), (1013, "limit")])
+@pytest.mark.parametrize(("code", "reason"), [(1012, "drain"), (4008, "slow"), (4009, "limit"), (1002, "protocol")])
 def test_after_the_other_closes_it_comes_back(code: int, reason: str, eventually: Eventually) -> None:
     async def test(engine: FakeEngine) -> None:
         async with client_of(engine) as client, client.subscribe("a"):

@@ -104,17 +104,22 @@ class Stranger:
         found: dict[str, Any] = msgspec.msgpack.decode(payload) if self.binary else msgspec.json.decode(payload)
         return found
 
-    def closed(self) -> int:
-        """The code of the server's close frame, which is answered, so that the server ends TCP."""
+    def closed(self) -> tuple[int, str]:
+        """The code of the server's close frame, which is answered, so that the server ends TCP, and the reason of the
+        `bye` before it."""
+        last = (0, b"")
         while (received := self.read())[0] != CLOSE:
-            pass
+            last = received
         payload = received[1]
+        code = int.from_bytes(payload[:2], "big")
+        bye = (msgspec.msgpack if self.binary else msgspec.json).decode(last[1])
+        assert (bye["op"], bye["code"], bye["reconnect"]) == ("bye", code, True), bye
         try:
             self.frame(CLOSE, payload[:2])
         except OSError:  # it has hung up already
             pass
         self.hung_up()
-        return int.from_bytes(payload[:2], "big")
+        return code, bye["reason"]
 
     def hung_up(self) -> bytes:
         """Wait until the server has ended TCP; what came before."""
@@ -434,13 +439,13 @@ def test_a_bad_frame_closes_with_its_code(stranger: Stranger, mistake: str) -> N
         stranger.raw(data)
     except (BrokenPipeError, ConnectionResetError):  # the close came before the last of it was written
         pass
-    assert stranger.closed() == code
+    assert stranger.closed() == (code, "limit" if code == 1009 else "protocol")
 
 
 def test_text_on_a_msgpack_session_closes(stranger: Stranger) -> None:
     stranger.knock(MSGPACK)
     stranger.text('{"op":"ping","id":1}')
-    assert stranger.closed() == 1003
+    assert stranger.closed() == (1003, "protocol")
 
 
 def test_bad_messagepack_is_answered(stranger: Stranger) -> None:
@@ -484,7 +489,8 @@ def test_half_a_frame_and_silence_is_cut_and_who_answers_pings_is_not(engine_pro
         answering = threading.Thread(target=answer_pings)
         answering.start()
         for stranger in (half, silent):
-            assert frame(PING, b"", masked=False) in stranger.hung_up()
+            assert stranger.read() == (PING, b"")
+            assert stranger.closed() == (1001, "idle")
         healthy.check()
         alive.text('{"op":"ping","id":1}')  # it was as silent as the others, but for its pongs
         alive.frame(CLOSE, (1000).to_bytes(2, "big"))
@@ -631,7 +637,7 @@ def test_random_frames_are_answered_or_closed_by_the_rules(
             expected = _fate(opcode, payload, BINARY if stranger.binary else TEXT)
             stranger.frame(opcode, payload)
             if expected is not None:
-                assert stranger.closed() == expected
+                assert stranger.closed() == (expected, "protocol")
                 return
             answer = stranger.answer()
             if answer["op"] == "error":

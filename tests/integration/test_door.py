@@ -109,7 +109,7 @@ def test_limits_per_address_and_user_are_said_in_a_way_that_browsers_can_read(en
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(RawClient(f"{engine.url}?user=ann"))
             closed, bye = await _turned_away(f"{engine.url}?user=ann")
-            assert (closed, bye["code"], bye["reason"]) == (4009, 4009, "limit")
+            assert (closed, bye["code"], bye["reason"], bye["reconnect"]) == (4009, 4009, "limit", True)
             for user in ("bob", "eve"):
                 await stack.enter_async_context(RawClient(f"{engine.url}?user={user}"))
             closed, bye = await _turned_away(engine.url)
