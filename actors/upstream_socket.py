@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidProxy
 from websockets.frames import CloseCode, Frame, Opcode
@@ -22,6 +21,7 @@ from websockets.uri import parse_uri
 from actors.failure import FailureKind, UpstreamRefused
 from actors.feed import FeedSpec, Tls, is_header
 from transport.addresses import leads_here
+from transport.connector import QUIET, Connect
 from transport.reassembly import BadMessage, Reassembly, check_text
 
 EARLY: Final = 16
@@ -33,9 +33,6 @@ UNSENT_BYTES: Final = 16 << 20
 """What may wait to be sent: one message of ours, and answers to pings, which an upstream may send without reading."""
 
 _DATA = frozenset({Opcode.CONT, Opcode.TEXT, Opcode.BINARY})
-
-_log = logging.getLogger(__name__)
-_log.setLevel(logging.WARNING)  # what it says of opening and closing is in our own lines; its debug has headers
 
 
 class UpstreamSocket(ClientConnection):
@@ -161,13 +158,6 @@ def _let_close_at_any_time(protocol: ClientProtocol) -> None:
     protocol.recv_frame = recv_frame  # type: ignore[method-assign]
 
 
-class _Connect(connect):
-    """Follows no redirect: headers with keys would go to whom the upstream names."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
-
-
 @asynccontextmanager
 async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncIterator[UpstreamSocket]:
     """An open connection; at the end of the block it is closed with 1000, within ``close_timeout_s``.
@@ -197,7 +187,7 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
                 waiting_for = f"handshake within {spec.handshake_timeout_s:g} s"
                 deadline.reschedule(loop.time() + spec.handshake_timeout_s)
 
-            socket: Any = await _Connect(
+            socket: Any = await Connect(
                 url,
                 additional_headers=headers,
                 subprotocols=[Subprotocol(name) for name in spec.protocol.kind.subprotocols] or None,
@@ -207,7 +197,7 @@ async def upstream_socket(spec: FeedSpec, url: str, token: str | None) -> AsyncI
                 close_timeout=spec.close_timeout_s,
                 ping_interval=None,  # its pongs cannot be told late from unread
                 max_size=spec.message_bytes,
-                logger=_log,
+                logger=QUIET,
                 create_connection=partial(UpstreamSocket, on_transport=shaking_hands),  # type: ignore[arg-type]
                 **tls,
             )

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import ssl
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 import msgspec
 from websockets.asyncio.client import ClientConnection as WebSocket
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from transport.addresses import leads_here
 from transport.client_messages import Bye, Message, Ok, Refusal, Welcome, decode
 from transport.codes import CloseCode, ErrorCode
+from transport.connector import QUIET, Connect
 from transport.errors import CodecError, ConnectionLost, RequestError
 from transport.requests import Request
 
@@ -28,6 +29,7 @@ _FINAL: dict[int, ErrorCode] = {
     CloseCode.UNAUTHORIZED: ErrorCode.UNAUTHORIZED,
     CloseCode.KICKED: ErrorCode.FORBIDDEN,
 }
+_TOKEN = re.compile(r"[!-~]+")
 _FINAL_HTTP = {401: ErrorCode.UNAUTHORIZED, 403: ErrorCode.FORBIDDEN}
 
 AnswerT = TypeVar("AnswerT")
@@ -211,11 +213,14 @@ class ClientConnection:
 
 
 async def _connect(url: str, token: str | None, tls_ca_file: str | None) -> WebSocket:
+    if token and _TOKEN.fullmatch(token) is None:  # the library's own error would show it
+        text = "this token holds what no header may: blanks, a line's end, or letters beyond ASCII"
+        raise RequestError(ErrorCode.BAD_REQUEST, text, "token")
     try:
         options: dict[str, Any] = {}  # no `ssl` at all: the library refuses None for a wss:// URL
         if tls_ca_file is not None:
             options["ssl"] = ssl.create_default_context(cafile=tls_ca_file)
-        return await connect(
+        return await Connect(
             url,
             subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType of str
             additional_headers={"Authorization": f"Bearer {token}"} if token else None,
@@ -225,6 +230,7 @@ async def _connect(url: str, token: str | None, tls_ca_file: str | None) -> WebS
             ping_interval=None,  # a consumer that takes its time is no dead engine; see Client._watch
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=MESSAGE_BYTES,
+            logger=QUIET,
             proxy=None if leads_here(url) else True,
             **options,
         )
