@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from actors import feed_map
 from actors.feed import check_url, is_header
 from actors.feed_protocol import MappedProtocol
 from actors.upstream_values import Scalar, TimeUnit, ValueType
-from engine.tables import Name, Positive, about
+from engine.tables import Discreet, Name, Positive, about
 from transport.errors import ConfigError
 
 SOCKS = ("socks5h", "socks5", "socks4a", "socks4")
@@ -59,7 +59,7 @@ class FeedMap(feed_map.FeedMap, frozen=True, kw_only=True, forbid_unknown_fields
         feed_map.CompiledMap(self)  # raises ConfigError where the map cannot work
 
 
-class Feed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Feed(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[feeds.NAME]``: an upstream WebSocket."""
 
     url: Annotated[str, about("address of the feed, ws:// or wss://")]

@@ -85,6 +85,15 @@ def inner_struct(kind: Any) -> type[Struct] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
 
 
+class Discreet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table that may hold secrets: its ``repr``, in a traceback or an error of somebody's, shows none."""
+
+    def __repr__(self) -> str:
+        from engine.config_text import masked  # it is built on this module
+
+        return f"{type(self).__name__}({masked(self)})"
+
+
 class Text(str):
     """Text that still has to become what its field needs, e.g. an environment variable."""
 

@@ -207,12 +207,15 @@ def test_errors_never_show_a_secret() -> None:
 
 def test_masked_shows_no_secret_but_what_is_there() -> None:
     effective = loads(
+        f"[auth]\nsecret = '{'s3cret' * 6}'\n[admin.keys.a]\nkey = 's3cret-a'\nscopes = ['read']\n"
+        "[redis]\nurl = 'redis://me:s3cret@host'\nchannels = { a = 'b' }\n[backplane]\npassword = 's3cret'\n"
         "[admin]\napi_key = 's3cret'\n[feeds.fx]\nurl = 'wss://me:s3cret@host/p?token=s3cret'\n"
         "headers = { Cookie = 's3cret' }\nsubscribe = [{ op = 'login', args = [{ apiKey = 's3cret', sign = 1 }] }]\n"
         "[stages.s]\nactor = 'a:B'\noptions = { db_password = 's3cret', window = 5 }"
     )
     shown = config.masked(effective)
     assert "s3cret" not in str(shown)
+    assert "s3cret" not in repr(effective)
     assert shown["feeds"]["fx"]["url"] == "wss://***@host/p?***"
     assert shown["feeds"]["fx"]["headers"] == {"Cookie": "***"}
     assert shown["stages"]["s"]["options"]["window"] == 5
