@@ -53,8 +53,9 @@ class KeeperDesk:
 
     def __init__(self, keeper: Ref, log: TopicLog, policies: TopicPolicies, watch: HistoryWatch) -> None:
         self._keeper, self._log, self._policies, self._watch = keeper, log, policies, watch
-        self._unrecorded: list[Accepted] = []  # kept, but the log could not take it
-        self._error: RequestError | None = None  # why
+        self._error: RequestError | None = None  # why the log could not take what was kept
+        if log.unrecorded:
+            self._error = RequestError(ErrorCode.UNAVAILABLE, "former events wait for the history; repeat it later")
         self._durable: dict[str, bool] = {}
 
     def is_kept(self, topic: str) -> bool:
@@ -81,6 +82,8 @@ class KeeperDesk:
             self._watch.handed_over(len(taken))
             self._keeper.tell(Keep(taken))
         why = full() if self._error is None else self._error
+        if self._error is not None:
+            self._watch.failed(RECENT, why.message, len(durable))
         return (
             [publish for publish in publishes if not self.is_kept(publish.topic)],
             [(publish, why) for _, publish in durable[len(taken) :]],
@@ -90,7 +93,7 @@ class KeeperDesk:
         """Events to be distributed, which the log has now, and what their publishers are told."""
         self._watch.answered(len(message.results))
         self._look(message)
-        self._unrecorded += [o for _, _, o in message.results if isinstance(o, Accepted) and not o.again]
+        self._log.unrecorded += [o for _, _, o in message.results if isinstance(o, Accepted) and not o.again]
         answers = [Answer(peer, publish.ref, outcome) for peer, publish, outcome in message.results]
         events = self.retry()
         if (error := self._error) is not None:
@@ -105,15 +108,15 @@ class KeeperDesk:
         """
         events: list[Accepted] = []
         try:
-            while self._unrecorded and (some := self._log.record(self._unrecorded)):
+            while self._log.unrecorded and (some := self._log.record(self._log.unrecorded)):
                 events += some  # perhaps only the first of them; those it knows already it passes over
         except RequestError as error:
-            self._watch.failed(RECENT, error.message, len(self._unrecorded))
+            self._watch.failed(RECENT, error.message)
             self._error = error
             return events
         if self._error is not None:
             self._watch.works(RECENT)
-        self._unrecorded, self._error = [], None
+        self._log.unrecorded, self._error = [], None
         return events
 
     def _look(self, message: Kept) -> None:
@@ -166,10 +169,13 @@ class KeeperDesk:
 def take_over(history: SqliteHistory, log: TopicLog) -> None:
     """What a former hub has kept on disk and not told anybody, or what the log has lost: at the start of a hub.
 
+    What the log has no room for waits in ``log.unrecorded``.
+
     Raises:
-        RequestError: ``unavailable``: it cannot be read or written.
+        RequestError: ``unavailable``: the history cannot be read.
     """
     heads = list(history.heads())
+    waiting: dict[str, list[Accepted]] = {}
     for head in heads:
         epoch, offset = log.where(head.topic)
         after = offset if epoch == head.epoch else head.offset - 1
@@ -177,5 +183,19 @@ def take_over(history: SqliteHistory, log: TopicLog) -> None:
             continue
         packed = history.read(head.topic, max(after, head.offset - TAKEN_OVER), TAKEN_OVER)
         found = unpack_batch(join(packed)) if packed else []
-        log.record([Accepted(event, event_packed, 0) for event, event_packed in zip(found, packed, strict=True)])
-    log.adopt(history.epoch, heads, history.bounds()[1])
+        events = [Accepted(event, event_packed, 0) for event, event_packed in zip(found, packed, strict=True)]
+        if waiting or not _recorded(log, events):
+            waiting[head.topic] = events
+    log.unrecorded = [event for events in waiting.values() for event in events]
+    # A row at which nothing that waits has been told: it may come again to those who go on from there.
+    row = history.bounds()[0 if waiting else 1]
+    log.adopt(history.epoch, [head for head in heads if head.topic not in waiting], row)
+
+
+def _recorded(log: TopicLog, events: list[Accepted]) -> bool:
+    try:
+        while log.record(events):
+            pass  # perhaps only the first of them; those it knows already it passes over
+    except RequestError:
+        return False
+    return True

@@ -44,6 +44,9 @@ class TopicLog:
             what is accepted here has none of its own.
         idle: seconds without events after which a topic that the files know is forgotten; ``now``: Unix seconds.
 
+    Attributes:
+        unrecorded: events that were given their places elsewhere and wait for room here; another's list.
+
     Raises:
         ConfigError: the directory cannot be used.
     """
@@ -63,6 +66,7 @@ class TopicLog:
         self._max_topics, self._new_epoch = max_topics, new_epoch
         self._policies = TopicPolicies({}) if policies is None else policies
         self._shared, self._now = shared, now
+        self.unrecorded: list[Accepted] = []
         self._durable: tuple[str, int] | None = None  # epoch and end of the history of durable topics
         self._topics: dict[str, _Topic] = {}
         self._keys = RecentKeys()

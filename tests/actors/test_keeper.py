@@ -10,7 +10,7 @@ from typing import Any
 from actors.history import Accepted
 from actors.history_watch import HistoryWatch
 from actors.keeper import BATCH_EVENTS, KEEPER_EVENTS, Keeper
-from actors.keeper_desk import KeeperDesk
+from actors.keeper_desk import KeeperDesk, take_over
 from actors.messages import Keep, Kept, ReadDone, ReadKept, Sweep
 from actors.sqlite_history import SqliteHistory
 from actors.topic_log import TopicLog
@@ -151,6 +151,32 @@ def test_what_is_kept_but_cannot_be_recorded_is_recorded_later_and_nothing_overt
     log.record = record  # type: ignore[method-assign]
     assert [event.publication.offset for event in desk.retry()] == [1, 2, 3]
     assert not desk.stuck and watch.reason is None and desk.retry() == []
+
+
+def test_what_a_former_hub_has_kept_waits_for_room_and_outlives_the_router(tmp_path: Path) -> None:
+    history = SqliteHistory(tmp_path / "h.db", DURABLE, 10, lambda: "e")
+    log, watch = durable_log(), HistoryWatch()
+    history.append([publish for _, publish in batch(2).batch], 1.0)
+    take_over(history, log)
+    assert (log.where("a"), log.position.split(":")[2]) == (("e", 2), "2")
+    history.append([publish._replace(topic=topic) for _, publish in batch(2).batch for topic in ("a", "b")], 1.0)
+    record, log.record = log.record, refuses  # type: ignore[method-assign]
+    take_over(history, log)
+    assert (log.where("a"), log.where("b"), log.position.split(":")[2]) == (("e", 2), ("e", 0), "0")
+    for _ in range(2):
+        desk = KeeperDesk(Router(), log, DURABLE, watch)
+        publishes = [publish for _, publish in batch(1).batch]
+        assert desk.stuck and desk.divert(PEER, publishes)[1][0][1].code is ErrorCode.UNAVAILABLE
+        assert desk.retry() == []
+    log.record = record  # type: ignore[method-assign]
+    assert [event.publication[:3] for event in desk.retry()] == [
+        ("a", "e", 3),
+        ("a", "e", 4),
+        ("b", "e", 1),
+        ("b", "e", 2),
+    ]
+    assert not desk.stuck and (log.where("a"), log.where("b")) == (("e", 4), ("e", 2))
+    history.close()
 
 
 def refuses(events: Any) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from actors.sqlite_history import SqliteHistory
@@ -170,8 +171,10 @@ def test_order_of_each_publisher_and_topic(durable: EngineProcess, eventually: E
 
 
 def limit(engine: EngineProcess, nbytes: int) -> None:
-    """No file of the hub may get longer; -1: no limit. To the hub it is a disk without room, which nobody can fill."""
-    resource.prlimit(engine.children()["hub"], resource.RLIMIT_FSIZE, (nbytes, -1))
+    """No file of the hub and its successors may get longer; -1: no limit. To them it is a disk without room."""
+    hub = engine.children()["hub"]
+    for pid in (hub, psutil.Process(hub).ppid()):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (nbytes, -1))
 
 
 async def health(engine: EngineProcess, status: str, eventually: Eventually) -> str:
@@ -223,7 +226,8 @@ def test_no_room_for_durable_topics(durable: EngineProcess, eventually: Eventual
     asyncio.run(scenario())
 
 
-def test_no_room_for_recent_events(durable: EngineProcess, eventually: Eventually) -> None:
+@pytest.mark.parametrize("dies", [False, True], ids=["hub lives", "hub dies"])
+def test_no_room_for_recent_events(durable: EngineProcess, eventually: Eventually, dies: bool) -> None:
     """Nothing is accepted. What was kept on disk nevertheless is told later, by itself, once and in its place."""
 
     async def scenario() -> None:
@@ -243,8 +247,14 @@ def test_no_room_for_recent_events(durable: EngineProcess, eventually: Eventuall
                     assert "see to the disk of history.dir" in answer["message"]
             reason = await health(durable, "degraded", eventually)
             assert reason.startswith("recent events: ") and "history.dir" in reason
-            assert (await reader.request("ping"))["op"] == "ok"
+            if dies:
+                hub = durable.kill("hub")
+                await eventually(lambda: durable.children().get("hub") not in (hub, None), DEADLINE)
+                await eventually(lambda: len(complaints(durable)) == 2, DEADLINE)
+                answer = await writer.request("publish", **once)
+                assert (answer["op"], answer["code"]) == ("error", "unavailable")
             assert reader.offsets("d.a") == [1]
+            assert (await reader.request("history", topic="d.a"))["events"]
             limit(durable, -1)
             await eventually(lambda: numbers(reader, "d.a") == [0, 1], DEADLINE)  # nobody publishes
             assert (await publish(writer, "memory", 1, first=6))["offset"] == 6
@@ -255,6 +265,6 @@ def test_no_room_for_recent_events(durable: EngineProcess, eventually: Eventuall
             assert reader.offsets("memory") == [1, 2, 3, 4, 5, 6]
             assert not reader.of("gap")
             await health(durable, "ok", eventually)
-            assert len(complaints(durable)) == 2
+            assert len(complaints(durable)) == 2 + dies
 
     asyncio.run(scenario())
