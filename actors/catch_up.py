@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any, Final, Protocol
 
-from actors.history import Expired
+from actors.history import Accepted, Expired
 from actors.interests import Peer
 from transport.codec import pack, unpack
 from transport.codes import GapReason
@@ -27,6 +27,7 @@ class Log(Protocol):
     @property
     def position(self) -> str: ...
     def mark_of(self, position: str) -> int: ...
+    def has_mark(self, topic: str) -> bool: ...
     def where(self, name: str) -> tuple[str, int]: ...
     def tail(self, mark: int, limit: int) -> list[tuple[int, bytes]]: ...
     def topics_behind(self, mark: int) -> dict[str, tuple[str, int]]: ...
@@ -83,6 +84,26 @@ class CatchUp:
     def lag(self, peer: Peer, mark: int) -> None:
         """The peer gets nothing behind ``mark`` for now."""
         self.behind[peer] = _Cursor(mark)
+
+    def stop_at(self, peer: Peer, event: Accepted) -> None:
+        """The peer's window has closed; it is given this event, and what follows, when it opens."""
+        topic, epoch, offset = event.publication[:3]
+        if self._log.has_mark(topic):
+            self.lag(peer, event.mark - 1)
+        else:
+            self.lag(peer, event.mark)
+            peer.out.append(pack(Missed(topic, epoch, offset, offset, GapReason.OVERFLOW.value)))
+
+    def restart(self, peers: Iterable[Peer], topics: Iterable[str]) -> None:
+        """The log has begun anew; nobody can be given what came before. ``topics``: those that were known."""
+        for peer in peers:
+            for topic in topics:
+                if peer in self._interested(topic):
+                    epoch, offset = self._log.where(topic)
+                    peer.out.append(pack(Missed(topic, epoch, 0, offset, GapReason.OVERFLOW.value)))
+        for cursor in self.behind.values():
+            if cursor.mark is not None:
+                cursor.mark = self._log.mark
 
     def wait(self, peer: Peer, request: Any) -> bool:
         """Whether a request has to wait until its peer is level; then it does."""

@@ -166,6 +166,20 @@ class EventLog:
             self._drop_oldest()
         return segment
 
+    def begin(self, name: str, mark: int) -> None:
+        """Let go everything, and go on behind ``mark`` as another log, whose topics have its name as epoch."""
+        before = self.log, self.epoch, self.mark
+        self.log, self.epoch, self.mark = name, name, mark
+        try:
+            segment = self._new_segment()
+        except OSError:
+            self.log, self.epoch, self.mark = before
+            raise
+        for old in self._segments:
+            old.discard()
+        self._segments[:] = [segment]
+        self._total = segment.size
+
     def begin_epoch(self, epoch: str) -> None:
         """From now on new topics have this epoch."""
         newest = self._segments[-1]

@@ -43,21 +43,31 @@ class Keeper(BlockingActor):
     Args:
         router: is told :class:`Kept` and :class:`ReadDone`.
         history: opens it.
+        pause: seconds for which, after a failure, everything is refused at once: where each attempt may take long,
+            those who wait would wait for all of them.
         clock: Unix seconds.
     """
 
-    def __init__(self, *, router: Ref, history: Callable[[], History], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        router: Ref,
+        history: Callable[[], History],
+        pause: float = 0.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__()
-        self._router, self._open, self._clock = router, history, clock
+        self._router, self._open, self._pause, self._clock = router, history, pause, clock
         self._history: History | None = None
-        self._ends: dict[str, int] = {}  # offsets that the topics have reached at least
+        self._ends: dict[str, int] | None = None  # offsets that the topics have reached at least, once asked for
+        self._resumes = 0.0  # monotonic seconds
+        self._error = RequestError(ErrorCode.UNAVAILABLE, "")  # why it pauses
         self._batch: list[tuple[Any, Publish]] = []  # not answered yet
         self._untrimmed = False  # the last trim failed
 
     def on_start(self) -> None:
         """Open the history."""
         self._history = self._open()
-        self._ends = {head.topic: head.offset for head in self._history.heads()}
 
     def on_stop(self) -> None:
         """Let go the history."""
@@ -83,18 +93,22 @@ class Keeper(BlockingActor):
 
     def _append(self, batch: list[tuple[Any, Publish]]) -> None:
         assert self._history is not None, "it has started"
+        if time.monotonic() < self._resumes:
+            self._refuse(batch, self._error)
+            return
         try:
             began = time.perf_counter()
             results = self._history.append([publish for _, publish in batch], self._clock())
             seconds = time.perf_counter() - began
         except RequestError as error:
+            self._error, self._resumes = error, time.monotonic() + self._pause
             self._refuse(batch, error)
             return
         answers: list[tuple[Any, Publish, Accepted | RequestError]] = [
             (peer, publish, result) for (peer, publish), result in zip(batch, results, strict=True)
         ]
         for result in results:
-            if isinstance(result, Accepted) and not result.again:
+            if self._ends is not None and isinstance(result, Accepted) and not result.again:
                 self._ends[result.publication.topic] = result.publication.offset
         self._router.tell(Kept(answers, seconds))
 
@@ -113,6 +127,8 @@ class Keeper(BlockingActor):
     def _topics(self, message: ReadKept) -> ReadDone:
         history = self._history
         assert history is not None, "it has started"
+        if self._ends is None:
+            self._ends = {head.topic: head.offset for head in history.heads()}
         events: dict[str, list[bytes]] = {}
         for topic, behind in message.after.items():
             newest: deque[bytes] = deque(maxlen=message.limit)

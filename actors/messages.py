@@ -127,6 +127,45 @@ class ReadDone(NamedTuple):
     error: RequestError | None = None
 
 
+class Tailing(NamedTuple):
+    """Tailer → router: I have begun; tell me where."""
+
+
+class TailOn(NamedTuple):
+    """Router → tailer: I have everything of log ``epoch`` up to ``mark``. Answered, when there is something, by one
+    :class:`Tailed` or :class:`Resumed`."""
+
+    epoch: str
+    mark: int
+
+
+class Tailed(NamedTuple):
+    """Tailer → router: what follows on ``behind`` in log ``epoch``; at least one event."""
+
+    epoch: str
+    behind: int
+    events: list[Accepted]
+
+
+class Resumed(NamedTuple):
+    """Tailer → router: the shared log does not lead on from where you are. Go on behind ``mark`` of ``epoch``.
+
+    ``last``: where it ended at this moment; ``ended``: offsets of topics that have nothing behind ``mark``.
+    """
+
+    epoch: str
+    mark: int
+    last: int
+    ended: list[tuple[str, int]]
+
+
+class TailState(NamedTuple):
+    """Tailer → router: why the shared log cannot be read, and when it is tried again; ``None``: it can."""
+
+    reason: str | None
+    retry_in: float = 0.0
+
+
 class Advance(NamedTuple):
     """Router to itself: give a peer that is behind the log the next part."""
 

@@ -98,6 +98,12 @@ class RedisHistory:
         """Of the log, as the last call has seen it; "" before the first one."""
         return self._known[0]
 
+    def trust(self, epoch: str, mark: int) -> None:
+        """Whoever reads has got events of this log up to ``mark`` from Redis, perhaps in a former life. Where Redis has
+        less, it has lost them, and the next call begins another log."""
+        if (epoch, mark) > self._known[:2] or epoch != self.epoch:
+            self._known = (epoch, mark, "")
+
     # accepting ------------------------------------------------------------------------------------------------------
 
     def append(self, publishes: Sequence[Publish], now: float) -> list[Accepted | RequestError]:
@@ -172,6 +178,17 @@ class RedisHistory:
             pipe.xrange(f"{self._base}:log", f"{mark}-0", f"{mark}-0")
         return [found[0][1] if found else None for found in pipe.execute()]
 
+    def ended(self, mark: int) -> Iterator[tuple[str, int]]:
+        """Topics whose last event is not behind ``mark``, and its offset. Some may come twice."""
+        cursor = -1
+        while cursor:
+            with self._errors():
+                cursor, page = self._redis.hscan(f"{self._base}:heads", max(cursor, 0), count=PAGE)
+            for name, value in page.items():
+                offset, last, _ = value.split()
+                if int(last) <= mark:
+                    yield name.decode(), int(offset)
+
     def first(self, topic: str) -> int:
         """See :meth:`actors.history.History.first`."""
         reach = self.bounds().reach
@@ -203,9 +220,9 @@ class RedisHistory:
         self._check(mark)
         with self._errors():
             found = self._redis.xrange(f"{self._base}:log", f"{mark + 1}-0", count=limit)
-        return self._tailed(found)
+        return [(event.mark, event.packed) for event in self._tailed(found)]
 
-    def wait(self, mark: int, limit: int, timeout_s: float) -> list[tuple[int, bytes]]:
+    def wait(self, mark: int, limit: int, timeout_s: float) -> list[Accepted]:
         """As :meth:`tail`; where nothing is there yet, it waits for ``timeout_s``, at most ``MAX_WAIT_S``."""
         self._check(mark)
         wait_ms = max(1, int(min(timeout_s, MAX_WAIT_S) * 1_000))
@@ -222,14 +239,14 @@ class RedisHistory:
         if not reach <= mark <= last:
             raise Expired(f"the log has {reach} to {last}, not {mark}")
 
-    def _tailed(self, found: list[tuple[bytes, Mapping[bytes, bytes]]]) -> list[tuple[int, bytes]]:
+    def _tailed(self, found: list[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Accepted]:
         events = []
         for place, entry in found:
             publication = _publication(entry)
             if publication.epoch != self.epoch:
                 raise Expired("Redis has lost its log, another one has begun")
             self._known = (self.epoch, _mark(place), entry[b"n"].decode())
-            events.append((_mark(place), pack(publication)))
+            events.append(Accepted(publication, pack(publication), _mark(place)))
         return events
 
     def _see(self, epoch: str) -> None:

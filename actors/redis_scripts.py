@@ -11,8 +11,9 @@ All keys are ``{PREFIX}:…`` and so in one slot of a cluster:
 | ``:t:TOPIC`` | stream of a topic's events that are kept, ids ``OFFSET-MARK``: s ts |
 | ``:key:TOPIC KEY`` | ``EPOCH OFFSET MARK TS`` of the event with this idempotency key |
 
-Who calls says which log it knows and the last of its entries (epoch, mark, nonce). Where that is not so any more, Redis
-has lost what it had acknowledged (it was restarted from an older copy): a new log begins, so that nothing pretends.
+Who calls says which log it knows and the last of its entries (epoch, mark and, if it knows it, nonce). Where that is
+not so any more, Redis has lost what it had acknowledged (it was restarted from an older copy): a new log begins, so
+that nothing pretends.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if epoch and epoch == ARGV[2] and known > 0 then
         broken = true
     else
         local found = redis.call('XRANGE', log, ARGV[3] .. '-0', ARGV[3] .. '-0')[1]
-        broken = found ~= nil and found[2][2] ~= ARGV[4]
+        broken = found ~= nil and ARGV[4] ~= '' and found[2][2] ~= ARGV[4]
     end
 end
 if broken then

@@ -9,6 +9,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
+from actors.backplane_desk import BackplaneDesk
+from actors.backplane_watch import BackplaneWatch
 from actors.catch_up import CatchUp
 from actors.group_desk import GroupDesk, GroupRoute
 from actors.groups import Groups
@@ -25,9 +27,13 @@ from actors.messages import (
     MarkDue,
     PeerGone,
     ReadDone,
+    Resumed,
     SharesDue,
     Staged,
     Sweep,
+    Tailed,
+    Tailing,
+    TailState,
     WindowOpened,
 )
 from actors.recall import NOTHING_OLDER, Older, page, recall
@@ -83,7 +89,8 @@ class Router(LoopActor):
     Args:
         log: offsets and last events; owned by the process, so that it survives this actor.
         wake: tells the bus that peers' queues have grown; once per batch.
-        keeper: of durable topics; ``None``: there are none.
+        keeper: of durable topics, or of all where there is a backplane; ``None``: there is neither.
+        tailer, backplane: of the backplane; the second is told how it goes, and owned by the process, as the log.
         watch: is told what can be kept and what not; owned by the process, as the log; ``None``: nobody looks.
         stages: on the way here; ``None``: there are none.
         policies: of topics; ``None``: all have the default.
@@ -101,6 +108,8 @@ class Router(LoopActor):
         wake: Callable[[], None],
         meter: Meter,
         keeper: Ref | None = None,
+        tailer: Ref | None = None,
+        backplane: BackplaneWatch | None = None,
         watch: HistoryWatch | None = None,
         stages: Stages | None = None,
         policies: TopicPolicies | None = None,
@@ -123,7 +132,14 @@ class Router(LoopActor):
         self._engine = _Engine()
         policies = TopicPolicies({}) if policies is None else policies
         self._watch = HistoryWatch() if watch is None else watch
-        self._keeper = None if keeper is None else KeeperDesk(keeper, log, policies, self._watch)
+        self._keeper: KeeperDesk | BackplaneDesk | None = None
+        self._backplane: BackplaneDesk | None = None
+        if keeper is not None and tailer is not None and backplane is not None:
+            self._keeper = self._backplane = BackplaneDesk(
+                keeper, tailer, log, self._catch_up, lambda: self._workers, self._watch, backplane
+            )
+        elif keeper is not None:
+            self._keeper = KeeperDesk(keeper, log, policies, self._watch)
         self._groups = GroupDesk(
             groups=Groups(GROUP_EVENTS, meter.dropped) if groups is None else groups,
             policies=policies,
@@ -152,6 +168,8 @@ class Router(LoopActor):
         self.later(SWEEP_INTERVAL, Sweep())
         self.later(MARK_INTERVAL, MarkDue())
         self._watch_groups()
+        if self._backplane is not None:
+            self._backplane.begin()
 
     def on_sweep(self, _message: Sweep) -> None:
         """Forget topics that were idle for long, and events that are too old."""
@@ -270,7 +288,8 @@ class Router(LoopActor):
         self._settle_kept(*self._keeper.kept(message))
 
     def _settle_kept(self, events: list[Accepted], answers: list[Answer]) -> None:
-        self._distribute(events, self._monotonic())
+        if events:
+            self._distribute(events, self._monotonic())
         for peer, ref, outcome in answers:
             if isinstance(outcome, RequestError):
                 self._refuse(peer, ref, outcome)
@@ -280,12 +299,34 @@ class Router(LoopActor):
         self._groups.flow()
         self._wake_bus()
 
+    def on_tailing(self, _message: Tailing) -> None:
+        """The tailer has begun."""
+        assert self._backplane is not None, "who tails was asked"
+        self._backplane.begin()
+
+    def on_tail_state(self, message: TailState) -> None:
+        """How the tailer does."""
+        assert self._backplane is not None, "who tails was asked"
+        self._backplane.heard(message)
+
+    def on_tailed(self, message: Tailed) -> None:
+        """Events of this engine and of others, in the order of all."""
+        assert self._backplane is not None, "who tails was asked"
+        self._settle_kept(self._backplane.tailed(message), [])
+
+    def on_resumed(self, message: Resumed) -> None:
+        """The shared log does not lead on from here."""
+        assert self._backplane is not None, "who tails was asked"
+        self._backplane.resumed(message)
+        self._wake_bus()
+
     def _distribute(self, events: list[Accepted], instant: float) -> None:
         """Hand events to the workers that are interested, in order."""
         self._routes.expire(instant)
         recent, behind = self._routes.recent, self._catch_up.behind
         misses = 0
-        for publication, packed, mark, _ in events:
+        for event in events:
+            publication, packed, *_ = event
             topic = publication.topic
             targets = recent.get(topic)
             if targets is None and (targets := self._routes.find(topic)) is None:
@@ -298,7 +339,7 @@ class Router(LoopActor):
                 if target.window_open:
                     target.out.append(packed)
                 else:
-                    self._catch_up.lag(target, mark - 1)
+                    self._catch_up.stop_at(target, event)
             if type(targets) is GroupRoute:
                 self._groups.share_out(targets, publication, instant)
         self._tell_mark()

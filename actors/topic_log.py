@@ -19,7 +19,7 @@ from transport.codec import join, pack, unpack, unpack_batch
 from transport.codes import ErrorCode
 from transport.errors import CodecError, RequestError
 from transport.messages import Publication, Publish
-from transport.topics import is_pattern, matcher
+from transport.topics import SYSTEM, is_pattern, matcher
 
 MEMORY_BYTES = 256 * 2**20
 
@@ -71,6 +71,7 @@ class TopicLog:
         self._topics: dict[str, _Topic] = {}
         self._keys = RecentKeys()
         name = new_epoch()
+        self._own_epoch = name  # of topics that are this engine's alone, where the log is shared
         self._log = EventLog(directory, max_bytes, name, name, self._topics.__contains__)
         self._restore(now - idle)
 
@@ -174,7 +175,7 @@ class TopicLog:
         return Accepted(known, b"", self._log.mark, again=True)
 
     def _add(self, name: str) -> _Topic:
-        topic = _Topic(self._log.epoch)
+        topic = _Topic(self.where(name)[0])
         if not self._log.follows(name, topic.epoch, 1):
             self._log.roll()  # it was here in another epoch
         self._topics[name] = topic
@@ -239,6 +240,35 @@ class TopicLog:
                 self._topics[head.topic] = _Topic(head.epoch, head.offset, None if known is None else known.last)
         self._durable = (epoch, row)
 
+    def begin(self, epoch: str, mark: int) -> list[str]:
+        """The shared log goes on behind ``mark`` with something that does not follow on what is here, perhaps in
+        another epoch. What is here is let go, but for where the topics of the same epoch end.
+
+        Returns the topics that were known, without the engine's own.
+
+        Raises:
+            RequestError: ``unavailable``: it cannot be written; nothing has changed.
+        """
+        try:
+            self._log.begin(epoch, mark)
+        except OSError as error:
+            raise _cannot_write(error) from None
+        known = [name for name in self._topics if not is_own(name)]
+        for name in known:
+            if self._topics[name].epoch != epoch:
+                del self._topics[name]
+        return known
+
+    def ended(self, topics: Iterable[tuple[str, int]]) -> None:
+        """So end topics of the shared log of which nothing will be recorded before something new happens."""
+        epoch = self._log.log
+        for name, offset in topics:
+            known = self._topics.get(name)
+            if known is None or known.epoch != epoch:
+                self._topics[name] = _Topic(epoch, offset)
+            elif known.offset < offset:
+                self._topics[name] = _Topic(epoch, offset, known.last)
+
     def _write_all(self, batch: list[Accepted], row: int) -> None:
         if not batch:
             return
@@ -276,6 +306,11 @@ class TopicLog:
         """The place in the history of durable topics that a position says, if it says one."""
         return _parts(position)[2]
 
+    def has_mark(self, topic: str) -> bool:
+        """Whether the topic's events have marks of their own. The engine's own events in a shared log have that of the
+        last shared one."""
+        return not (self._shared and is_own(topic))
+
     def where(self, name: str) -> tuple[str, int]:
         """Epoch and offset of a topic's last event; of a topic without one, the epoch its first will have, and 0.
 
@@ -284,6 +319,8 @@ class TopicLog:
         topic = self._topics.get(name)
         if topic is not None:
             return topic.epoch, topic.offset
+        if self._shared:
+            return (self._own_epoch if is_own(name) else self._log.log), 0
         return (self._durable[0] if self._durable is not None and self.is_durable(name) else self._log.epoch), 0
 
     def is_durable(self, topic: str) -> bool:
@@ -369,7 +406,10 @@ class TopicLog:
             self._log.drop_before(now - max(age for age in ages if age is not None))
 
     def forget_idle(self, before: float) -> int:
-        """Forget topics whose last event is older than ``before`` (Unix seconds); how many."""
+        """Forget topics whose last event is older than ``before`` (Unix seconds); how many. Of a shared log none: a
+        topic that returned would have its old epoch."""
+        if self._shared:
+            return 0
         idle = [
             name
             for name, topic in self._topics.items()
@@ -377,13 +417,18 @@ class TopicLog:
         ]
         for name in idle:
             del self._topics[name]
-        if idle and not self._shared:
+        if idle:
             self._log.begin_epoch(self._new_epoch())  # should one of them return, its offsets begin anew
         return len(idle)
 
     def close(self) -> None:
         """Let go the files; they stay."""
         self._log.close()
+
+
+def is_own(topic: str) -> bool:
+    """Whether a topic is about one engine, and not shared with others."""
+    return topic.startswith(f"{SYSTEM}.")
 
 
 def _parts(position: str) -> tuple[str, int | None, int | None]:

@@ -418,6 +418,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(text, "server.host")
         for pattern in self.topics:
             _checked(check_pattern, pattern, f"topics.{pattern}")
+            if self.backplane.url is not None and self.topics[pattern].durable:
+                text = "must be false with backplane.url: then Redis keeps all events, see docs/backplane.md"
+                raise ConfigError(text, f"topics.{pattern}.durable")
         for name in self.feeds:
             _checked(lambda token: topic("system", "feeds", token), name, f"feeds.{name}")
         if self.redis.url is not None and REDIS in self.feeds:

@@ -90,6 +90,9 @@ class Hub:
         meter.history_topics = len(actors.log)
         meter.history_waiting = actors.watch.waiting
         meter.conditions = {**meter.conditions, "history": Condition(actors.watch.reason)}
+        if (backplane := actors.backplane) is not None:
+            meter.history_waiting += backplane.waiting
+            meter.conditions["backplane"] = Condition(backplane.reason, backplane.retry_in)
 
     async def topics(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         """``{after, limit}``: the topics that have an event, by name, at most ``limit`` above ``after``."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from actors.admission import AuthPolicy
 from actors.backoff import BackoffPolicy
+from actors.backplane_watch import BackplaneWatch
 from actors.breaker import BreakerPolicy
 from actors.broadcaster import Broadcaster
 from actors.clients import ClientLimits, Clients
@@ -29,7 +30,9 @@ from actors.history_watch import HistoryWatch
 from actors.index import Index
 from actors.keeper import Keeper
 from actors.keeper_desk import take_over
+from actors.messages import TailState
 from actors.recovery import RecoveryPolicy
+from actors.redis_history import RedisHistory
 from actors.redis_protocol import RedisProtocol
 from actors.ref import Ref
 from actors.router import Router
@@ -39,6 +42,7 @@ from actors.stage_runner import Forward, StagePolicy, StageRunner
 from actors.stages import Stages
 from actors.supervision import Restart
 from actors.supervisor import ChildSpec
+from actors.tailer import Tailer, catch_up_at_start
 from actors.token import TokenSource
 from actors.topic_log import TopicLog
 from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
@@ -59,13 +63,14 @@ from transport.pacing import Pacer
 from transport.tls import ServerTls
 from transport.websocket import ConnectionLimits
 
+KEEPER_PAUSE = 1.0  # s in which nothing is tried after Redis has failed
 MAILBOX = 1_000_000
 """Messages on an event's way. The bus's window bounds events long before; this bounds what clients can cause."""
 
 
 class HubActors(NamedTuple):
     """The hub's children; ``router`` is where the bus delivers, ``log`` what the hub knows of topics, ``watch`` whether
-    events can be kept, ``durable_file`` where those of durable topics are."""
+    events can be kept, ``durable_file`` where those of durable topics are, ``backplane`` whether others are reached."""
 
     specs: list[ChildSpec]
     router_ref: Ref
@@ -73,6 +78,7 @@ class HubActors(NamedTuple):
     groups: Groups
     watch: HistoryWatch
     durable_file: Path | None
+    backplane: BackplaneWatch | None
 
 
 def hub_actors(
@@ -95,6 +101,7 @@ def hub_actors(
         directory=history_dir(config, runtime_dir),
         max_bytes=config.history.bytes,
         policies=policies,
+        shared=config.backplane.url is not None,
         idle=config.history.topic_idle,
         now=time.time(),
     )
@@ -107,6 +114,8 @@ def hub_actors(
         history = open_history()
         take_over(history, log)
         history.close()
+    open_shared = shared_history(config, policies)
+    backplane = None if open_shared is None else join_backplane(open_shared(), log)
 
     def make_router() -> Router:
         if routers:
@@ -115,6 +124,8 @@ def hub_actors(
             log=log,
             watch=watch,
             keeper=None if keeper is None else keeper.ref,
+            tailer=None if tailer is None else tailer.ref,
+            backplane=backplane,
             wake=wake,
             meter=meter,
             stages=stages,
@@ -129,8 +140,13 @@ def hub_actors(
         return router
 
     router = ChildSpec("router", make_router, capacity=MAILBOX)
-    keeper = None
-    if open_history is not None:
+    keeper = tailer = None
+    if open_shared is not None:
+        keeper = ChildSpec(
+            "keeper", lambda: Keeper(router=router.ref, history=open_shared, pause=KEEPER_PAUSE), capacity=MAILBOX
+        )
+        tailer = ChildSpec("tailer", lambda: Tailer(router=router.ref, history=open_shared), capacity=MAILBOX)
+    elif open_history is not None:
         keeper = ChildSpec("keeper", lambda: Keeper(router=router.ref, history=open_history), capacity=MAILBOX)
     stages = Stages(router.ref)
     runners: list[ChildSpec] = []
@@ -139,8 +155,28 @@ def hub_actors(
         stages.add(runner.ref, table.topics)
         runners.append(runner)
     durable_file = None if open_history is None else config.history.durable_path(config.server.port)
-    specs = [router, *([] if keeper is None else [keeper]), *runners]
-    return HubActors(specs, router.ref, log, groups, watch, durable_file)
+    specs = [router, *(spec for spec in (keeper, tailer) if spec is not None), *runners]
+    return HubActors(specs, router.ref, log, groups, watch, durable_file, backplane)
+
+
+def shared_history(config: Config, policies: TopicPolicies) -> Callable[[], RedisHistory] | None:
+    """What connects to the log that engines share; ``None``: this one is alone. :class:`ConfigError`: it cannot be."""
+    shared = config.backplane
+    if shared.url is None:
+        return None
+    new_epoch = partial(secrets.token_hex, 4)
+    return partial(RedisHistory, shared.url, shared.password, shared.prefix, policies, config.limits.topics, new_epoch)
+
+
+def join_backplane(history: RedisHistory, log: TopicLog) -> BackplaneWatch:
+    """Begin where the other engines are, if Redis answers; else the tailer goes on trying."""
+    watch = BackplaneWatch()
+    reason = catch_up_at_start(history, log)
+    history.close()
+    watch.met = reason is None
+    if reason is not None:
+        watch.heard(TailState(reason))
+    return watch
 
 
 def durable_history(config: Config, policies: TopicPolicies) -> Callable[[], SqliteHistory] | None:
@@ -153,9 +189,10 @@ def durable_history(config: Config, policies: TopicPolicies) -> Callable[[], Sql
 
 def history_dir(config: Config, runtime_dir: Path | None) -> Path | None:
     """Where the recent events are; ``None``: in memory, of an engine in one process that has no such directory."""
-    if config.history.dir is not None:
-        return Path(config.history.dir)
-    return None if runtime_dir is None else runtime_dir / HISTORY
+    own = None if runtime_dir is None else runtime_dir / HISTORY
+    directory = own if config.history.dir is None else Path(config.history.dir)
+    # Marks of a log of one's own must not be taken for those of a shared one.
+    return directory if directory is None or config.backplane.url is None else directory / "shared"
 
 
 def _stage_runner(name: str, table: StageConfig, forward: Forward, meter: Meter) -> ChildSpec:

@@ -602,8 +602,8 @@ def test_waiting_ends_with_an_event_of_another_engine(redis_place: str) -> None:
     later.start()
     found = waits.wait(0, 10, 2.0)
     later.join()
-    assert [p.topic for p in unpacked([packed for _, packed in found])] == ["a", "b"]
-    assert waits.wait(found[0][0], 10, 2.0) == found[1:]
+    assert [p.topic for p in unpacked([event.packed for event in found])] == ["a", "b"]
+    assert waits.wait(found[0].mark, 10, 2.0) == found[1:]
     waits.close()
     writes.close()
 
