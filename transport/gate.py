@@ -51,7 +51,7 @@ class Gate:
         self._buckets.clear()
 
     def wait(self, peer: str) -> float:
-        """A connection from ``peer`` is there, unread: 0.0, or it is refused for so many seconds. Costs 2 µs.
+        """A connection from ``peer`` is there, unread: 0.0, or it is refused for so many seconds. Costs 1 µs.
 
         A trusted proxy's is not counted: its clients are, see :meth:`admit`.
         """
