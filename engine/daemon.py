@@ -42,6 +42,7 @@ WORKER = "worker"
 DEMO = "demo"
 LINK_TIMEOUT = 10.0  # s for a hub that is ready to answer the daemon
 RELOAD_TIMEOUT = 10.0  # s that a reload waits for processes that are just starting
+SHUT_TIMEOUT = 1.0  # s for the workers to stop accepting before they drain; one that hangs is not waited for
 STOP_TIMEOUT = 10.0  # s that a process has to stop its actors; a worker has drain_timeout before
 
 
@@ -161,6 +162,7 @@ class Daemon:
                 if self._restart is not None:
                     await self._restart.stop()
                 if self._supervisor is not None:
+                    await self._shut()
                     await self._supervisor.stop()
             finally:
                 self._state = EngineState.STOPPED
@@ -170,6 +172,16 @@ class Daemon:
             if not self._over.done():
                 self._over.cancel()
             get_logger().info("engine_stopped")
+
+    async def _shut(self) -> None:
+        """Have all workers stop accepting before the first of them sends somebody away: whoever that is, and however
+        soon it is back, does not come to another one that is about to go."""
+        asks = [asyncio.create_task(self._control.ask(name, "shut", None)) for name in self._ready_workers()]
+        if asks:
+            _, hanging = await asyncio.wait(asks, timeout=SHUT_TIMEOUT)
+            for ask in hanging:
+                ask.cancel()
+            await asyncio.gather(*asks, return_exceptions=True)
 
     def kill(self) -> None:
         """Cut a :meth:`stop` short: every process is killed."""
@@ -356,13 +368,15 @@ class Daemon:
 
     async def ask_workers(self, order: dict[str, Any]) -> list[Any]:
         """Ask all workers that are there at once."""
+        return await asyncio.gather(*(self._control.ask(name, "sessions", order) for name in self._ready_workers()))
+
+    def _ready_workers(self) -> list[str]:
         assert self._supervisor is not None
-        workers = [
+        return [
             process.spec.name
             for process in self._supervisor.processes.values()
             if process.spec.role == WORKER and process.state is ProcessState.READY
         ]
-        return await asyncio.gather(*(self._control.ask(name, "sessions", order) for name in workers))
 
     async def topics(self, after: str, limit: int) -> list[dict[str, Any]]:
         """Have the hub look."""

@@ -112,6 +112,11 @@ class Worker:
         self._listener.drop_unfinished()
         await self._listener.wait_closed(max(0.0, began + server.drain_timeout - loop.time()))
 
+    async def shut(self) -> None:
+        """Stop accepting: the engine is about to drain, and who is sent away by another worker shall not come here."""
+        assert self._listener is not None, "only a worker that is ready is asked"
+        await self._listener.stop_accepting()
+
     async def leave(self) -> None:
         """A successor listens on the same socket: stop accepting; returns when handshakes under way are done.
 
@@ -275,6 +280,10 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
             handover.stop()
             await worker.leave()
 
+        async def shut(_: Any) -> None:
+            handover.stop()
+            await worker.shut()
+
         worker = Worker(child.config, child.context, child.endpoint("hub"), sock, child.fail, argument["name"])
         await worker.start()
         handover.start()
@@ -284,7 +293,7 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
                 drain=worker.drain,
                 reload=worker.reload,
                 refresh=worker.refresh,
-                asks={"sessions": worker.order, "leave": leave},
+                asks={"sessions": worker.order, "leave": leave, "shut": shut},
             )
         finally:
             handover.stop()

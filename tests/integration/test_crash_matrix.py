@@ -31,6 +31,7 @@ HELLO = (
     b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
+DEAF = 16  # so many that each worker has some
 SOME = 30  # events before and after
 JITTER_S = 0.1
 VICTIMS = ["worker-0", "hub", "feeds", "forkserver", "daemon"]
@@ -119,6 +120,14 @@ def _sessions(crowd: Crowd) -> list[Watcher]:
     return [watcher for watcher in crowd.watchers if watcher.receiver.resumed]
 
 
+async def _deaf(port: int) -> asyncio.StreamWriter:
+    """A client that answers no close."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(HELLO)
+    await reader.readuntil(b'"welcome"')
+    return writer
+
+
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_idle(engine_process: Start, eventually: Eventually, victim: str) -> None:
     """Nobody publishes: what was there before is there afterwards, and offsets go on."""
@@ -172,13 +181,13 @@ def test_while_the_engine_drains(engine_process: Start, eventually: Eventually, 
     async def scenario() -> None:
         async with scene(engine_process, eventually) as them:
             pids = {**them.engine.children(), "daemon": them.engine.pid, "forkserver": them.forkserver().pid}
-            _, hanging = await asyncio.open_connection("127.0.0.1", them.engine.port)
-            hanging.write(HELLO)  # it answers no close, so that the drain takes its time
+            hanging = [await _deaf(them.engine.port) for _ in range(DEAF)]  # so that the drain takes its time
             them.engine.kill("daemon", signal.SIGTERM)
             await eventually(lambda: any(watcher.byes for watcher in them.crowd.watchers), DEADLINE)
             psutil.Process(pids[victim]).kill()
             await them.succeed()
-            hanging.close()
+            for writer in hanging:
+                writer.close()
             await them.check()
 
     asyncio.run(scenario())

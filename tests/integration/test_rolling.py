@@ -132,7 +132,7 @@ def test_each_client_is_sent_away_once_and_nobody_is_refused(engine_process: Sta
             assert not {"worker-0", "worker-1"} & engine.children().keys()
             health = (await asyncio.to_thread(engine.admin, "/health"))[1]
             assert health["status"] == "ok"
-            assert set(health["components"]) == {"hub", "worker-2", "worker-3"}
+            assert set(health["components"]) == {"hub", "history", "worker-2", "worker-3"}
             calls = [caller.calls for caller in callers]
             await eventually(lambda: all(c.calls > before for c, before in zip(callers, calls, strict=True)), DEADLINE)
 
@@ -154,6 +154,24 @@ def test_each_client_is_sent_away_once_and_nobody_is_refused(engine_process: Sta
     asyncio.run(scenario())
     stats = [line for line in engine.log() if line["event"] == "process_restarting"]
     assert not stats, "a replaced worker is no dead worker"
+
+
+def test_an_engine_that_stops_sends_each_client_away_once(engine_process: Start, eventually: Eventually) -> None:
+    """However soon they come back: no worker takes clients in while another one sends them away."""
+    engine = engine_process(workers=12)  # the more there are, the longer between the first's signal and the last's
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            crowd = [Wanderer(engine.url) for _ in range(CLIENTS)]
+            for one in crowd:
+                stack.push_async_callback(one.stop)
+            await eventually(lambda: all(one.subscribed for one in crowd), DEADLINE)
+            engine.kill("daemon", signal.SIGTERM)
+            assert await asyncio.to_thread(engine.wait) == 0
+            await eventually(lambda: all(one.byes for one in crowd), DEADLINE)
+            assert {len(one.sessions) for one in crowd} == {1}
+
+    asyncio.run(scenario())
 
 
 def test_publishes_in_flight_are_answered_before_bye(engine_process: Start, eventually: Eventually) -> None:
