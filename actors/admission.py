@@ -50,6 +50,7 @@ class Admission:
         self._policy, self._now, self._clock = policy, now, clock
         self._waiting: Deadlines[Session] = Deadlines()
         self._ends: Deadlines[Session] = Deadlines()
+        self._guests: set[Session] = set()
 
     @property
     def required(self) -> bool:
@@ -58,7 +59,7 @@ class Admission:
 
     def configure(self, policy: AuthPolicy, sessions: Iterable[Session]) -> None:
         """Take other keys. Who has shown a token keeps what it allows until it ends, or for good where none is needed
-        any more; who has shown none, and needs one now, has the timeout for it."""
+        any more; who has shown none, and needs one now, has the timeout for it, as a guest."""
         was_required = self.required
         self._policy = policy
         for session in sessions:
@@ -68,6 +69,11 @@ class Admission:
                 self._ends.set(session, session.identity.ends)
             elif not was_required:
                 self._waiting.set(session, self._clock() + policy.timeout)
+                self._guests.add(session)
+
+    def is_guest(self, session: Session) -> bool:
+        """Whether it came while no token was needed, and has shown none since: what it has, no token allows."""
+        return session in self._guests
 
     def arrive(self, session: Session) -> None:
         """Take what the handshake said; after that the session has its user and, by its token, its identity.
@@ -109,11 +115,13 @@ class Admission:
     def admit(self, session: Session, identity: Identity) -> None:
         """From now on the session may do what ``identity`` may, until that ends."""
         session.identity = identity
+        self._guests.discard(session)
         self._waiting.forget(session)
         self._ends.set(session, identity.ends)
 
     def forget(self, session: Session) -> None:
         """It has gone."""
+        self._guests.discard(session)
         self._waiting.forget(session)
         self._ends.forget(session)
 

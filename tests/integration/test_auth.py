@@ -226,6 +226,29 @@ def test_other_keys_by_reload(engine_process: Start, eventually: Eventually, tmp
     asyncio.run(scenario())
 
 
+def test_who_was_here_before_the_first_key_keeps_only_what_its_token_allows(
+    engine_process: Start, eventually: Eventually
+) -> None:
+    engine = engine_process(workers=0)
+
+    async def scenario() -> None:
+        async with RawClient(engine.url) as alice, RawClient(f"{engine.url}?user=bob") as bob:
+            await eventually(lambda: bob.of("subscribed"))
+            for client in (alice, bob):
+                await client.subscribe("a", "secret.>")
+            Path(engine.runtime_dir).with_name("heliograph.toml").write_text(f"{AUTH}timeout = 30.0\n")
+            status, answer = await asyncio.to_thread(engine.admin, "/api/reload", "POST", {})
+            assert (status, answer["needs_restart"]) == (200, []), answer
+            for client, user in ((alice, "alice"), (bob, "bob")):
+                assert (await client.request("subscriptions"))["code"] == "unauthorized"
+                assert (await client.request("auth", token=mint(user, subscribe=["a"])))["op"] == "ok"
+                await eventually(lambda client=client: client.of("unsubscribed"))
+            assert sorted((await alice.request("subscriptions"))["subscriptions"]) == ["a", "user.alice"]
+            assert sorted((await bob.request("subscriptions"))["subscriptions"]) == ["a", "user.bob"]
+
+    asyncio.run(scenario())
+
+
 def test_a_client_renews_its_token_and_gives_up_without_one(engine_process: Start, eventually: Eventually) -> None:
     engine = engine_process(AUTH)
     minted: list[float] = []
