@@ -1,4 +1,4 @@
-"""``heliograph subscribe`` and ``publish``: the client, with stdin and stdout."""
+"""``heliograph subscribe``, ``history`` and ``publish``: the client, with stdin and stdout."""
 
 from __future__ import annotations
 
@@ -89,11 +89,16 @@ def subscribe(
     return 0
 
 
-def history(url: str, token: str | None, topic: str, limit: int) -> int:
-    """Write a topic's last events, oldest first."""
+def history(url: str, token: str | None, topic: str, limit: int, since: Position | None) -> int:
+    """Write a topic's last events, or the first after ``since``, oldest first. What is no longer kept is told."""
     _notices(logging.WARNING)
     with Client.sync(url, token=token) as client:
-        sys.stdout.buffer.writelines(map(line_of, client.history(topic, limit)))
+        events = client.history(topic, limit, since)
+    try:
+        sys.stdout.buffer.writelines(map(line_of, events))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        return nobody_reads()
     return 0
 
 

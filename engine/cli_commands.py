@@ -16,6 +16,7 @@ from engine.version import VERSION
 from transport.codes import Priority
 from transport.errors import RequestError, Unsupported
 from transport.filters import Filter
+from transport.position import Position
 from transport.topics import check_pattern, check_topic
 
 DEFAULT_URL, DEFAULT_ADMIN_URL = "ws://127.0.0.1:8765/ws", "http://127.0.0.1:8766"
@@ -131,6 +132,30 @@ def subscribe(
     options = SubscribeArguments(where=condition, snapshot=snapshot, conflate=conflate, max_rate=max_rate, group=group)
     me: Common = ctx.obj.but(url=url, token=token)
     raise typer.Exit(cli_client.subscribe(me.url, me.token, topics, options, count, ack))
+
+
+@app.command()
+def history(
+    ctx: typer.Context,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Whose events; no wildcards.")],
+    limit: Annotated[int, typer.Option(min=1, max=1_000, metavar="N", help="Events at most.")] = 100,
+    since: Annotated[
+        str | None, typer.Option(metavar="EPOCH:OFFSET", help="The first ones after this place, not the last ones.")
+    ] = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Print events that the engine keeps of a topic as NDJSON, oldest first.
+
+    \b
+    heliograph history order.7
+    heliograph history order.7 --limit 1000 | jq .data.state
+    heliograph history order.7 --since 3f9c1a20:41     what came after an event with that epoch and offset
+    """
+    _checked(check_topic, topic, "TOPIC")
+    place = None if since is None else _position(since, "--since")
+    me: Common = ctx.obj.but(url=url, token=token)
+    raise typer.Exit(cli_client.history(me.url, me.token, topic, limit, place))
 
 
 @app.command()
@@ -345,6 +370,16 @@ def _checked(check: Any, given: Any, name: str) -> None:
     except RequestError as error:
         inside = f"{error.field}: " if "." in (error.field or "") else ""  # a filter's
         raise typer.BadParameter(f"{inside}{error.message}", param_hint=name) from None
+
+
+def _position(text: str, name: str) -> Position:
+    epoch, colon, offset = text.rpartition(":")
+    try:
+        if colon:
+            return msgspec.convert({"epoch": epoch, "offset": int(offset)}, Position)
+    except ValueError:  # msgspec's is one, too
+        pass
+    raise typer.BadParameter("must be EPOCH:OFFSET, as an event has them", param_hint=name)
 
 
 def _json(text: str, name: str) -> Any:

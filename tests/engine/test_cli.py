@@ -70,6 +70,7 @@ def test_version_and_help(heliograph: Callable[..., Result]) -> None:
         "run",
         "subscribe",
         "publish",
+        "history",
         "explain",
         "stats",
         "config",
@@ -104,6 +105,12 @@ def test_version_and_help(heliograph: Callable[..., Result]) -> None:
         ["publish", "a"],
         ["publish", "a", "NaN"],
         ["publish", "a", "1", "--priority", "urgent"],
+        ["history", "a.*"],
+        ["history", "a", "--limit", "0"],
+        ["history", "a", "--limit", "1001"],
+        ["history", "a", "--since", "7"],
+        ["history", "a", "--since", "e:x"],
+        ["history", "a", "--since", "e:-1"],
         ["run", "--nonsense"],
         ["run", "--port", "many"],
         ["stats", "--admin-url", "nowhere"],
@@ -127,6 +134,7 @@ def test_nobody_there_says_what_to_do(heliograph: Callable[..., Result]) -> None
     for arguments in (
         ["--url", "ws://127.0.0.1:1/ws", "subscribe", "a"],
         ["publish", "a", "1", "--url", "ws://127.0.0.1:1/ws"],
+        ["history", "a", "--url", "ws://127.0.0.1:1/ws"],
         ["stats", "--admin-url", "http://127.0.0.1:1"],
     ):
         result = heliograph(*arguments)
@@ -158,6 +166,25 @@ def test_subscribe_sends_its_options_and_tells_a_refusal(heliograph: Callable[..
     assert (result.code, result.out) == (1, "")
     assert "`where` is not supported" in result.err
     assert server[0].requests[0]["where"] == {"x": [1]}
+
+
+def test_history_is_written_as_subscribe_writes_it(heliograph: Callable[..., Result], server: Server) -> None:
+    engine, loop = server
+    engine.log = []
+    for data in ("1", "2", "3"):
+        asyncio.run_coroutine_threadsafe(engine.publish("a", data), loop).result(5)
+    result = heliograph("history", "a", "--limit", "2", "--url", engine.url)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[0] == '{"topic":"a","type":"message","offset":2,"epoch":"e1","ts":1.5,"data":2}'
+    assert [line["offset"] for line in result.lines] == [2, 3]
+    engine.gap = {"gap": {"topic": "a", "epoch": "e1", "from": 1, "to": 1, "reason": "history_expired"}}
+    result = heliograph("history", "a", "--since", "e1:0", "--url", engine.url)
+    assert engine.requests[-1]["since"] == {"epoch": "e1", "offset": 0}
+    assert result.code == 0 and "history_expired" in result.err and result.lines
+    engine.refusals["history"] = {"code": "forbidden", "message": "not yours", "field": "topic"}
+    result = heliograph("history", "a", "--url", engine.url)
+    assert (result.code, result.out) == (1, "")
+    assert "not yours" in result.err
 
 
 def test_a_bad_filter_is_told_where_it_is_wrong(heliograph: Callable[..., Result]) -> None:
