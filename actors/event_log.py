@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import stat
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -58,6 +59,7 @@ class EventLog:
         if directory is not None:
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _check_owner(directory)
                 self._lock = _locked(directory)
                 self._open(directory)
             except OSError as error:
@@ -342,6 +344,14 @@ def _same_boot(lock: int) -> bool:
     former = os.pread(lock, len(boot), 0)
     os.pwrite(lock, boot, 0)
     return former in (b"", boot)
+
+
+def _check_owner(directory: Path) -> None:
+    """In a shared place anybody can make a directory of our name, read what we write there and write what we read."""
+    found = directory.stat()
+    if found.st_uid != os.getuid() or found.st_mode & stat.S_IWOTH:
+        text = f"{directory} must be a directory of this user in which not everybody may write"
+        raise ConfigError(text, "history.dir")
 
 
 def _locked(directory: Path) -> int:

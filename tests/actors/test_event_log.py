@@ -177,6 +177,21 @@ def test_two_hubs_do_not_share_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log(tmp_path).close()
 
 
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_directory_in_which_others_may_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    if foreign:
+        user = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    else:
+        tmp_path.chmod(0o1777)  # as /dev/shm is
+    with pytest.raises(ConfigError, match="of this user") as told:
+        log(tmp_path)
+    assert told.value.field == "history.dir"
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_full_disk_refuses_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = log(tmp_path, 1 << 20)
     say(subject, "a", key="k0")
