@@ -1,6 +1,6 @@
 """What the engine sends to a native client, as typed structs, and one decoder for it.
 
-Source: the client protocol; ``docs/closing.md`` for its ends. Requests are in :mod:`transport.requests`. Unknown ops and
+Source: the client protocol; its ends are in ``docs/closing.md``, requests in :mod:`transport.requests`. Unknown ops and
 fields are ignored, so that an older client works with a newer engine.
 """
 

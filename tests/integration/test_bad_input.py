@@ -51,8 +51,8 @@ class Stranger:
     ) -> None:
         self.socket.close()
 
-    def knock(self, subprotocol: str | None = None) -> dict[str, Any]:
-        """The opening handshake; the welcome."""
+    def knock(self, subprotocol: str | None = None, more: bytes = b"") -> dict[str, Any]:
+        """The opening handshake, and ``more`` at once with it; the welcome."""
         lines = [
             "GET /ws HTTP/1.1",
             "Host: engine",
@@ -63,7 +63,7 @@ class Stranger:
         ]
         if subprotocol is not None:
             lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
-        self.raw("\r\n".join(lines).encode() + b"\r\n\r\n")
+        self.raw("\r\n".join(lines).encode() + b"\r\n\r\n" + more)
         while b"\r\n\r\n" not in self._received:
             self._more()
         head, _, self._received = self._received.partition(b"\r\n\r\n")
@@ -533,6 +533,39 @@ def test_plain_http_on_the_client_port(stranger: Stranger, request_line: str, st
         assert b"Allow: GET" in head.split(b"\r\n")
     if status == 426:
         assert b"Upgrade: websocket" in head.split(b"\r\n")
+
+
+MORE = {
+    "another request": ("GET /health", b"GET /ready HTTP/1.1\r\nHost: engine\r\n\r\n"),
+    "junk": ("GET /health", b"\0\xff\r\n" * 5_000),
+    "a body": ("GET /health\r\nContent-Length: 5", b"hello"),
+    "a chunked body": ("GET /health\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n"),
+    "a post": ("POST /health\r\nContent-Type: application/json\r\nContent-Length: 2", b"{}"),
+    "a post of 1 MiB": ("POST /ws\r\nContent-Length: 1048576", b"x" * (1 << 20)),
+    "a post that waits": ("POST /ws\r\nContent-Length: 9\r\nExpect: 100-continue", b""),
+}
+
+
+@pytest.mark.parametrize("more", MORE)
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_follows_a_request_is_not_looked_at(stranger: Stranger, more: str, apart: bool) -> None:
+    asked, rest = MORE[more]
+    line, *headers = asked.split("\r\n")
+    head = "\r\n".join([f"{line} HTTP/1.1", "Host: engine", *headers]).encode() + b"\r\n\r\n"
+    for part in (head, rest) if apart else (head + rest,):
+        stranger.raw(part)
+    answer, _, body = stranger.hung_up().partition(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 " if line == "GET /health" else b"HTTP/1.1 405 ")
+    assert f"Content-Length: {len(body)}".encode() in answer.split(b"\r\n"), "one answer, and whole"
+    assert json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("junk", "code"), [(b"GET / HTTP/1.1\r\n\r\n", 1002), (b"\0" * 100, 1002), (frame(BINARY, b"x"), 1003)]
+)
+def test_what_follows_the_handshake_is_taken_for_frames(stranger: Stranger, junk: bytes, code: int) -> None:
+    stranger.knock(more=junk)
+    assert stranger.closed() == (code, "protocol")
 
 
 @pytest.mark.parametrize(

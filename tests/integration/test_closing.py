@@ -51,11 +51,11 @@ def test_a_bug_here_ends_one_session_which_comes_back(
                 bye = {"op": "bye", "code": 1011, "reason": "internal", "reconnect": True}
                 assert await ended(client, eventually) == (1011, bye)
             assert (await other.request("ping"))["op"] == "ok"
-            async with engine.client() as client, client.subscribe("a.topic") as events:
-                session = client.session
+            async with engine.client() as back, back.subscribe("a.topic") as events:
+                session = back.session
                 async with asyncio.timeout(DEADLINE):
-                    await client.stats()  # asked again, over the next connection
-                assert client.session != session
+                    await back.stats()  # asked again, over the next connection
+                assert back.session != session
                 await engine.publish("a.topic", 1)
                 async with asyncio.timeout(DEADLINE):
                     assert (await anext(aiter(events))).data == 1
