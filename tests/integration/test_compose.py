@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,8 +52,15 @@ def test_the_composed_nginx_goes_to_the_engine(services: dict[str, Any], tmp_pat
     assert "127.0.0.1:" not in rendered.read_text(encoding="utf-8").replace("server.trusted_proxies", "")
 
 
-def test_nginx_of_the_composition_is_trusted(services: dict[str, Any]) -> None:
+def test_nginx_of_the_composition_is_trusted_and_nobody_else(services: dict[str, Any]) -> None:
     (network,) = yaml.safe_load(COMPOSE)["networks"]["inside"]["ipam"]["config"]
-    loaded = config.load(ROOT / "deploy/compose.toml", environ={})
-    assert loaded.server.trusted_proxies == (network["subnet"],)
-    assert services["nginx"]["networks"] == services["engine"]["networks"] == ["inside"]
+    subnet, others = ip_network(network["subnet"]), ip_network(network["ip_range"])
+    (proxy,) = map(ip_network, config.load(ROOT / "deploy/compose.toml", environ={}).server.trusted_proxies)
+    address = ip_address(services["nginx"]["networks"]["inside"]["ipv4_address"])
+    assert proxy == ip_network(address)
+    assert others.subnet_of(subnet)
+    # Nor the gateway, the first address: Docker's own proxy comes from there with the requests of anybody.
+    assert address in subnet
+    assert address not in others
+    assert address != subnet[1]
+    assert services["engine"]["networks"] == ["inside"]
