@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,10 +54,10 @@ def test_the_composed_nginx_goes_to_the_engine(services: dict[str, Any], tmp_pat
 
 def test_nginx_of_the_composition_is_trusted_and_nobody_else(services: dict[str, Any]) -> None:
     (network,) = yaml.safe_load(COMPOSE)["networks"]["inside"]["ipam"]["config"]
-    subnet, others = ip_network(network["subnet"]), ip_network(network["ip_range"])
-    (proxy,) = map(ip_network, config.load(ROOT / "deploy/compose.toml", environ={}).server.trusted_proxies)
-    address = ip_address(services["nginx"]["networks"]["inside"]["ipv4_address"])
-    assert proxy == ip_network(address)
+    subnet, others = IPv4Network(network["subnet"]), IPv4Network(network["ip_range"])
+    (proxy,) = map(IPv4Network, config.load(ROOT / "deploy/compose.toml", environ={}).server.trusted_proxies)
+    address = IPv4Address(services["nginx"]["networks"]["inside"]["ipv4_address"])
+    assert proxy == IPv4Network(address)
     assert others.subnet_of(subnet)
     # Nor the gateway, the first address: Docker's own proxy comes from there with the requests of anybody.
     assert address in subnet
