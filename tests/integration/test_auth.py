@@ -63,6 +63,8 @@ def test_a_token_opens_what_it_names_and_nothing_else(engine_process: Start, eve
                 await forbidden(alice, "subscribe", "topics[0]", topics=[wide], group="g")
             for foreign in ("user.bob", "user.*", "user.>", "system.>", "system.metrics", "system.feeds.*"):
                 await forbidden(alice, "subscribe", "topics[0]", topics=[foreign])
+            for foreign in ("price.GBP_USD", "user.bob", "system.metrics"):
+                await forbidden(alice, "history", "topic", topic=foreign)
             for foreign in ("system.metrics", "system", "user.bob", "user.alice"):
                 await forbidden(alice, "publish", "topic", topic=foreign, data=1)
             await forbidden(alice, "presence", "topic", topic="price.GBP_USD")

@@ -77,6 +77,7 @@ def test_the_client_s_first_known_subprotocol_is_chosen(offered: str | None, cho
         (b"GET", b"POST", 405),
         (b"HTTP/1.1", b"HTTP/1.0", 400),
         (b"Host: server.example.com\r\n", b"", 400),
+        (b"Host: server.example.com\r\n", b"Host: server.example.com\r\nHost: other.example\r\n", 400),
         (b"Version: 13", b"Version: 8", 426),
         (b"Sec-WebSocket-Version: 13\r\n", b"", 426),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"c2hvcnQ=", 400),
