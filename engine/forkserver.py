@@ -47,6 +47,8 @@ HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT = 1.0, 5.0  # s
 EXIT_FAILED, EXIT_CONFIG = 1, 2
 EXIT_UNSEEN = 255  # of a child that outlived its forkserver: nobody was told how it ended
 
+_UNTOLD = ("HELIOGRAPH_ADMIN__", "HELIOGRAPH_API_KEY")
+"""Variables that only the daemon and commands need: children read what strangers send."""
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from engine.forkserver import serve; serve(*map(int, sys.argv[1:3]))"
 _LENGTH = struct.Struct(">I")
 _encode = msgspec.msgpack.encode
@@ -279,6 +281,7 @@ class ForkServer:
             try:
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - returns once it is executed: a millisecond
                     command,
+                    env={name: value for name, value in os.environ.items() if not name.upper().startswith(_UNTOLD)},
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # stdout is for the daemon's ready line
                     pass_fds=(theirs.fileno(), self._parent_fd, *self._inherit),

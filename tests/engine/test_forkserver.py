@@ -95,6 +95,20 @@ def test_a_child_is_a_fork_of_the_preloaded_image_with_a_name() -> None:
     asyncio.run(scenario())
 
 
+def test_children_do_not_inherit_the_keys_of_the_admin_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HELIOGRAPH_ADMIN__API_KEY", "heliograph_admin__keys__a__key", "HELIOGRAPH_API_KEY"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("HELIOGRAPH_LOG__LEVEL", "debug")
+
+    async def test() -> bytes:
+        async with serving() as server:
+            return Path(f"/proc/{server.pid}/environ").read_bytes()
+
+    environ = asyncio.run(test())
+    assert b"HELIOGRAPH_LOG__LEVEL=debug" in environ
+    assert b"s3cret" not in environ
+
+
 def test_close_ends_everything() -> None:
     async def scenario() -> None:
         async with serving() as server:
