@@ -40,17 +40,17 @@ def routes(backend: Backend) -> list[Route]:
     form = JsonForm()
 
     async def history(request: Request) -> Response:
-        asked = _asked(parameters(request, ("topic", "limit", "epoch", "offset")))
-        page = await backend.history(asked.topic, asked.limit, asked.since)
+        it = asked(parameters(request, ("topic", "limit", "epoch", "offset")))
+        page = await backend.history(it.topic, it.limit, it.since)
         events = [msgspec.Raw(form.event_json(event)) for event in unpack_batch(page.body)]
         lost = None if page.gap is None else gap(page.gap)
-        return answer({"topic": asked.topic, "events": events, "gap": lost})
+        return answer({"topic": it.topic, "events": events, "gap": lost})
 
     return [Route("/api/history", history, methods=["GET"])]
 
 
-def _asked(given: dict[str, str]) -> requests.History:
-    """The parameters, checked as a client's request is."""
+def asked(given: dict[str, str]) -> requests.History:
+    """The parameters, checked as a client's request is; :class:`RequestError` names the one that is wrong."""
     if ("epoch" in given) is not ("offset" in given):
         missing = "offset" if "epoch" in given else "epoch"
         raise RequestError(ErrorCode.BAD_REQUEST, "a place is an epoch and an offset", missing)
@@ -60,8 +60,8 @@ def _asked(given: dict[str, str]) -> requests.History:
     if "epoch" in given:
         fields["since"] = {"epoch": given["epoch"], "offset": given["offset"]}
     try:
-        asked = msgspec.convert(fields, requests.History, strict=False)
+        found = msgspec.convert(fields, requests.History, strict=False)
     except msgspec.ValidationError as error:
         raise refusal(error) from None
-    check_topic(asked.topic)
-    return asked
+    check_topic(found.topic)
+    return found

@@ -19,13 +19,14 @@ from actors.feed_protocol import FeedGap, MappingError, Repeated
 from actors.heliograph_protocol import HeliographProtocol
 from actors.mapping import Mapper, Row
 from actors.redis_protocol import RedisMessage, RedisProtocol
+from tests.fuzz import history, tokens
 from transport import bus, client_messages, codec, http
 from transport.codes import RefusalReason
 from transport.errors import CodecError, RequestError
 from transport.filters import Filter
 from transport.gate import Gate, GatePolicy
 from transport.keepalive import Keepalive
-from transport.messages import Publish
+from transport.messages import Fence, HistoryPage, Interest, Missed, Publication, Publish, Ready
 from transport.requests import Rejected, RequestDecoder, Subscribe
 from transport.topics import check_pattern, check_topic, matcher, matches
 from transport.websocket import ConnectionLimits, WebSocketConnection
@@ -265,6 +266,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "mapping": mapping,
     "upstream-engine": upstream_engine,
     "redis": redis_message,
+    **history.TARGETS,
+    **tokens.TARGETS,
 }
 SEEDS: Final[dict[str, list[bytes]]] = {
     "request-json": [
@@ -272,6 +275,10 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         b'{"op":"publish","id":"x","topic":"a","data":{"v":[1,null]},"priority":"high"}',
         b'{"op":"ack","id":2,"topic":"a","epoch":"e","offset":3}',
         b'{"op":"unsubscribe","id":3,"topics":"*"}',
+        b'{"op":"history","id":4,"topic":"a","limit":10,"since":{"epoch":"e","offset":1}}',
+        b'{"op":"auth","id":5,"token":"a.b.c"}',
+        b'{"op":"subscribe","id":6,"topics":["a","b.*"],"since":"log:12:3"}',
+        b'{"op":"publish","id":7,"topic":"a","data":1,"idempotency_key":"once"}',
     ],
     "filter": [b'{"a":{"gte":1,"lt":2.5},"@key":["x",{"not":3}]}', b'[{"a":1},{"b":{"exists":true}}]'],
     "topics": [b"a.*.>\na.b.c", b"price.EUR/USD\nprice.EUR/USD"],
@@ -282,8 +289,24 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         b"\x0f\xc1\x87\0\0\0\0\xf2\x48\xcd\xc9\xc9\x07\x00",
         b"\xfc" + HANDSHAKE + b"\r\n",
     ],
+    "bus-batch": [
+        codec.join([codec.pack(Publication("a", "e", 1, 1.5, "t", b"1", key="k")), codec.pack(Ready("log:1"))]),
+        codec.join([codec.pack(Interest(1, ["a"], ["b.*"], ["a"], [], {"a": ("e", 1)})), codec.pack(Ready(None))]),
+        codec.join(
+            [
+                codec.pack(Fence(1, "log:1", {"a": ("e", 1)}, [], False, [Missed("a", "e", 1, 2, "slow")])),
+                codec.pack(HistoryPage(1, b"", Missed("a", "e", 1, 2, "slow"))),
+            ]
+        ),
+    ],
     "bus-header": [bus.Header(bus.Kind.BATCH, "x", "y", 1, 0).packed()],
-    "from-engine": [b'{"op":"event","topic":"a","epoch":"e","offset":1,"ts":1,"type":"t","data":1}'],
+    "from-engine": [
+        b'{"op":"event","topic":"a","epoch":"e","offset":1,"ts":1,"type":"t","data":1}',
+        b'{"op":"bye","code":1012,"reason":"drain","reconnect":true,"reconnect_in":1.5}',
+        b'{"op":"position","position":"log:12:3"}',
+        b'{"op":"ok","id":1,"topics":["a"],"positions":{"a":{"epoch":"e","offset":1}},"recovered":true}',
+        b'{"op":"snapshot","id":1,"events":[],"gap":{"topic":"a","epoch":"e","from":1,"to":2,"reason":"slow"}}',
+    ],
     "mapping": [b'{"a":[{"b":{"c":"x","0":1.50}}],"s":"BTC","t":1,"n":2,"p":"1e400"}'],
     "upstream-engine": [
         b'{"op":"event","topic":"a","epoch":"e","offset":1,"ts":1,"type":"t","data":1}',
@@ -292,6 +315,8 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         b'{"op":"ok","id":0,"topics":["a"],"positions":{"\xff":{}}}',  # a finding: not UTF-8 where only ok has a field
     ],
     "redis": [b'alerts\n{"a":1}', b"prices.x\ntext"],
+    **history.SEEDS,
+    **tokens.SEEDS,
 }
 SEEDS["request-msgpack"] = [msgspec.msgpack.encode(msgspec.json.decode(seed)) for seed in SEEDS["request-json"]]
 """What a target would take: where mutations begin."""
