@@ -1,5 +1,7 @@
 """Is anything lost while processes are killed? Workers and hub die in turn, under load; everything is counted.
 
+While the hub dies a worker is frozen, so that it has something to catch up on.
+
     python -m bench.chaos [--seconds 60] [--clients 300] [--rate 1000] [--topics 20] [--workers 2] [--kill-every 5]
                           [--wildcards] [--durable]
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
@@ -35,6 +38,7 @@ CROWDS = 2  # processes that the clients are in
 CROWDED = 100  # clients from which on there are several
 DURABLE = '[topics."chaos.>"]\ndurable = true\n'
 QUIET_S = 1.0  # before the first kill, and after the last
+FROZEN_S = 0.7  # of a worker, while the hub is killed and another one starts
 NUMBERS = 10_000_000  # of the events of one publisher
 
 
@@ -124,7 +128,9 @@ async def _kill(engine: ChaosEngine, options: argparse.Namespace) -> int:
     end = begin + options.seconds
     half = begin + options.seconds / 2 if options.durable else end
     workers = [f"worker-{n}" for n in range(options.workers)]
-    victims = itertools.chain.from_iterable((worker, "hub") for worker in itertools.cycle(workers))
+    others = workers[1:] + workers[:1]
+    turns = itertools.cycle(zip(workers, others, strict=True))
+    victims = itertools.chain.from_iterable(((worker, None), ("hub", other)) for worker, other in turns)
     kills = 0
     for due in itertools.count(begin, options.kill_every):
         if due >= end:
@@ -136,10 +142,20 @@ async def _kill(engine: ChaosEngine, options: argparse.Namespace) -> int:
             await asyncio.to_thread(engine.forget)
             await asyncio.to_thread(engine.start)
         else:
-            await asyncio.to_thread(engine.kill, next(victims))
+            await _kill_one(engine, *next(victims))
         kills += 1
     await asyncio.sleep(max(0.0, end - time.monotonic()) + QUIET_S)
     return kills
+
+
+async def _kill_one(engine: ChaosEngine, victim: str, frozen: str | None) -> None:
+    if frozen is None:
+        await asyncio.to_thread(engine.kill, victim)
+        return
+    await asyncio.to_thread(engine.kill, frozen, signal.SIGSTOP)
+    await asyncio.to_thread(engine.kill, victim)
+    await asyncio.sleep(FROZEN_S)
+    await asyncio.to_thread(engine.kill, frozen, signal.SIGCONT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

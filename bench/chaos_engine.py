@@ -92,14 +92,14 @@ class ChaosEngine:
                 pass
         return mine
 
-    def kill(self, name: str) -> None:
-        """``kill -9`` of a child, ``hub`` or ``worker-0``; waits for it to run."""
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """``kill -9``, or another signal, to a child, ``hub`` or ``worker-0``; waits for it to run."""
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
             for process in self.processes():
                 try:
                     if process.name() == f"helio-{name}":
-                        process.kill()
+                        process.send_signal(number)
                         return
                 except psutil.NoSuchProcess:
                     pass

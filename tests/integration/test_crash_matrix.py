@@ -34,6 +34,7 @@ HELLO = (
 DEAF = 16  # so many that each worker has some
 SOME = 30  # events before and after
 JITTER_S = 0.1
+LONG_JITTER_S = 0.6
 VICTIMS = ["worker-0", "hub", "feeds", "forkserver", "daemon"]
 UNNOTICED = {"hub", "feeds", "forkserver"}
 """Whose death costs no client its connection."""
@@ -61,6 +62,16 @@ class Scene:
 
     def resumed(self) -> int:
         return sum(receiver.resumed for receiver in self.crowd.receivers)
+
+    async def come_back(self) -> None:
+        """All clients leave; returns when the first has recovered, and the last has not."""
+        for watcher in self.crowd.watchers:
+            watcher.jitter_s = LONG_JITTER_S
+            watcher.leave()
+        await self.eventually(self.resumed, DEADLINE)
+        assert self.resumed() < CLIENTS
+        for watcher in self.crowd.watchers:
+            watcher.jitter_s = JITTER_S
 
     async def kill(self, name: str) -> None:
         """And wait until another one is in its place; in the daemon's, that of an engine that is started anew."""
@@ -95,8 +106,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(start: Start, eventually: Eventually) -> AsyncIterator[Scene]:
-    engine = await asyncio.to_thread(start, CONFIG, 2, server__drain_timeout=1)
+async def scene(start: Start, eventually: Eventually, **fields: object) -> AsyncIterator[Scene]:
+    """``fields``: more configuration."""
+    engine = await asyncio.to_thread(start, CONFIG, 2, server__drain_timeout=1, **fields)
     told, seen = Ledger(Faults()), Ledger(Faults())
     receivers = [
         Receiver(f"exact {n}", seen, TOPICS, TOPICS, exact=True)
@@ -115,12 +127,12 @@ async def scene(start: Start, eventually: Eventually) -> AsyncIterator[Scene]:
             yield them
 
 
-def _sessions(crowd: Crowd) -> list[Watcher]:
+def sessions(crowd: Crowd) -> list[Watcher]:
     """Those who have lost their connection at least once."""
     return [watcher for watcher in crowd.watchers if watcher.receiver.resumed]
 
 
-async def _deaf(port: int) -> asyncio.StreamWriter:
+async def deaf(port: int) -> asyncio.StreamWriter:
     """A client that answers no close."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(HELLO)
@@ -139,7 +151,7 @@ def test_idle(engine_process: Start, eventually: Eventually, victim: str) -> Non
             await them.kill(victim)
             them.publisher.go_on()
             await them.check()
-            assert victim not in UNNOTICED or not _sessions(them.crowd)
+            assert victim not in UNNOTICED or not sessions(them.crowd)
 
     asyncio.run(scenario())
 
@@ -152,7 +164,7 @@ def test_under_load(engine_process: Start, eventually: Eventually, victim: str) 
         async with scene(engine_process, eventually) as them:
             await them.kill(victim)
             await them.check()
-            assert victim not in UNNOTICED or not _sessions(them.crowd)
+            assert victim not in UNNOTICED or not sessions(them.crowd)
 
     asyncio.run(scenario())
 
@@ -163,12 +175,9 @@ def test_while_clients_recover(engine_process: Start, eventually: Eventually, vi
 
     async def scenario() -> None:
         async with scene(engine_process, eventually) as them:
-            for watcher in them.crowd.watchers:
-                watcher.leave()
-            await eventually(them.resumed, DEADLINE)
-            assert them.resumed() < CLIENTS
+            await them.come_back()
             await them.kill(victim)
-            await eventually(lambda: len(_sessions(them.crowd)) == CLIENTS, DEADLINE)
+            await eventually(lambda: len(sessions(them.crowd)) == CLIENTS, DEADLINE)
             await them.check()
 
     asyncio.run(scenario())
@@ -181,7 +190,7 @@ def test_while_the_engine_drains(engine_process: Start, eventually: Eventually, 
     async def scenario() -> None:
         async with scene(engine_process, eventually) as them:
             pids = {**them.engine.children(), "daemon": them.engine.pid, "forkserver": them.forkserver().pid}
-            hanging = [await _deaf(them.engine.port) for _ in range(DEAF)]  # so that the drain takes its time
+            hanging = [await deaf(them.engine.port) for _ in range(DEAF)]  # so that the drain takes its time
             them.engine.kill("daemon", signal.SIGTERM)
             await eventually(lambda: any(watcher.byes for watcher in them.crowd.watchers), DEADLINE)
             psutil.Process(pids[victim]).kill()
