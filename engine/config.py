@@ -486,7 +486,8 @@ def _layers(environ: Mapping[str, str], overrides: Mapping[str, object]) -> Iter
             yield name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), Text(environ[name]), name
     for field, value in overrides.items():
         if value is not None:
-            yield field.split("."), value, "override"
+            whole = isinstance(value, Mapping) and field.startswith("topics.")  # a pattern's dots are its own
+            yield field.split(".", 1 if whole else -1), value, "override"
 
 
 def _located(error: ConfigError, text: str, origins: Mapping[str, str]) -> ConfigError:

@@ -83,16 +83,26 @@ class Engine:
         return Client(self.url, **options)
 
     async def publish(
-        self, topic: str, data: Any, *, type: str = "message", key: str | None = None, priority: str | None = None
+        self,
+        topic: str,
+        data: Any,
+        *,
+        type: str = "message",
+        key: str | None = None,
+        priority: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Position:
-        """Publish one event; its position once the hub has accepted it.
+        """Publish one event; its position once the hub has accepted it, of a durable topic once it is on disk.
+
+        With an ``idempotency_key``, up to 128 characters, the caller may repeat it: within 5 minutes the topic has the
+        event once.
 
         Raises:
             RequestError: ``invalid_topic``; ``bad_request``: data without a JSON form, a field of the wrong type;
                 ``limit_exceeded``: too large, or a topic too many; ``unavailable``: no hub.
         """
         event = Event(topic=topic, payload=to_json(data), type=type, key=key, priority=priority)  # type: ignore[arg-type]
-        return (await self._engine.publish([to_publish(event)]))[0]
+        return (await self._engine.publish([to_publish(event, idempotency_key=idempotency_key)]))[0]
 
     async def wait(self) -> None:
         """Until the engine fails for good, which raises."""

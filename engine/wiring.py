@@ -6,6 +6,7 @@ Every function here returns child specs, in starting order, for one node of the 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import secrets
@@ -93,7 +94,6 @@ def hub_actors(
 
     A router's successor knows nobody's interest: ``begin_anew`` makes the peers tell it again.
     """
-    delivery = config.delivery
     policies = topic_policies(config)
     log = TopicLog(
         config.limits.topics,
@@ -105,15 +105,30 @@ def hub_actors(
         idle=config.history.topic_idle,
         now=time.time(),
     )
+    try:
+        return _hub_actors(config, log, policies, wake, meter, begin_anew)
+    except BaseException:
+        log.close()  # an embedded engine's process lives on
+        raise
+
+
+def _hub_actors(
+    config: Config,
+    log: TopicLog,
+    policies: TopicPolicies,
+    wake: Callable[[], None],
+    meter: Meter,
+    begin_anew: Callable[[], None],
+) -> HubActors:
+    delivery = config.delivery
     groups = Groups(config.limits.group_events, meter.dropped)
     watch = HistoryWatch()
     routers: list[Router] = []
 
     open_history = durable_history(config, policies)
     if open_history is not None:
-        history = open_history()
-        take_over(history, log)
-        history.close()
+        with contextlib.closing(open_history()) as history:
+            take_over(history, log)
     open_shared = shared_history(config, policies)
     backplane = None if open_shared is None else join_backplane(open_shared(), log)
 

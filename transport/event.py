@@ -23,6 +23,8 @@ MAX_PAYLOAD_BYTES = 16 << 20
 """Of one event; what crosses the bus with it has room beside it there."""
 MAX_TEXT_BYTES = 1 << 20
 """Of an event's type, and of its key."""
+MAX_IDEMPOTENCY_KEY = 128
+"""Characters."""
 _raw = msgspec.json.Decoder(msgspec.Raw)
 _exact = msgspec.json.Decoder(float_hook=Decimal)
 _plain = msgspec.json.Decoder()
@@ -38,7 +40,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Fal
         key: what the event is about (e.g. an instrument), for conflation.
         priority: ``None`` is medium.
         source_ts: the source's own time, Unix seconds.
-        epoch, offset: position in the topic's log; empty and 0 before the hub accepted it.
+        epoch, offset: position in the topic's log; empty and 0 before the hub accepted it, and for an event that
+            a node delivers while its Redis is away: it comes again with its place (``backplane.on_outage``).
         ts: Unix seconds when the hub accepted it; 0 before.
     """
 
@@ -74,11 +77,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Fal
         return msgspec.structs.replace(self, **changes)
 
 
-def to_publish(event: Event, ref: int = 0) -> Publish:
+def to_publish(event: Event, ref: int = 0, idempotency_key: str | None = None) -> Publish:
     """What the hub is asked to accept, from an event that a program made: checked, as other programs will read it.
 
     Args:
-        ref: see :class:`Publish`.
+        ref, idempotency_key: see :class:`Publish`.
 
     Raises:
         RequestError: ``invalid_topic``, ``limit_exceeded`` or ``bad_request``, naming the field.
@@ -92,7 +95,12 @@ def to_publish(event: Event, ref: int = 0) -> Publish:
     if source_ts is not None:
         source_ts = _finite("source_ts", source_ts)
     _check_payload(event.payload)
-    return Publish(ref, topic, event.type, event.payload, event.key, priority and str(priority), source_ts)
+    if idempotency_key is not None:
+        _check_text("idempotency_key", idempotency_key)
+        if not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY:
+            raise _wrong("idempotency_key", f"1 to {MAX_IDEMPOTENCY_KEY} characters", idempotency_key)
+    priority = priority and str(priority)
+    return Publish(ref, topic, event.type, event.payload, event.key, priority, source_ts, idempotency_key)
 
 
 def _wrong(field: str, wanted: str, value: object) -> RequestError:

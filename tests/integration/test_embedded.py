@@ -18,7 +18,7 @@ import psutil
 import pytest
 import uvloop
 
-from heliograph import Client, ConfigError, Engine, Event, HeliographError, Pipeline, RequestError, Stage
+from heliograph import Client, ConfigError, Engine, Event, HeliographError, Pipeline, Position, RequestError, Stage
 from tests.integration.harness import RawClient
 from tests.integration.stages import Counter, Enricher, NoStage
 
@@ -137,6 +137,38 @@ def test_with_processes(run: Runner, tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_durable_topics(tmp_path: Path) -> None:
+    """Given as keyword arguments; the next engine has what the first one had, and leaves no thread and no file."""
+    settings: dict[str, Any] = {
+        **LOCAL,
+        "topics": {"order.>": {"durable": True}, "order.memory.*": {}},
+        "history": {"durable_file": str(tmp_path / "history.db")},
+    }
+
+    async def once(first: int) -> str:
+        async with Engine(**settings) as engine, engine.client() as client:
+            for n in range(first, first + 3):
+                place = await engine.publish("order.7", n, idempotency_key=f"k{n}")
+                assert (place.offset, place) == (n, await engine.publish("order.7", n, idempotency_key=f"k{n}"))
+            assert await engine.publish("order.7", 3, idempotency_key="k3") == Position(place.epoch, 3)
+            assert [event.data for event in await client.history("order.7")] == list(range(1, first + 3))
+            assert (await engine.publish("order.memory.x", 0)).offset == 1
+            return place.epoch
+
+    async def scenario() -> None:
+        epoch = await once(1)
+        before = belongings()
+        assert await once(4) == epoch
+        assert belongings() == before
+        del settings["history"]
+        with pytest.raises(ConfigError, match=r"history\.durable_file"):
+            async with Engine(**settings):
+                pytest.fail("it started")
+        assert belongings() == before
+
+    asyncio.run(scenario())
+
+
 def test_two_on_one_loop_and_one_on_another_thread() -> None:
     async def scenario() -> None:
         async with Engine(**LOCAL) as one, Engine(**LOCAL) as two, one.client() as first, two.client() as second:
@@ -187,6 +219,9 @@ def test_publish_and_its_refusals() -> None:
                 assert (caught.value.code, caught.value.field) == (code, field)
             with pytest.raises(RequestError, match="priority is one of low, medium, high, critical"):
                 await engine.publish("a", 1, priority="urgent")
+            for key in ("", "x" * 129, 7, "\ud800"):
+                with pytest.raises(RequestError, match="idempotency_key is"):
+                    await engine.publish("a", 1, idempotency_key=key)  # type: ignore[arg-type]
             await engine.publish("b", 1)
             with pytest.raises(RequestError) as caught:
                 await engine.publish("c", 1)
