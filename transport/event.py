@@ -99,8 +99,16 @@ def to_publish(event: Event, ref: int = 0, idempotency_key: str | None = None) -
         _check_text("idempotency_key", idempotency_key)
         if not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY:
             raise _wrong("idempotency_key", f"1 to {MAX_IDEMPOTENCY_KEY} characters", idempotency_key)
-    priority = priority and str(priority)
-    return Publish(ref, topic, event.type, event.payload, event.key, priority, source_ts, idempotency_key)
+    return Publish(
+        ref,
+        topic,
+        event.type,
+        event.payload,
+        event.key,
+        priority and str(priority),
+        source_ts,
+        idempotency_key,
+    )
 
 
 def _wrong(field: str, wanted: str, value: object) -> RequestError:
