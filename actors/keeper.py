@@ -15,8 +15,9 @@ from typing import Any, Final
 from actors.blocking_actor import BlockingActor
 from actors.history import Accepted, Expired, History
 from actors.messages import Keep, Kept, ReadDone, ReadKept, Sweep
+from actors.recall import RECALL_BYTES
 from actors.ref import Ref
-from transport.codec import join, unpack_batch
+from transport.codec import join, unpack, unpack_batch
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.messages import Publish
@@ -27,7 +28,13 @@ _log = logging.getLogger(__name__)
 BATCH_EVENTS: Final = 1_024
 """Of one append."""
 PAGE: Final = 1_024
-"""Events of one read."""
+"""Events of one read, at most."""
+FIRST_PAGE: Final = 64
+"""Events of the first one: they may be large."""
+READ_BYTES: Final = RECALL_BYTES
+"""Read for one request, more or less."""
+READ_EVENTS: Final = 100_000
+"""Looked at for one request: some 0.3 s, in which nothing is kept."""
 KEEPER_EVENTS: Final = 50_000
 """That the keeper has not answered yet; the router refuses more, as :func:`full`."""
 
@@ -130,32 +137,57 @@ class Keeper(BlockingActor):
         if self._ends is None:
             self._ends = {head.topic: head.offset for head in history.heads()}
         events: dict[str, list[bytes]] = {}
+        room, nbytes = message.limit, READ_BYTES
         for topic, behind in message.after.items():
-            newest: deque[bytes] = deque(maxlen=message.limit)
-            after = max(behind, self._ends.get(topic, 0) - message.limit)
-            while page := history.read(topic, after, PAGE):  # others may have appended, too
-                newest.extend(page)
-                after = unpack_batch(join(page[-1:]))[0].offset
-            events[topic] = list(newest)
+            newest = self._newest(history, topic, behind, room, nbytes) if room and nbytes > 0 else []
+            room -= len(newest)
+            nbytes -= sum(map(len, newest))
+            events[topic] = newest
         return ReadDone(message.token, events, {topic: history.first(topic) for topic in message.after})
+
+    def _newest(self, history: History, topic: str, behind: int, room: int, nbytes: int) -> list[bytes]:
+        """The newest events behind an offset, at most ``room``; read backwards, until they are ``nbytes`` or more."""
+        begin = end = max(behind, self._ends.get(topic, 0)) if self._ends is not None else behind
+        newest: deque[bytes] = deque(maxlen=room)
+        while page := history.read(topic, end, FIRST_PAGE):  # others may have appended, too
+            newest.extend(page)
+            end = _offset(page[-1])
+        nbytes -= sum(map(len, newest))
+        size = FIRST_PAGE
+        while begin > behind and len(newest) < room and nbytes > 0:
+            start = max(behind, begin - min(size, room - len(newest)))
+            page = history.read(topic, start, begin - start)
+            if not page or (first := _offset(page[0])) > begin:
+                break  # older ones were let go
+            page = page[: begin + 1 - first]
+            newest.extendleft(reversed(page))
+            nbytes -= sum(map(len, page))
+            begin, size = first - 1 if first == start + 1 else behind, min(PAGE, 2 * size)
+        return list(newest)
 
     def _behind(self, mark: int, message: ReadKept) -> ReadDone:
         history = self._history
         assert history is not None, "it has started"
         wanted = [matcher(pattern) for pattern in message.patterns]
         events: dict[str, list[bytes]] = {}
-        count = 0
+        count = looked = nbytes = 0
+        size = FIRST_PAGE
         try:
-            while page := history.tail(mark, PAGE):
+            while page := history.tail(mark, size):
                 mark = page[-1][0]
+                looked += len(page)
+                size = min(PAGE, 2 * size)
                 found = [packed for _, packed in page]
                 for packed, publication in zip(found, unpack_batch(join(found)), strict=True):
                     if not any(matches(publication.topic) for matches in wanted):
                         continue
-                    if count == message.limit:
+                    nbytes += len(packed)
+                    if count == message.limit or nbytes > READ_BYTES:
                         return ReadDone(message.token, events, {}, False)
                     events.setdefault(publication.topic, []).append(packed)
                     count += 1
+                if looked >= READ_EVENTS:
+                    return ReadDone(message.token, events, {}, False)
         except Expired:
             return ReadDone(message.token, {}, {}, False)
         return ReadDone(message.token, events, {topic: history.first(topic) for topic in events})
@@ -171,3 +203,8 @@ class Keeper(BlockingActor):
             self._untrimmed = True
         else:
             self._untrimmed = False
+
+
+def _offset(packed: bytes) -> int:
+    offset: int = unpack(packed)[3]
+    return offset

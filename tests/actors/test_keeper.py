@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from actors import keeper
 from actors.history import Accepted
 from actors.history_watch import HistoryWatch
 from actors.keeper import BATCH_EVENTS, KEEPER_EVENTS, Keeper
@@ -117,6 +120,44 @@ def test_reads_and_trims(tmp_path: Path) -> None:
     assert [each.complete for each in done] == [True, True, False, True, False]
     assert (done[0].first, done[3].first) == ({"a": 1}, {"a": 4, "b": 1})
     assert [each.token for each in done] == ["x", "y", "z", "x", "y"]
+
+
+def test_what_is_read_for_one_who_was_away_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "PAGE", 8)
+    monkeypatch.setattr(keeper, "FIRST_PAGE", 2)
+    monkeypatch.setattr(keeper, "READ_BYTES", 40_000)
+    monkeypatch.setattr(keeper, "READ_EVENTS", 100)
+    ref, router, history = started(tmp_path)
+    small = [("p", Publish(n + 1, topic, "t", b"1")) for n in range(40) for topic in ("a", "b", "c")]
+    large = [("p", Publish(n + 1, "large", "t", b"1" * 9_000)) for n in range(10)]
+    read: list[int] = []
+    real = history.read, history.tail
+    monkeypatch.setattr(history, "read", lambda *of: read.append(len(found := real[0](*of))) or found)
+    monkeypatch.setattr(history, "tail", lambda *of: read.append(len(found := real[1](*of))) or found)
+    after = {"a": 0, "b": 35, "c": 0, "large": 0}
+    for message in (
+        Keep(small + large),
+        ReadKept("events", after, 50),
+        ReadKept("bytes", {"large": 0, "a": 39}, 50),
+        ReadKept("far", {}, 50, 1, ("nothing",)),
+        ReadKept("near", {}, 50, 100, ("c", "b")),
+        ReadKept("heavy", {}, 50, 119, ("large",)),
+    ):
+        ref.tell(message)
+    ref.stop(timeout=20)
+    done = {message.token: message for message in router.told if isinstance(message, ReadDone)}
+    offsets = {
+        token: {topic: [p.offset for p in unpack_batch(join(e))] if e else [] for topic, e in each.events.items()}
+        for token, each in done.items()
+    }
+    # The newest of each, in turn, as long as there is room.
+    assert offsets["events"] == {"a": [*range(1, 41)], "b": [*range(36, 41)], "c": [*range(36, 41)], "large": []}
+    assert offsets["bytes"] == {"large": [5, 6, 7, 8, 9, 10], "a": []}
+    # Behind a mark what can be looked at.
+    assert (offsets["far"], done["far"].complete) == ({}, False)
+    assert (offsets["near"], done["near"].complete) == ({"b": [*range(34, 41)], "c": [*range(34, 41)]}, True)
+    assert (offsets["heavy"], done["heavy"].complete) == ({"large": [1, 2, 3, 4]}, False)
+    assert sum(read) < 250
 
 
 def durable_log() -> TopicLog:
