@@ -251,6 +251,8 @@ class Segment:
         if head[:names] != MAGIC + SIGNATURE:
             raise CodecError("another format")
         self.size = names + 1 + head[names]
+        if self.size > length:
+            raise CodecError("a torn head")
         self.log = head[names + 1 : self.size].decode()
         if not self._load_index(length):
             self._scan(length)

@@ -12,7 +12,7 @@ from typing import Final
 from starlette.requests import Request
 
 from actors.recall import recall
-from actors.segment import HEADER, Segment
+from actors.segment import HEADER, MAGIC, SIGNATURE, Segment
 from actors.topic_log import TopicLog
 from engine.admin import publishes
 from engine.admin_history import asked
@@ -80,6 +80,7 @@ def _open(log: bytes, index: bytes | None) -> None:
         try:
             segment = Segment.open(path)
         except CodecError:
+            assert index is None, "whatever an index says, the file is there to be read"
             return
         if index is None:  # what was cut off is no event, and all else is
             assert len(list(segment.events(range(len(segment.starts))))) == len(segment.starts) == len(segment.marks)
@@ -138,7 +139,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
 SEEDS: Final[dict[str, list[bytes]]] = {
     "since": [b'"e0:1"', b'"e0:1:2"', b'{"a":{"epoch":"e0","offset":1}}', b'{"a":{"epoch":"x","offset":9}}'],
     "segment": [_records()],
-    "segment-file": [_sealed()[0]],
+    "segment-file": [_sealed()[0], MAGIC + SIGNATURE + b"\x01"],  # the last was a finding: a torn head
     "segment-index": [_sealed()[1]],
     "history-query": [b"topic=a.b&limit=10&epoch=e&offset=3", b"topic=%E2%82%AC&limit=%31"],
     "publish-body": [

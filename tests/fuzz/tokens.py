@@ -53,5 +53,10 @@ def claims(data: bytes) -> None:
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {"token": token, "token-claims": claims}
 SEEDS: Final[dict[str, list[bytes]]] = {
     "token": [_signed(HEADER, CLAIMS).encode(), _signed(b'{"alg":"none","kid":"x"}', CLAIMS).encode()],
-    "token-claims": [CLAIMS, HEADER + b"\n" + CLAIMS, b'{"alg":"HS256","kid":7,"crit":["b64"],"b64":false}\n' + CLAIMS],
+    "token-claims": [
+        CLAIMS,
+        b'{"sub":"\\ud800","exp":2000}',
+        HEADER + b"\n" + CLAIMS,
+        b'{"alg":"HS256","kid":7,"crit":["b64"],"b64":false}\n' + CLAIMS,
+    ],
 }
