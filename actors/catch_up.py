@@ -165,9 +165,12 @@ class CatchUp:
             self._tell_lost(peer)
         else:
             for topic, (epoch, first) in lost.items():
-                present, head = self._log.where(topic)
-                if present == epoch and peer in self._interested(topic):
-                    peer.out.append(pack(Missed(topic, epoch, first, head, GapReason.OVERFLOW.value)))
+                if peer in self._interested(topic):
+                    present, head = self._log.where(topic)
+                    missed = Missed(topic, present, first, head, GapReason.OVERFLOW.value)
+                    if present != epoch:
+                        missed = missed._replace(first=1, reason=GapReason.EPOCH_CHANGED.value)
+                    peer.out.append(pack(missed))
         cursor.mark = self._log.mark
 
     def _tell_lost(self, peer: Peer) -> None:

@@ -287,8 +287,8 @@ class EventLog:
         return out
 
     def topics_behind(self, mark: int, topics: Collection[str] | None = None) -> dict[str, tuple[str, int]]:
-        """Of ``topics``, or of all, those that had events behind ``mark``: epoch and first offset of these. Costs a
-        look per topic and segment behind it."""
+        """Of ``topics``, or of all, those that had events behind ``mark``: epoch and offset of the first of these, be
+        it an epoch that is over. Costs a look per topic and segment behind it."""
         self.check_reaches(mark)
         out: dict[str, tuple[str, int]] = {}
         for segment in self._behind(mark):
@@ -296,8 +296,7 @@ class EventLog:
             runs = segment.runs
             for topic in runs if topics is None else topics:
                 run = runs.get(topic)
-                known = out.get(topic)
-                if run is None or (known is not None and known[0] == run.epoch):
+                if run is None or topic in out:
                     continue
                 places = run.places
                 if places[-1] >= begin:

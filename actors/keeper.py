@@ -139,10 +139,11 @@ class Keeper(BlockingActor):
         events: dict[str, list[bytes]] = {}
         room, nbytes = message.limit, READ_BYTES
         for topic, behind in message.after.items():
-            newest = self._newest(history, topic, behind, room, nbytes) if room and nbytes > 0 else []
-            room -= len(newest)
-            nbytes -= sum(map(len, newest))
-            events[topic] = newest
+            read = _oldest if message.oldest else self._newest
+            found = read(history, topic, behind, room, nbytes) if room and nbytes > 0 else []
+            room -= len(found)
+            nbytes -= sum(map(len, found))
+            events[topic] = found
         return ReadDone(message.token, events, {topic: history.first(topic) for topic in message.after})
 
     def _newest(self, history: History, topic: str, behind: int, room: int, nbytes: int) -> list[bytes]:
@@ -203,6 +204,17 @@ class Keeper(BlockingActor):
             self._untrimmed = True
         else:
             self._untrimmed = False
+
+
+def _oldest(history: History, topic: str, behind: int, room: int, nbytes: int) -> list[bytes]:
+    """The first events behind an offset, at most ``room``, until they are ``nbytes`` or more."""
+    oldest: list[bytes] = []
+    size = FIRST_PAGE
+    while len(oldest) < room and nbytes > 0 and (page := history.read(topic, behind, min(size, room - len(oldest)))):
+        oldest += page
+        nbytes -= sum(map(len, page))
+        behind, size = _offset(page[-1]), min(PAGE, 2 * size)
+    return oldest
 
 
 def _offset(packed: bytes) -> int:

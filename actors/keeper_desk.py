@@ -158,7 +158,9 @@ class KeeperDesk:
     def _missing_page(self, item: ReadHistory) -> ReadKept | None:
         epoch, head = self._log.where(item.topic)
         place = item.since if item.since is not None else (epoch, max(0, head - item.limit))
-        return ReadKept(None, {item.topic: place[1]}, RECALL_EVENTS) if self._lacks(item.topic, *place) else None
+        if not self._lacks(item.topic, *place):
+            return None
+        return ReadKept(None, {item.topic: place[1]}, item.limit, oldest=item.since is not None)
 
     def _lacks(self, topic: str, epoch: str, offset: int) -> bool:
         """Whether there may be events behind a place which the log has no more."""

@@ -102,9 +102,9 @@ class Kept(NamedTuple):
 class ReadKept(NamedTuple):
     """Router → keeper: what was missed of some topics; answered by :class:`ReadDone` with the same token.
 
-    ``after``: per topic the offset behind which to read, in the topic's present epoch; at most ``limit`` events of
-    each, the newest. Where ``behind`` is given, instead: of the topics that match ``patterns``, events of the keeper's
-    whole log behind this mark, at most ``limit`` in all.
+    ``after``: per topic the offset behind which to read, in the topic's present epoch; at most ``limit`` events in all,
+    of each the newest, or with ``oldest`` the first ones. Where ``behind`` is given, instead: of the topics that match
+    ``patterns``, events of the keeper's whole log behind this mark, at most ``limit`` in all.
     """
 
     token: Any
@@ -112,6 +112,7 @@ class ReadKept(NamedTuple):
     limit: int
     behind: int | None = None
     patterns: tuple[str, ...] = ()
+    oldest: bool = False
 
 
 class ReadDone(NamedTuple):

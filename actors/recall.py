@@ -115,8 +115,13 @@ def page(
     epoch, offset = (present, max(0, head - limit)) if since is None else since
     same = epoch == present and offset <= head
     offset = offset if same else 0
-    first, before = _older(topic, offset, log.first(topic, offset), older)
+    kept = log.first(topic, offset)
+    first, before = _older(topic, offset, kept, older)
     room = PAGE_BYTES
+    if since is not None and not before:
+        others = [packed for packed in older.events.get(topic, ()) if offset < unpack(packed)[3] < kept]
+        if len(others) >= limit or sum(map(len, others)) > room:  # a whole page, which need not lead on to the log
+            first, before = unpack(others[0])[3], others
     if since is None:
         kept = first + len(before)
         newest = max(kept, min(log.newest(topic, kept - 1, limit, room), head))

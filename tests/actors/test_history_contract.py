@@ -242,6 +242,15 @@ def test_time_never_falls(opener: Open) -> None:
     assert published(opener(), event("a"), now=NOW)[0].publication.ts == NOW + 0.5
 
 
+def test_a_clock_that_was_set_back_forgets_no_key(opener: Open) -> None:
+    history = opener()
+    for offset, now in enumerate((NOW, NOW - 1e6, NOW + 1.0), 1):
+        published(history, event("a", key=f"k{offset}"), now=now)
+        for known in range(1, offset + 1):
+            (again,) = published(history, event("a", key=f"k{known}"), now=now)
+            assert (again.again, again.publication.offset) == (True, known)
+
+
 def test_two_that_have_it_open_share_one_order(sharing: Open) -> None:
     one, other = sharing(3), sharing(3)
     offsets = [published(h, event("a"))[0].publication.offset for h in (one, other, other, one, one, other)]

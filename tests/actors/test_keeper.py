@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
-from actors import keeper
-from actors.history import Accepted
+from actors import keeper, keeper_desk
+from actors.history import Accepted, Head
 from actors.history_watch import HistoryWatch
 from actors.keeper import BATCH_EVENTS, KEEPER_EVENTS, Keeper
 from actors.keeper_desk import KeeperDesk, take_over
 from actors.messages import Keep, Kept, ReadDone, ReadKept, Sweep
+from actors.recall import NOTHING_OLDER, Older, page
 from actors.sqlite_history import SqliteHistory
 from actors.topic_log import TopicLog
 from actors.topic_policy import TopicPolicies, TopicPolicy
 from transport.codec import join, unpack_batch
 from transport.codes import ErrorCode
 from transport.errors import RequestError
-from transport.messages import Publication, Publish
+from transport.messages import Publication, Publish, ReadHistory
 
 POLICIES = TopicPolicies({}, TopicPolicy(history_size=2, history_age_s=None))
 DURABLE = TopicPolicies({}, TopicPolicy(durable=True))
@@ -222,3 +223,31 @@ def test_what_a_former_hub_has_kept_waits_for_room_and_outlives_the_router(tmp_p
 
 def refuses(events: Any) -> Any:
     raise RequestError(ErrorCode.UNAVAILABLE, "no space left")
+
+
+def test_a_long_history_is_read_page_by_page_from_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_desk, "RECALL_EVENTS", 10)
+    policies = TopicPolicies({}, TopicPolicy(durable=True, history_age_s=None))
+    history = SqliteHistory(tmp_path / "h.db", policies, 10, lambda: "e")
+    kept = [a for a in history.append([p for _, p in batch(40).batch], 1e9) if isinstance(a, Accepted)]
+    log, router = TopicLog(10, lambda: "e", policies=policies), Router()
+    log.adopt("e", [Head("a", "e", 30, None)], 30)
+    log.record(kept[30:])
+    ref = Keeper.start(router=router, history=lambda: history, clock=lambda: 1e9)
+    desk = KeeperDesk(ref, log, policies, HistoryWatch())
+    found: list[int] = []
+    while len(found) < 40:
+        request = ReadHistory(1, "a", 7, ("e", len(found)))
+        older = NOTHING_OLDER
+        if desk.read(PEER, request):
+            ref.ask(Sweep(), timeout=20)  # it comes behind
+            done = router.told[-1]
+            older = Older(done.first, done.events, done.complete)
+        events, gap = page(log, "a", 7, request.since, older)
+        assert gap is None
+        assert 0 < len(events) <= 7
+        found += [event.offset for event in unpack_batch(join(events))]
+    ref.stop(timeout=20)
+    assert found == [*range(1, 41)]

@@ -311,6 +311,20 @@ def test_who_is_too_far_behind_is_told_what_it_missed(monkeypatch: pytest.Monkey
     assert offsets(slow.said()) == [("a", 11)]
 
 
+def test_who_is_too_far_behind_hears_of_topics_that_began_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were forgotten meanwhile, and come back or not."""
+    monkeypatch.setattr(catch_up, "FAR_BEHIND", 100)
+    hub = Hub()
+    slow, feed = hub.worker("a", "b"), FakePeer()
+    slow.window_open = False
+    hub.say(feed, *[publish(topic) for topic in ("a", "b") * 10])
+    hub.log.forget_idle(float("inf"))
+    hub.say(feed, publish("b"))
+    slow.window_open = True
+    hub.router.on_window_opened(WindowOpened(slow))
+    assert slow.said() == [Missed("a", "e1", 1, 0, "epoch_changed"), Missed("b", "e1", 1, 1, "epoch_changed")]
+
+
 def test_the_fence_of_a_lagging_peer_comes_behind_what_it_lacks() -> None:
     hub = Hub()
     slow, feed = hub.worker("a"), FakePeer()
