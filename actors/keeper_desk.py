@@ -178,10 +178,13 @@ def take_over(history: SqliteHistory, log: TopicLog) -> None:
     """
     heads = list(history.heads())
     waiting: dict[str, list[Accepted]] = {}
-    for head in heads:
+    for i, head in enumerate(heads):
         epoch, offset = log.where(head.topic)
         after = offset if epoch == head.epoch else head.offset - 1
         if after >= head.offset:
+            if after > head.offset:  # it was not durable for a while, or an old copy was put back
+                history.skip(head.topic, after)
+                heads[i] = head._replace(offset=after)
             continue
         packed = history.read(head.topic, max(after, head.offset - TAKEN_OVER), TAKEN_OVER)
         found = unpack_batch(join(packed)) if packed else []

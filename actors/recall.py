@@ -170,10 +170,16 @@ def _topic(log: Log, topic: str, epoch: str, offset: int, recalled: Recalled, bu
 def _older(topic: str, offset: int, first: int, older: Older) -> tuple[int, list[bytes]]:
     """What another history has between ``offset`` and ``first``, if nothing is missing before that, and where it
     begins."""
-    before = [packed for packed in older.events.get(topic, ()) if offset < unpack(packed)[3] < first]
-    if before and unpack(before[-1])[3] == first - 1:
-        return first - len(before), before
-    return first, []
+    before: list[bytes] = []
+    for packed in reversed(older.events.get(topic, ())):
+        place = unpack(packed)[3]
+        if place == first - 1 and place > offset:
+            before.append(packed)
+            first = place
+        elif place < first:
+            break  # what comes before a hole is not to be had without it
+    before.reverse()
+    return first, before
 
 
 def _all_lost(log: Log, patterns: Sequence[str], recalled: Recalled, older: Older) -> None:

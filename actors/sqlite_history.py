@@ -229,6 +229,20 @@ class SqliteHistory:
             self._db.execute(query, (topic.id, once, epoch, offset, ts, mark))
         return Accepted(publication, packed, mark)
 
+    def skip(self, name: str, offset: int) -> None:
+        """Somebody has seen events of a known topic up to ``offset``, which are not here: give no such place again.
+
+        Raises:
+            RequestError: ``unavailable``; nothing has changed.
+        """
+        with self._transaction():
+            topic = self._topics[name].copy()
+            empty = topic.first > topic.offset
+            topic.offset = max(topic.offset, offset)
+            topic.first = topic.offset + 1 if empty else topic.first
+            self._db.execute("UPDATE topics SET offset = ? WHERE id = ?", (topic.offset, topic.id))
+        self._topics[name] = topic
+
     # looking --------------------------------------------------------------------------------------------------------
 
     def heads(self) -> Iterator[Head]:

@@ -19,7 +19,7 @@ from actors.recall import NOTHING_OLDER, Older, page
 from actors.sqlite_history import SqliteHistory
 from actors.topic_log import TopicLog
 from actors.topic_policy import TopicPolicies, TopicPolicy
-from transport.codec import join, unpack_batch
+from transport.codec import join, pack, unpack_batch
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.messages import Publication, Publish, ReadHistory
@@ -218,6 +218,26 @@ def test_what_a_former_hub_has_kept_waits_for_room_and_outlives_the_router(tmp_p
         ("b", "e", 2),
     ]
     assert not desk.stuck and (log.where("a"), log.where("b")) == (("e", 4), ("e", 2))
+    history.close()
+
+
+def test_a_log_that_is_ahead_of_the_disk_is_not_repeated(tmp_path: Path) -> None:
+    """A topic was not durable for a while, or an old copy of the file was put back."""
+    publishes = [publish for _, publish in batch(3).batch]
+    history = SqliteHistory(tmp_path / "h.db", DURABLE, 10, lambda: "e")
+    log = durable_log()
+    history.append(publishes, 1.0)
+    take_over(history, log)
+    later = TopicLog(10, lambda: "e")  # of an engine that knows of no durable topics
+    later.record([Accepted(event, pack(event), 0) for event in log.last("a")])
+    later.append(publishes[:2], 2.0)
+    assert later.where("a") == ("e", 5)
+    take_over(history, later)
+    assert later.where("a") == ("e", 5)
+    [again] = history.append(publishes[:1], 3.0)
+    assert isinstance(again, Accepted) and again.publication[:3] == ("a", "e", 6)
+    assert [event.offset for event in unpack_batch(join(history.read("a", 0, 10)))] == [1, 2, 3, 6]
+    assert len(later.record([again])) == 1
     history.close()
 
 

@@ -15,7 +15,7 @@ from actors.history import Accepted
 from actors.recall import Older, page, recall
 from actors.topic_log import TopicLog
 from actors.topic_policy import TopicPolicies, TopicPolicy
-from transport.codec import join, unpack_batch
+from transport.codec import join, pack, unpack_batch
 from transport.messages import Missed, Publication, Publish
 from transport.topics import matches
 
@@ -236,3 +236,18 @@ def test_a_page_has_a_bound_in_bytes_and_one_event_at_least(monkeypatch: pytest.
         assert ([event.offset for event in unpacked(first)], gap) == ([*range(3, 3 + expected)], None)
         last, _ = page(hub.log, "t", 100, None)
         assert [event.offset for event in unpacked(last)] == [*range(10 - expected, 10)]
+
+
+@pytest.mark.parametrize("hole", range(1, 9))
+def test_a_hole_in_what_another_history_has_is_a_gap(hole: int) -> None:
+    """A topic was not durable for a while."""
+    hub = Hub()
+    said = [hub.say("t") for _ in range(12)]
+    packed = {event.offset: pack(event) for event in said}
+    first = hub.log.first
+    hub.log.first = lambda topic, after=0: max(9, first(topic, after))  # type: ignore[method-assign]
+    older = Older({"t": 1}, {"t": [packed[n] for n in range(1, 9) if n != hole]}, False)
+    found = recall(hub.log, ["t"], {"t": ("e0", 0)}, older)
+    assert [event.offset for event in unpacked(found.events)] == list(range(hole + 1, 13))
+    assert found.gaps == [Missed("t", "e0", 1, hole, "history_expired")] and not found.complete
+    assert [event.offset for event in unpacked(page(hub.log, "t", 20, None, older)[0])] == list(range(hole + 1, 13))
