@@ -118,10 +118,10 @@ def page(
     kept = log.first(topic, offset)
     first, before = _older(topic, offset, kept, older)
     room = PAGE_BYTES
-    if since is not None and not before:
-        others = [packed for packed in older.events.get(topic, ()) if offset < unpack(packed)[3] < kept]
-        if len(others) >= limit or sum(map(len, others)) > room:  # a whole page, which need not lead on to the log
-            first, before = unpack(others[0])[3], others
+    if same and since is not None and not before:
+        begin, run = _run(topic, offset, kept, older)
+        if len(run) >= limit or sum(map(len, run)) > room:  # a whole page, which need not lead on to the log
+            first, before = begin, run
     if since is None:
         kept = first + len(before)
         newest = max(kept, min(log.newest(topic, kept - 1, limit, room), head))
@@ -180,6 +180,20 @@ def _older(topic: str, offset: int, first: int, older: Older) -> tuple[int, list
             break  # what comes before a hole is not to be had without it
     before.reverse()
     return first, before
+
+
+def _run(topic: str, offset: int, first: int, older: Older) -> tuple[int, list[bytes]]:
+    """The first events between ``offset`` and ``first`` that another history has without a hole, and where they
+    begin."""
+    begin, run = first, list[bytes]()
+    for packed in older.events.get(topic, ()):
+        place = unpack(packed)[3]
+        if run and place != begin + len(run):
+            break
+        if offset < place < first:
+            begin = begin if run else place
+            run.append(packed)
+    return begin, run
 
 
 def _all_lost(log: Log, patterns: Sequence[str], recalled: Recalled, older: Older) -> None:
