@@ -90,9 +90,8 @@ class Scene:
         return psutil.Process(psutil.Process(self.engine.children()["worker-1"]).ppid())
 
     async def succeed(self) -> None:
-        """The engine has ended or will do so; another one takes its place."""
+        """The daemon has ended or will do so; another one takes its place at once, whatever is left of the engine."""
         await asyncio.to_thread(self.engine.wait, DEADLINE)
-        await self.eventually(lambda: not self.engine.processes(), DEADLINE)
         place = {"port": self.engine.port, "server__runtime_dir": self.engine.runtime_dir}
         self.engine = await asyncio.to_thread(self.start, CONFIG, 2, **place)
 
@@ -198,5 +197,18 @@ def test_while_the_engine_drains(engine_process: Start, eventually: Eventually, 
             for writer in hanging:
                 writer.close()
             await them.check()
+
+    asyncio.run(scenario())
+
+
+def test_stopped_and_started_again(engine_process: Start, eventually: Eventually) -> None:
+    """SIGTERM under load loses nothing either, and sends each client away once."""
+
+    async def scenario() -> None:
+        async with scene(engine_process, eventually) as them:
+            them.engine.kill("daemon", signal.SIGTERM)
+            await them.succeed()
+            await them.check()
+            assert {watcher.connections for watcher in them.crowd.watchers} == {2}
 
     asyncio.run(scenario())

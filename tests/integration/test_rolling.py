@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from bench import rolling
 from tests.integration.harness import EngineProcess, Publisher, RawClient
 
 Start = Callable[..., EngineProcess]
@@ -154,6 +156,12 @@ def test_each_client_is_sent_away_once_and_nobody_is_refused(engine_process: Sta
     asyncio.run(scenario())
     stats = [line for line in engine.log() if line["event"] == "process_restarting"]
     assert not stats, "a replaced worker is no dead worker"
+
+
+@pytest.mark.parametrize("how", [[], ["--wildcards"], ["--plain"]], ids=["by offset", "by position", "reload only"])
+def test_who_recovers_loses_nothing_and_the_connection_once(how: list[str]) -> None:
+    """``python -m bench.rolling``, shorter; nobody loses the connection where only the configuration is read again."""
+    assert rolling.main(["--times", "1", "--clients", "40", "--rate", "400", *how]) == 0
 
 
 def test_an_engine_that_stops_sends_each_client_away_once(engine_process: Start, eventually: Eventually) -> None:
