@@ -1,4 +1,4 @@
-"""``docs/security.md`` on the admin port and the bus is so, and ``SECURITY.md`` names tests that are there."""
+"""``docs/security.md`` on the admin port and the bus is so; the tests that pages name are there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from transport.curve import ClientKeys, ServerKeys
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/security.md").read_text(encoding="utf-8").partition("\n## The admin port\n")[2]
-THREATS = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 
 
 def snippet(language: str) -> str:
@@ -53,11 +52,14 @@ def test_the_keys_of_a_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert made["of_the_worker"] == ClientKeys(made["worker"], made["hub"].public)
 
 
-def test_the_tests_of_the_threat_list_are_there() -> None:
-    file, named = "", 0
-    for path, test in re.findall(r"`(tests/[\w/]+\.py|…)(?:::(\w+))?`", THREATS):
+@pytest.mark.parametrize(("page", "least"), [("SECURITY.md", 25), ("docs/failures.md", 50)])
+def test_the_tests_that_a_page_names_are_there(page: str, least: int) -> None:
+    text, file, named = (ROOT / page).read_text(encoding="utf-8"), "", 0
+    for path, test in re.findall(r"`(tests/[\w/]+\.py|…)(?:::(\w+))?`", text):
         file = file if path == "…" else path
-        text = (ROOT / file).read_text(encoding="utf-8")
-        assert not test or re.search(rf"^(async )?def {test}\(", text, re.M), f"{file}::{test}"
+        assert not test or re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(encoding="utf-8"), re.M), (
+            f"{file}::{test}"
+        )
         named += 1
-    assert named > 25
+    assert named > least
+    assert named == text.count("`tests/") + text.count("`…::"), "some are spelt otherwise"
