@@ -180,7 +180,9 @@ class Listener:
         if len(self._unfinished) > HANDSHAKES:
             _log.warning("too many clients that do not say what they want: the oldest are dropped")
             self.refused(RefusalReason.CROWDED)
-            next(iter(self._unfinished)).abort()
+            oldest = next(iter(self._unfinished))
+            del self._unfinished[oldest]  # at once: of those that come in one turn each drops another
+            oldest.abort()
 
     def opened(self, connection: WebSocketConnection) -> None:
         """Called by the connection."""
@@ -232,7 +234,7 @@ class Listener:
             if self._tls is not None and len(self._arriving) > HANDSHAKES:
                 _log.warning("too many clients in the TLS handshake: the oldest are dropped")
                 self.refused(RefusalReason.CROWDED)
-                next(iter(self._arriving)).cancel()
+                next(oldest for oldest in self._arriving if not oldest.cancelling()).cancel()
             if sock.fileno() >= highest:  # the kernel gives the lowest that is free
                 self._pause(f"{sock.fileno()} are in use")
                 return

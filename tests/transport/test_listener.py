@@ -312,6 +312,39 @@ def test_of_too_many_who_say_nothing_the_oldest_goes(monkeypatch: pytest.MonkeyP
     uvloop.run(test())
 
 
+@pytest.mark.parametrize("with_tls", [False, True])
+@pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_of_many_who_come_at_once_and_say_nothing_no_more_stay(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+    with_tls: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(module, "HANDSHAKES", 3)
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        tls = ServerTls(*certify(tmp_path, "served"), "server").context if with_tls else None
+        refusals: dict[str, int] = {}
+        listener = Listener(loop, bind("127.0.0.1", 0), Lobby(), ConnectionLimits(), tls=tls, refusals=refusals)
+        await listener.start()
+        silent = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(20)]  # all are in the queue
+        left = [sock.makefile("rb") for sock in silent]
+        gone = [loop.run_in_executor(None, file.read) for file in left[:17]]
+        try:
+            await asyncio.wait_for(asyncio.gather(*gone, return_exceptions=True), DEADLINE)
+            await eventually(lambda: refusals.get("crowded") == 17)
+            assert len(listener.connections) == (0 if with_tls else 3)
+        finally:
+            await listener.stop()
+            for sock in silent:
+                sock.close()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(test())
+
+
 def test_who_connects_too_often_is_told_so(eventually: Eventually) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
