@@ -329,7 +329,8 @@ class Clients(LoopActor):
         if session.user is None:
             session.user = identity.user
             self._seat(session, identity.user)
-        if session.subscriptions and (guest or (before is not None and before.grants is not identity.grants)):
+        others = guest or (before is not None and before.grants is not identity.grants)
+        if others and session.subscriptions and not session.leaving:
             # Not those that an operator ordered, nor the user's own: they never needed the token. (Which of a guest's
             # an operator ordered nobody knows.)
             held = [p for p in session.subscriptions if not is_user(p) and (before is None or before.may_subscribe(p))]
