@@ -15,7 +15,7 @@ from actors.history_watch import RECENT, HistoryWatch
 from actors.interests import Peer
 from actors.keeper import KEEPER_EVENTS, full
 from actors.keeper_desk import Answer, Ref
-from actors.messages import Keep, Kept, Resumed, Sweep, Tailed, TailOn, TailState
+from actors.messages import Drain, Keep, Kept, Resumed, Spooled, Sweep, Tailed, TailOn, TailState
 from actors.topic_log import TopicLog, is_own
 from transport.codes import ErrorCode
 from transport.errors import RequestError
@@ -33,6 +33,7 @@ class BackplaneDesk:
         workers: all others.
         history: is told whether the log can be written.
         watch: whether Redis can be had.
+        spools: whether the keeper takes events also while it can not.
     """
 
     def __init__(
@@ -44,11 +45,15 @@ class BackplaneDesk:
         workers: Callable[[], Iterable[Peer]],
         history: HistoryWatch,
         watch: BackplaneWatch,
+        *,
+        spools: bool = False,
     ) -> None:
         self._keeper, self._tailer, self._log, self._catch_up = keeper, tailer, log, catch_up
-        self._workers, self._history, self._watch = workers, history, watch
+        self._workers, self._history, self._watch, self._spools = workers, history, watch, spools
         self._place = (log.id, log.mark)  # everything up to there is in the log
         self._quiet = 0  # the mark up to which events are old, and news to nobody
+        self._away = False  # whether the keeper waits for a word
+        self._drains = False  # whether the keeper is at it
         self.stuck = False
 
     def begin(self) -> None:
@@ -63,7 +68,7 @@ class BackplaneDesk:
         own = [publish for publish in publishes if is_own(publish.topic)]
         shared = [publish for publish in publishes if not is_own(publish.topic)] if own else publishes
         watch = self._watch
-        if watch.reason is not None:
+        if watch.reason is not None and not self._spools:
             why = RequestError(ErrorCode.UNAVAILABLE, f"the backplane is away, repeat it later: {watch.reason}")
             room = 0
         else:
@@ -78,14 +83,11 @@ class BackplaneDesk:
         return own, refused
 
     def kept(self, message: Kept) -> tuple[list[Accepted], list[Answer]]:
-        """What publishers are told. There is nothing to distribute: that comes from the tailer."""
+        """What publishers are told. There is nothing to distribute, as that comes from the tailer, but for what has to
+        wait for its place: clients of this node get it now, too."""
         self._watch.waiting -= len(message.results)
-        return [], [Answer(peer, publish.ref, outcome) for peer, publish, outcome in message.results]
-
-    def retry(self) -> list[Accepted]:
-        """The log could not be written: read again what it could not take."""
-        self.begin()
-        return []
+        waits = [o for _, _, o in message.results if isinstance(o, Accepted) and not (o.publication.epoch or o.again)]
+        return waits, [Answer(peer, publish.ref, outcome) for peer, publish, outcome in message.results]
 
     def sweep(self) -> None:
         """Let the keeper let go what is too old."""
@@ -100,7 +102,30 @@ class BackplaneDesk:
 
     def heard(self, state: TailState) -> None:
         """Whether Redis can be had."""
-        self._watch.heard(state)
+        back = self._watch.heard(state)
+        if self._spools and state.reason is not None:
+            self._keeper.tell(state)
+        elif self._spools and back:
+            self._drain()
+
+    def spooled(self, message: Spooled) -> None:
+        """How many events wait on disk."""
+        self._watch.spooled, self._away = message.waiting, message.away
+        self._drains = self._drains and not message.drained
+        if message.waiting and not message.away:
+            self._drain()
+
+    def tick(self) -> None:
+        """About once a second: try again what does not go by itself."""
+        if self.stuck:
+            self.begin()
+        if self._watch.reason is None and (self._away or self._watch.spooled):
+            self._drain()
+
+    def _drain(self) -> None:
+        if not self._drains:
+            self._drains = True
+            self._keeper.tell(Drain())
 
     def tailed(self, message: Tailed) -> list[Accepted]:
         """Take events into the log; returns those to be distributed."""

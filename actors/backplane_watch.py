@@ -17,6 +17,7 @@ class BackplaneWatch:
         reason: why it cannot be had, for people; ``None``: it can.
         retry_in: seconds between this attempt and the next.
         waiting: events that the keeper has and has not answered.
+        spooled: events that wait on disk.
         met: whether the hub has begun where Redis is.
         lost: how often the node could not go on where it was.
     """
@@ -24,7 +25,7 @@ class BackplaneWatch:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.retry_in: float | None = None
-        self.waiting = 0
+        self.waiting = self.spooled = 0
         self.met = False
         self.lost = 0
         self._refused = 0
@@ -40,6 +41,13 @@ class BackplaneWatch:
             _log.error("the backplane is away: %s", state.reason)
         self.reason, self.retry_in = state.reason, None if state.reason is None else state.retry_in
         return back
+
+    @property
+    def trouble(self) -> str | None:
+        """The reason for operators."""
+        if self.spooled:
+            return f"{self.reason or 'it is given what it has missed'}; {self.spooled} events wait on disk"
+        return self.reason
 
     def refused(self, events: int) -> None:
         """So many could not be taken."""

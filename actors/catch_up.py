@@ -88,6 +88,8 @@ class CatchUp:
     def stop_at(self, peer: Peer, event: Accepted) -> None:
         """The peer's window has closed; it is given this event, and what follows, when it opens."""
         topic, epoch, offset = event.publication[:3]
+        if not epoch:
+            return  # it comes again, when it has its place
         if self._log.has_mark(topic):
             self.lag(peer, event.mark - 1)
         else:

@@ -483,7 +483,8 @@ class Clients(LoopActor):
                     if entry is not None:
                         session, request_id = entry
                         session.unacknowledged -= 1
-                        session.message(op="ok", id=request_id, epoch=epoch, offset=offset)
+                        place: dict[str, Any] = {"epoch": epoch, "offset": offset} if epoch else {"pending": True}
+                        session.message(op="ok", id=request_id, **place)
             elif type(item) is Refused:
                 entry = take(item.ref, None)
                 if entry is not None:

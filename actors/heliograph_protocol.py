@@ -177,6 +177,8 @@ class HeliographProtocol(FeedProtocol):
         raise UpstreamRefused(kind, f"the upstream refused the subscription: {refusal.error()}")
 
     def _event(self, message: EventMessage) -> Sequence[Item]:
+        if not message.epoch:
+            return ()  # it comes again, when it has its place
         topic = self._local(message.topic)
         data = bytes(message.data)
         if not data.isascii():

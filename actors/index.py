@@ -154,6 +154,8 @@ class Index(LoopActor):
                     seen = self._place(topic, item.epoch, item.offset, ops)
                     if seen is not None:
                         self._spread(seen.audience, item, ops)
+                    if not item.epoch:
+                        self._seen.pop(topic, None)
             else:
                 handle = self._items.get(kind)
                 if handle is None or not handle(item, ops):
@@ -182,8 +184,11 @@ class Index(LoopActor):
         return seen
 
     def _known(self, seen: _Seen, item: Publication, ops: list[Any]) -> bool:
-        """Offsets jumped: whether it came before; else say what is missing instead of hiding it."""
+        """Offsets jumped: whether that is all, as it came before; else say what is missing instead of hiding it."""
         if item.epoch == seen.epoch and item.offset <= seen.offset:
+            return True
+        if not item.epoch:  # it has no place yet, so it is nowhere between others
+            self._spread(seen.audience, item, ops)
             return True
         if item.epoch != seen.epoch:
             missed = Missed(item.topic, item.epoch, 1, item.offset - 1, GapReason.EPOCH_CHANGED.value)

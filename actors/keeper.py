@@ -105,7 +105,7 @@ class Keeper(BlockingActor):
             return
         try:
             began = time.perf_counter()
-            results = self._history.append([publish for _, publish in batch], self._clock())
+            results = self._keep([publish for _, publish in batch])
             seconds = time.perf_counter() - began
         except RequestError as error:
             self._error, self._resumes = error, time.monotonic() + self._pause
@@ -118,6 +118,10 @@ class Keeper(BlockingActor):
             if self._ends is not None and isinstance(result, Accepted) and not result.again:
                 self._ends[result.publication.topic] = result.publication.offset
         self._router.tell(Kept(answers, seconds))
+
+    def _keep(self, publishes: list[Publish]) -> list[Accepted | RequestError]:
+        assert self._history is not None, "it has started"
+        return self._history.append(publishes, self._clock())
 
     def _refuse(self, batch: list[tuple[Any, Publish]], error: RequestError) -> None:
         if batch:

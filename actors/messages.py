@@ -93,7 +93,8 @@ class Keep(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Keeper → router: what became of them, in their order; what was kept is now where its topic promises."""
+    """Keeper → router: what became of them, in their order; what was kept is now where its topic promises. What waits
+    on this node's disk for the shared log has no epoch."""
 
     results: list[tuple[Any, Publish, Accepted | RequestError]]
     seconds: float = 0.0  # that it took
@@ -165,6 +166,21 @@ class TailState(NamedTuple):
 
     reason: str | None
     retry_in: float = 0.0
+
+
+class Drain(NamedTuple):
+    """Router → keeper: the shared log can be had; give it the oldest that wait. Answered by :class:`Spooled`."""
+
+
+class Spooled(NamedTuple):
+    """Keeper → router: so many events wait for the shared log; ``away``: it is not asked before a :class:`Drain`.
+
+    ``drained``: this answers one, or the keeper has begun.
+    """
+
+    waiting: int
+    away: bool
+    drained: bool = False
 
 
 class Advance(NamedTuple):

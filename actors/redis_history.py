@@ -32,6 +32,8 @@ MAX_WAIT_S: Final = 2.0
 """Longest time for which :meth:`RedisHistory.wait` lets Redis wait; below ``CALL_TIMEOUT_S``."""
 LOG_EVENTS: Final = 1_000_000
 """Of all topics together; the oldest go."""
+WRITER_LIFETIME: Final = 30 * 86_400
+"""Seconds for which it is known what a writer has appended."""
 PAGE: Final = 500
 """Topics of one round trip."""
 TRIM_EVENTS: Final = 10_000
@@ -106,10 +108,18 @@ class RedisHistory:
 
     # accepting ------------------------------------------------------------------------------------------------------
 
-    def append(self, publishes: Sequence[Publish], now: float) -> list[Accepted | RequestError]:
-        """See :meth:`actors.history.History.append`. One round trip; some 10 µs of Redis's time an event."""
+    def append(
+        self, publishes: Sequence[Publish], now: float, *, writer: tuple[str, int] | None = None
+    ) -> list[Accepted | RequestError]:
+        """See :meth:`actors.history.History.append`. One round trip; some 10 µs of Redis's time an event.
+
+        ``writer``: a name that nobody else has, and the number of the first event; further ones have the next numbers.
+        What Redis has of this writer, as no number is above the last that it has got, is not appended again, and has
+        offset 0 in the answer.
+        """
         nonce = secrets.token_hex(8)
         args: list[Any] = [nonce, repr(now), self._max_topics, self._log_events, int(KEY_LIFETIME)]
+        args += ("", 0, 0) if writer is None else (*writer, WRITER_LIFETIME)
         errors: dict[int, RequestError] = {}
         for n, (_, topic, kind, data, key, priority, source_ts, once) in enumerate(publishes):
             try:  # what could not be packed at the end must not get a place
@@ -133,6 +143,8 @@ class RedisHistory:
             text = f"the engines keep at most {self._max_topics} topics (limits.topics)"
             return RequestError(ErrorCode.LIMIT_EXCEEDED, text, "topic")
         _, topic, kind, data, key, priority, source_ts, _ = publish
+        if place[0] == b"done":
+            return Accepted(Publication(topic, self.epoch, 0, 0.0, kind, data), b"", 0, again=True)
         offset, mark, ts = int(place[1]), int(place[2]), float(place[3])
         if place[0] == b"again":
             return Accepted(Publication(topic, self.epoch, offset, ts, kind, data), b"", mark, again=True)

@@ -9,6 +9,7 @@ All keys are ``{PREFIX}:…`` and so in one slot of a cluster:
 | ``:log`` | stream of all events, ids ``MARK-0``: n nonce of its append, t topic, e epoch, o offset, s ts, b body |
 | ``:heads`` | hash: topic → ``OFFSET MARK TS`` of its last event |
 | ``:t:TOPIC`` | stream of a topic's events that are kept, ids ``OFFSET-MARK``: s ts |
+| ``:writer:NAME`` | ``EPOCH NUMBER`` of the last event that this writer has appended |
 | ``:key:TOPIC KEY`` | ``EPOCH OFFSET MARK TS`` of the event with this idempotency key |
 
 Who calls says which log it knows and the last of its entries (epoch, mark and, if it knows it, nonce). Where that is
@@ -56,19 +57,28 @@ return {epoch, text(last), found and found[1] or '', found and found[2][2] or ''
 )
 """→ epoch, last mark, id of the oldest entry."""
 
-# ARGV: 5 nonce, 6 now, 7 most topics, 8 most entries, 9 seconds of a key; then per event topic, its most
-# events, idempotency key, body
+# ARGV: 5 nonce, 6 now, 7 most topics, 8 most entries, 9 seconds of a key, 10 writer or '', 11 number of its first
+# event, 12 seconds of a writer; then per event topic, its most events, idempotency key, body
 APPEND: Final = (
     _BEGIN
     + """
 local results = {}
 local topics
-for i = 10, #ARGV, 4 do
+local writer = ARGV[10] ~= '' and base .. ':writer:' .. ARGV[10]
+local number, had = tonumber(ARGV[11]), -1
+local written = writer and redis.call('GET', writer)
+if written then
+    local of, last_number = string.match(written, '^(%S+) (%S+)$')
+    if of == epoch then had = tonumber(last_number) end
+end
+for i = 13, #ARGV, 4 do
     local topic, size, key, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
     local once = key ~= '' and base .. ':key:' .. topic .. ' ' .. key
     local before = once and redis.call('GET', once)
     local again = before and {string.match(before, '^(%S+) (%S+) (%S+) (%S+)$')}
-    if again and again[1] == epoch then
+    if writer and number <= had then
+        results[#results + 1] = {'done'}
+    elseif again and again[1] == epoch then
         results[#results + 1] = {'again', again[2], again[3], again[4]}
     else
         local head = redis.call('HGET', heads, topic)
@@ -97,12 +107,16 @@ for i = 10, #ARGV, 4 do
             results[#results + 1] = {'new', o, m, ts}
         end
     end
+    number = number + 1
+end
+if writer and number - 1 > had then
+    redis.call('SET', writer, epoch .. ' ' .. text(number - 1), 'EX', ARGV[12])
 end
 redis.call('SET', base .. ':mark', text(last))
 return {epoch, results}
 """
 )
-"""→ epoch, per event ``new`` or ``again`` with offset, mark and ts, or ``full``."""
+"""→ epoch, per event ``new`` or ``again`` with offset, mark and ts, ``full``, or ``done``: the writer has been here."""
 
 # KEYS: the prefix. ARGV: topic, most events, ts up to which they go or '', entries looked at
 TRIM_TOPIC: Final = """

@@ -29,6 +29,7 @@ from actors.messages import (
     ReadDone,
     Resumed,
     SharesDue,
+    Spooled,
     Staged,
     Sweep,
     Tailed,
@@ -91,6 +92,7 @@ class Router(LoopActor):
         wake: tells the bus that peers' queues have grown; once per batch.
         keeper: of durable topics, or of all where there is a backplane; ``None``: there is neither.
         tailer, backplane: of the backplane; the second is told how it goes, and owned by the process, as the log.
+        spools: whether the keeper takes events also while the backplane is away.
         watch: is told what can be kept and what not; owned by the process, as the log; ``None``: nobody looks.
         stages: on the way here; ``None``: there are none.
         policies: of topics; ``None``: all have the default.
@@ -109,6 +111,7 @@ class Router(LoopActor):
         meter: Meter,
         keeper: Ref | None = None,
         tailer: Ref | None = None,
+        spools: bool = False,
         backplane: BackplaneWatch | None = None,
         watch: HistoryWatch | None = None,
         stages: Stages | None = None,
@@ -136,7 +139,7 @@ class Router(LoopActor):
         self._backplane: BackplaneDesk | None = None
         if keeper is not None and tailer is not None and backplane is not None:
             self._keeper = self._backplane = BackplaneDesk(
-                keeper, tailer, log, self._catch_up, lambda: self._workers, self._watch, backplane
+                keeper, tailer, log, self._catch_up, lambda: self._workers, self._watch, backplane, spools=spools
             )
         elif keeper is not None:
             self._keeper = KeeperDesk(keeper, log, policies, self._watch)
@@ -194,7 +197,9 @@ class Router(LoopActor):
                 if worker not in self._catch_up.behind:
                     worker.out.append(mark)
             self._wake_bus()
-        if self._keeper is not None and self._keeper.stuck:
+        if self._backplane is not None:
+            self._backplane.tick()
+        elif isinstance(self._keeper, KeeperDesk) and self._keeper.stuck:
             self._settle_kept(self._keeper.retry(), [])
         self.later(MARK_INTERVAL, MarkDue())
 
@@ -314,6 +319,11 @@ class Router(LoopActor):
         assert self._backplane is not None, "who tails was asked"
         self._settle_kept(self._backplane.tailed(message), [])
 
+    def on_spooled(self, message: Spooled) -> None:
+        """How many events wait for the backplane."""
+        assert self._backplane is not None, "who spools was asked"
+        self._backplane.spooled(message)
+
     def on_resumed(self, message: Resumed) -> None:
         """The shared log does not lead on from here."""
         assert self._backplane is not None, "who tails was asked"
@@ -340,7 +350,7 @@ class Router(LoopActor):
                     target.out.append(packed)
                 else:
                     self._catch_up.stop_at(target, event)
-            if type(targets) is GroupRoute:
+            if type(targets) is GroupRoute and publication.epoch:
                 self._groups.share_out(targets, publication, instant)
         self._tell_mark()
         meter = self._meter

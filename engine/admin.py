@@ -282,7 +282,10 @@ class _Api:
 
     async def publish(self, request: Request) -> Response:
         batch, single = publishes(await read_body(request))
-        results = [msgspec.structs.asdict(position) for position in await self._backend.publish(batch)]
+        results = [
+            msgspec.structs.asdict(position) if position.epoch else {"pending": True}
+            for position in await self._backend.publish(batch)
+        ]
         return answer(results[0] if single else {"results": results})
 
     async def reload(self, request: Request) -> Response:

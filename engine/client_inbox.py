@@ -58,6 +58,8 @@ class Inbox:
 
     def _lose(self, item: Event | Gap) -> None:
         if isinstance(item, Event):
+            if not item.epoch:
+                return  # it comes again
             item = Gap(item.topic, item.epoch, item.offset, item.offset, GapReason.SLOW)
         known = self._lost.get((item.topic, item.epoch))
         if known is not None:

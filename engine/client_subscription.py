@@ -248,7 +248,7 @@ class Subscription:
 
     def deliver(self, event: Event) -> None:
         """An event that matches."""
-        if self.options.group is not None:
+        if self.options.group is not None or not event.epoch:
             self._put(event)  # a lower offset is another member's share, and again the same one was not acknowledged
             return
         new, gap = self._positions.admit(event.topic, event.epoch, event.offset, event.priority)

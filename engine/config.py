@@ -282,7 +282,7 @@ class History(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if directory := environ.get("STATE_DIRECTORY"):  # systemd's
             return Path(directory.split(":")[0], "history.db")
         if port == 0:
-            raise ConfigError("is needed, as there are durable topics and the port is picked", "history.durable_file")
+            raise ConfigError("is needed, as events are kept on disk and the port is picked", "history.durable_file")
         state = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         return Path(state, "heliograph", f"history-{port}.db")
 

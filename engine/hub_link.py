@@ -46,7 +46,7 @@ class HubLink:
         await self._link.writable()
 
     async def publish(self, batch: list[Publish]) -> list[Position]:
-        """Publish in order; the positions once the hub has accepted all.
+        """Publish in order; the positions once the hub has accepted all; one without epoch waits on disk for its place.
 
         Raises:
             RequestError: ``unavailable`` without a hub or answer (some may have been accepted), or the hub's refusal.

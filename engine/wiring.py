@@ -37,6 +37,8 @@ from actors.redis_history import RedisHistory
 from actors.redis_protocol import RedisProtocol
 from actors.ref import Ref
 from actors.router import Router
+from actors.spool import Spool
+from actors.spooling_keeper import SpoolingKeeper
 from actors.sqlite_history import SqliteHistory
 from actors.stage import FunctionStage, Stage
 from actors.stage_runner import Forward, StagePolicy, StageRunner
@@ -141,6 +143,7 @@ def _hub_actors(
             keeper=None if keeper is None else keeper.ref,
             tailer=None if tailer is None else tailer.ref,
             backplane=backplane,
+            spools=config.backplane.on_outage == "local",
             wake=wake,
             meter=meter,
             stages=stages,
@@ -157,9 +160,7 @@ def _hub_actors(
     router = ChildSpec("router", make_router, capacity=MAILBOX)
     keeper = tailer = None
     if open_shared is not None:
-        keeper = ChildSpec(
-            "keeper", lambda: Keeper(router=router.ref, history=open_shared, pause=KEEPER_PAUSE), capacity=MAILBOX
-        )
+        keeper = _shared_keeper(config, lambda: router.ref, open_shared)
         tailer = ChildSpec("tailer", lambda: Tailer(router=router.ref, history=open_shared), capacity=MAILBOX)
     elif open_history is not None:
         keeper = ChildSpec("keeper", lambda: Keeper(router=router.ref, history=open_history), capacity=MAILBOX)
@@ -172,6 +173,17 @@ def _hub_actors(
     durable_file = None if open_history is None else config.history.durable_path(config.server.port)
     specs = [router, *(spec for spec in (keeper, tailer) if spec is not None), *runners]
     return HubActors(specs, router.ref, log, groups, watch, durable_file, backplane)
+
+
+def _shared_keeper(config: Config, router: Callable[[], Ref], history: Callable[[], RedisHistory]) -> ChildSpec:
+    if config.backplane.on_outage == "refuse":
+        return ChildSpec(
+            "keeper", lambda: Keeper(router=router(), history=history, pause=KEEPER_PAUSE), capacity=MAILBOX
+        )
+    path = config.history.durable_path(config.server.port)
+    spool = partial(Spool, path.with_suffix(".spool"), config.backplane.spool_events, partial(secrets.token_hex, 8))
+    spool().close()  # what is wrong with it is said at the start
+    return ChildSpec("keeper", lambda: SpoolingKeeper(router=router(), history=history, spool=spool), capacity=MAILBOX)
 
 
 def shared_history(config: Config, policies: TopicPolicies) -> Callable[[], RedisHistory] | None:

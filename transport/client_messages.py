@@ -51,13 +51,13 @@ class Welcome(msgspec.Struct, tag_field="op", tag="welcome"):
 
 
 class EventMessage(msgspec.Struct, tag_field="op", tag="event", gc=False):
-    """A publication as it is on the wire."""
+    """A publication as it is on the wire; without epoch and offset it has no place yet, and comes again with one."""
 
     topic: str
-    epoch: str
-    offset: int
     ts: float
     data: msgspec.Raw
+    epoch: str = ""
+    offset: int = 0
     type: str = "message"
     key: str | None = None
     priority: Priority | None = None

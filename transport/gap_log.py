@@ -28,7 +28,9 @@ class GapLog:
         self._splits = 0
 
     def remember(self, publication: Publication, reason: GapReason, segment: int = 0) -> None:
-        """An event is lost."""
+        """An event is lost. Of one that has no place yet there is nothing to tell: it comes again."""
+        if not publication.epoch:
+            return
         offset = publication.offset
         key = (publication.topic, publication.epoch, reason.value, segment)
         spans = self.spans.get(key)

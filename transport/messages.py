@@ -27,7 +27,8 @@ class Publish(NamedTuple):
 
 
 class Published(NamedTuple):
-    """Hub → publisher: accepted, and where the topic promises it to be. ``results`` are ``[ref, epoch, offset]``."""
+    """Hub → publisher: accepted, and where the topic promises it to be. ``results`` are ``[ref, epoch, offset]``;
+    no epoch: it waits on disk for its place."""
 
     results: list[tuple[int, str, int]]
 
@@ -42,7 +43,11 @@ class Refused(NamedTuple):
 
 
 class Publication(NamedTuple):
-    """Hub → worker: an accepted event. ``offset`` rises by one per topic within ``epoch``; ``ts`` Unix seconds."""
+    """Hub → worker: an accepted event. ``offset`` rises by one per topic within ``epoch``; ``ts`` Unix seconds.
+
+    Without an epoch it has no place yet: it waits on this node's disk for the Redis that engines share, and comes
+    again.
+    """
 
     topic: str
     epoch: str

@@ -95,7 +95,8 @@ class JsonForm:
         quoted = self._types.get(kind)
         if quoted is None:
             quoted = self._quote(kind)
-        head = f'{{"op":"event","topic":"{topic}","type":{quoted},"offset":{offset},"epoch":"{epoch}","ts":{ts:.6f},'
+        place = f'"offset":{offset},"epoch":"{epoch}",' if epoch else ""
+        head = f'{{"op":"event","topic":"{topic}","type":{quoted},{place}"ts":{ts:.6f},'
         if key is not None:
             head += f'"key":{self._encode(key).decode()},'
         if priority is not None:
@@ -154,6 +155,8 @@ class MsgpackForm:
             return self.message(self._event_map(publication))
         except CodecError:
             _, epoch, offset, *_ = publication
+            if not epoch:
+                return b""
             return self.message(gap(Missed(publication.topic, epoch, offset, offset, GapReason.OVERFLOW.value)))
 
     def _event_map(self, publication: Publication) -> dict[str, Any]:
@@ -161,10 +164,10 @@ class MsgpackForm:
             "op": "event",
             "topic": publication.topic,
             "type": publication.type,
-            "offset": publication.offset,
-            "epoch": publication.epoch,
-            "ts": publication.ts,
         }
+        if publication.epoch:
+            fields |= {"offset": publication.offset, "epoch": publication.epoch}
+        fields["ts"] = publication.ts
         for name in ("key", "priority", "source_ts"):
             if (value := getattr(publication, name)) is not None:
                 fields[name] = value

@@ -112,7 +112,7 @@ class World:
         topic = self._chance.choice(TOPICS)
         self._lengths[topic] += 1
         data = msgspec.Raw(msgspec.json.encode({"odd": len(self.log) % 2 == 1}))
-        event = EventMessage(topic, "e", self._lengths[topic], 0.0, data, priority=priority)
+        event = EventMessage(topic, 0.0, data, "e", self._lengths[topic], priority=priority)
         self.log.append(event)
         if not any(wanted(each, event) for each in self._here):
             return
