@@ -653,3 +653,37 @@ def test_a_password_is_used_and_in_no_message(redis_server: Callable[..., RedisS
         wrong.append([event("a")], NOW)
     assert "hunter" not in str(caught.value)
     wrong.close()
+
+
+def test_a_writers_numbers_are_appended_once_whatever_comes_again(redis_place: str) -> None:
+    history = redis_history(redis_place)
+    batch = [event("a", f"{n}") for n in range(4)]
+    first = history.append(batch[:3], NOW, writer=("w", 10))
+    assert [result.again for result in first if isinstance(result, Accepted)] == [False] * 3
+    again = history.append(batch, NOW, writer=("w", 10))
+    places = [(result.again, result.publication.offset) for result in again if isinstance(result, Accepted)]
+    assert places == [(True, 0)] * 3 + [(False, 4)]
+    published(history, event("a", "4"))
+    other = history.append(batch[:1], NOW, writer=("x", 10))
+    assert [result.publication.offset for result in other if isinstance(result, Accepted)] == [6]
+    assert [data for _, data in kept(history, "a")] == [b"0", b"1", b"2", b"3", b"4", b"0"]
+
+
+def test_topics_that_ended_before_a_mark_are_told(redis_place: str) -> None:
+    history = redis_history(redis_place)
+    published(history, event("a"), event("a"), event("b"), event("c"))
+    assert dict(history.ended(3)) == {"a": 2, "b": 1}
+    assert dict(history.ended(0)) == {}
+
+
+def test_a_log_shorter_than_what_somebody_has_read_is_another_one(redis_place: str) -> None:
+    history = redis_history(redis_place)
+    published(history, event("a"), event("a"))
+    reader = redis_history(redis_place)
+    reader.trust(history.epoch, 2)
+    assert reader.wait(2, 10, 0.01) == []
+    forgetful = redis_history(redis_place)
+    forgetful.trust(history.epoch, 3)
+    with pytest.raises(Expired):
+        forgetful.wait(3, 10, 0.01)
+    assert forgetful.epoch != history.epoch
