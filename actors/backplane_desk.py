@@ -14,8 +14,9 @@ from actors.history import Accepted
 from actors.history_watch import RECENT, HistoryWatch
 from actors.interests import Peer
 from actors.keeper import KEEPER_EVENTS, full
-from actors.keeper_desk import Answer, Ref
+from actors.keeper_desk import Answer
 from actors.messages import Drain, Keep, Kept, Resumed, Spooled, Sweep, Tailed, TailOn, TailState
+from actors.ports import Ref
 from actors.topic_log import TopicLog, is_own
 from transport.codes import ErrorCode
 from transport.errors import RequestError

@@ -7,7 +7,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from actors.admission import Admission, AuthPolicy
 from actors.identity import check_presence, check_publish, check_subscribe
@@ -23,8 +23,11 @@ from actors.messages import (
     UnsubscribeFor,
 )
 from actors.neighbours import Neighbours
+from actors.ports import Ref, Uplink
 from actors.rated_users import RatedUsers
+from actors.request_checks import check_group, check_patterns, check_room, check_since
 from actors.session import Connection, Session
+from actors.slow_lane import SlowLane
 from transport.codec import pack, unpack_batch
 from transport.codes import ByeReason, CloseCode, ErrorCode
 from transport.errors import RequestError
@@ -44,13 +47,11 @@ from transport.messages import (
     WhoIsPresent,
 )
 from transport.meter import Meter
-from transport.outbox import Outbox
-from transport.position import Position
 from transport.requests import Ack as AckRequest
 from transport.requests import Auth, Ping, Presence, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
 from transport.requests import History as HistoryRequest
 from transport.requests import Publish as PublishRequest
-from transport.topics import check_pattern, check_readable, check_topic, is_pattern, is_user, user_topic
+from transport.topics import check_readable, check_topic, is_user, user_topic
 from transport.wire_forms import JsonForm, MsgpackForm, WireForm
 
 PROTOCOL = 1
@@ -59,22 +60,6 @@ UNWELCOME = (CloseCode.POLICY, CloseCode.UNAUTHORIZED, CloseCode.KICKED)
 RECONNECT_SPREAD = 2.0  # s; clients of a worker that goes come back spread over this
 
 _log = logging.getLogger(__name__)
-
-
-class Ref(Protocol):
-    """Where messages go."""
-
-    def tell(self, message: Any) -> None: ...
-
-
-class Uplink(Protocol):
-    """The pipe to the hub (see :class:`transport.bus_client.BusClient`)."""
-
-    @property
-    def connected(self) -> bool: ...
-    @property
-    def window_open(self) -> bool: ...
-    def send(self, packed: bytes) -> None: ...
 
 
 class ClientLimits(NamedTuple):
@@ -131,11 +116,11 @@ class Clients(LoopActor):
         self._in_flight: dict[int, tuple[Session, int | str]] = {}
         self._next_ref = 0
         self._held: set[Session] = set()  # not read until the uplink or their acknowledgements have room
-        self._outboxes: set[Outbox] = set()
         self._rated = None if user_window is None else RatedUsers(user_window, self._tell_hub)
         self._admission = Admission(auth, now, time.monotonic)
         self._draining = False
         self._parting: set[Session] = set()  # of those held: they are sent away once they have their answers
+        self.slow_lane = SlowLane(limits, meter)
         self.configure(limits)
 
     def on_start(self) -> None:
@@ -150,9 +135,7 @@ class Clients(LoopActor):
         """Take new limits, at start and at a reload."""
         self._limits = limits
         self._neighbours = Neighbours(limits.connections_per_ip, self.sessions.values())
-        self.outbox_bytes = limits.outbox_bytes
-        self.write_chunk = limits.write_chunk
-        self.disconnect_slow = limits.disconnect_slow
+        self.slow_lane.limits = limits
 
     # the door -------------------------------------------------------------------------------------------------------
 
@@ -385,16 +368,6 @@ class Clients(LoopActor):
         self._held.add(session)
         session.connection.pause_reading()
 
-    def _patterns(self, session: Session, topics: list[str], field: str = "topics") -> None:
-        if not topics:
-            raise RequestError(ErrorCode.BAD_REQUEST, "name at least one topic", field)
-        if len(topics) > self._limits.topics_per_request:
-            raise RequestError(
-                ErrorCode.LIMIT_EXCEEDED, f"at most {self._limits.topics_per_request} topics in one request", field
-            )
-        for i, pattern in enumerate(topics):
-            check_pattern(pattern, f"{field}[{i}]")
-
     def _check_subscribe(self, session: Session, topics: list[str], field: str = "topics") -> None:
         """Raise :class:`RequestError` where the session may not read one of these patterns."""
         for i, pattern in enumerate(topics):
@@ -406,19 +379,17 @@ class Clients(LoopActor):
         Raises:
             RequestError: this session cannot have it.
         """
-        self._patterns(session, request.topics)
+        check_patterns(request.topics, self._limits.topics_per_request)
         if by_server:  # an operator decides what a token cannot; even so, what is a user's stays the user's
             for i, pattern in enumerate(request.topics):
                 check_readable(pattern, session.user, f"topics[{i}]")
         else:
             self._check_subscribe(session, request.topics)
         self.check_room(session, request.topics)
-        if request.group is not None:
-            self._check_group(request)
+        check_group(request)
+        check_since(request)
         if request.where is not None:
             request.where = Filter.parse(request.where)
-        if request.since is not None:
-            self._check_since(request, request.since)
         self._index.tell(SubscribeFor(session, request, by_server))
 
     def check_room(self, session: Session, topics: list[str]) -> None:
@@ -426,27 +397,7 @@ class Clients(LoopActor):
 
         To be asked again when they take effect: of requests that wait for the hub there may be many.
         """
-        held, most = session.subscriptions or {}, self._limits.subscriptions
-        if len(held) + len(topics) > most and len(held.keys() | set(topics)) > most:
-            raise RequestError(ErrorCode.LIMIT_EXCEEDED, f"at most {most} subscriptions a session", "topics")
-
-    def _check_since(self, request: Subscribe, since: str | dict[str, Position]) -> None:
-        if isinstance(since, str):
-            return
-        if request.where is not None:
-            text = "offsets say nothing of what a filter selects: give a position"
-            raise RequestError(ErrorCode.BAD_REQUEST, text, "since")
-        here = set(request.topics)
-        for topic in since:
-            if is_pattern(topic) or topic not in here:
-                text = "offsets are of topics without wildcards that are subscribed to here; else give a position"
-                raise RequestError(ErrorCode.BAD_REQUEST, text, f"since.{topic}")
-
-    def _check_group(self, request: Subscribe) -> None:
-        for field in ("where", "conflate", "max_rate", "window", "batch", "snapshot", "since"):
-            if getattr(request, field):
-                message = "a member of a consumer group gets every event that is assigned to it, as it comes"
-                raise RequestError(ErrorCode.BAD_REQUEST, message, field)
+        check_room(session.subscriptions or (), topics, self._limits.subscriptions)
 
     def _ack(self, session: Session, request: AckRequest) -> None:
         check_topic(request.topic)
@@ -463,11 +414,11 @@ class Clients(LoopActor):
             if request.topics != "*":
                 raise RequestError(ErrorCode.BAD_REQUEST, 'a list of topics, or "*" for all', "topics")
         else:
-            self._patterns(session, request.topics)
+            check_patterns(request.topics, self._limits.topics_per_request)
         self._index.tell(UnsubscribeFor(session, request, by_server))
 
     def _snapshot(self, session: Session, request: Snapshot) -> None:
-        self._patterns(session, request.topics)
+        check_patterns(request.topics, self._limits.topics_per_request)
         self._check_subscribe(session, request.topics)
         self._index.tell(SnapshotFor(session, request))
 
@@ -556,36 +507,3 @@ class Clients(LoopActor):
             self._held.discard(session)
             if not session.leaving and not session.closed:
                 session.connection.resume_reading()
-
-    # the slow lane's accounts -----------------------------------------------------------------------------------------
-
-    def new_outbox(self, *, slow: bool = True) -> Outbox:
-        """A bounded queue for a session that has become slow, or whose events are looked at one by one."""
-        outbox = Outbox(self._limits.outbox_bytes, self._limits.outbox_events)
-        self._outboxes.add(outbox)
-        self._meter.slow_sessions += slow
-        return outbox
-
-    def outbox_gone(self, outbox: Outbox, *, slow: bool = True) -> None:
-        """The session is fast again, or gone."""
-        self._outboxes.discard(outbox)
-        self._meter.slow_sessions -= slow
-
-    def no_longer_slow(self) -> None:
-        """A session stays in the slow lane for another reason than being slow."""
-        self._meter.slow_sessions -= 1
-
-    def count_queued(self, events: int, dropped: int, limited: int = 0) -> None:
-        """One flush into an outbox: ``events`` were queued; ``dropped`` that waited and ``limited`` are lost."""
-        self._meter.deliveries += events - dropped
-        for reason, count in (("slow", dropped), ("rate_limited", limited)):
-            if count:
-                self._meter.dropped[reason] = self._meter.dropped.get(reason, 0) + count
-
-    def count_skipped(self, events: int) -> None:
-        """A session in the slow lane was told that so many events were conflated away."""
-        self._meter.skipped += events
-
-    def outbox_size(self) -> int:
-        """Bytes that wait in all outboxes."""
-        return sum(outbox.size for outbox in self._outboxes)

@@ -14,7 +14,6 @@ from typing import Any
 from actors.attendance import Attendance
 from actors.audience import Audience
 from actors.audiences import Audiences
-from actors.clients import Ref, Uplink
 from actors.filter_index import FilterIndex
 from actors.identity import check_subscribe
 from actors.loop_actor import LoopActor
@@ -38,6 +37,7 @@ from actors.messages import (
     UnsubscribeFor,
 )
 from actors.outstanding import Asked, Outstanding
+from actors.ports import Ref, Uplink
 from actors.session import Session
 from actors.subscription import EVERYTHING, PLAIN, Subscription, delivery
 from actors.topic_policy import Strategy, TopicPolicies

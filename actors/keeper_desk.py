@@ -7,13 +7,14 @@ The router's own log has it from then on, too: so what was missed lately is foun
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from actors.history import Accepted, Expired
 from actors.history_watch import DURABLE, RECENT, HistoryWatch
 from actors.interests import Peer
 from actors.keeper import KEEPER_EVENTS, full
 from actors.messages import Keep, Kept, ReadKept, Sweep
+from actors.ports import Ref
 from actors.recall import RECALL_EVENTS, Since
 from actors.sqlite_history import SqliteHistory
 from actors.topic_log import TopicLog
@@ -25,12 +26,6 @@ from transport.messages import Interest, Publish, ReadHistory
 
 TOPICS_CACHED: Final = 65_536
 TAKEN_OVER: Final = 10_000  # events of a topic that a hub takes over from the disk at its start
-
-
-class Ref(Protocol):
-    """Where messages go."""
-
-    def tell(self, message: Any, /) -> None: ...
 
 
 class Answer(NamedTuple):

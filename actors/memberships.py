@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from actors.audience import Selection
-from actors.clients import Uplink
 from actors.messages import Select, Urgent
+from actors.ports import Uplink
 from actors.session import Session
 from actors.subscription import Subscription
 from transport.codec import pack

@@ -17,7 +17,7 @@ from actors.groups import Groups
 from actors.history import Accepted
 from actors.history_watch import RECENT, TRIMMING, HistoryWatch
 from actors.interests import Interests, Peer
-from actors.keeper_desk import Answer, KeeperDesk, Ref
+from actors.keeper_desk import Answer, KeeperDesk
 from actors.loop_actor import LoopActor
 from actors.messages import (
     Advance,
@@ -37,6 +37,7 @@ from actors.messages import (
     TailState,
     WindowOpened,
 )
+from actors.ports import Ref
 from actors.recall import NOTHING_OLDER, Older, page, recall
 from actors.route_cache import RouteCache
 from actors.stages import Stages

@@ -129,7 +129,7 @@ class Session:
         """The transport's buffer is above its mark: take the slow lane from the next flush on."""
         self.paused = True
         if self.outbox is None and not self.closed:
-            self.outbox = self.clients.new_outbox()
+            self.outbox = self.clients.slow_lane.enter()
             for route in self.routes:
                 lane = route.lanes[self.form]
                 lane.fast.pop(self, None)
@@ -150,7 +150,7 @@ class Session:
         """The connection is gone, exactly once."""
         self.closed = True
         if self.outbox is not None:
-            self.clients.outbox_gone(self.outbox, slow=not self.rated)
+            self.clients.slow_lane.leave(self.outbox, slow=not self.rated)
         self.clients.forget(self, code)
 
     # to the client --------------------------------------------------------------------------------------------------
@@ -196,6 +196,7 @@ class Session:
         outbox = self.outbox
         if outbox is None or self.leaving:
             return
+        lane = self.clients.slow_lane
         dropped = outbox.dropped
         half = False
         limited = 0
@@ -209,13 +210,13 @@ class Session:
                 self._drain()  # it is not slow: here waits what has come with this flush, and gaps that can wait
                 continue
             half = half or verdict is Verdict.HALF
-            if verdict is Verdict.FULL or (verdict is Verdict.DROPPED and self.clients.disconnect_slow):
-                self.clients.count_queued(0, outbox.dropped - dropped, limited)
+            if verdict is Verdict.FULL or (verdict is Verdict.DROPPED and lane.limits.disconnect_slow):
+                lane.queued(0, outbox.dropped - dropped, limited)
                 self.clients.dismiss(self, CloseCode.SLOW, ByeReason.SLOW)
                 return
-        self.clients.count_queued(len(frames) - limited, outbox.dropped - dropped, limited)
+        lane.queued(len(frames) - limited, outbox.dropped - dropped, limited)
         if half:
-            self.message(op="slow", queued=outbox.size, limit=self.clients.outbox_bytes)
+            self.message(op="slow", queued=outbox.size, limit=lane.limits.outbox_bytes)
         if not self.paused and limited < len(frames):  # gaps alone can wait for what they precede
             self._drain()
 
@@ -228,9 +229,9 @@ class Session:
         """The user has a rate: take the slow lane for good, as long as no event has come."""
         self.rated = True
         if self.outbox is None:
-            self.outbox = self.clients.new_outbox(slow=False)
+            self.outbox = self.clients.slow_lane.enter(slow=False)
         else:
-            self.clients.no_longer_slow()  # it did not read the answers that it got before its token
+            self.clients.slow_lane.no_longer_slow()  # it did not read the answers that it got before its token
 
     def _drain(self) -> None:
         """Move the outbox to the transport while it takes it; drained, go back to the fast lane."""
@@ -239,7 +240,7 @@ class Session:
             return
         while outbox and not self.paused and not self.closed:
             frames = [self.form.message(gap(missed)) for missed in outbox.gaps()]
-            frames += outbox.take(self.clients.write_chunk)
+            frames += outbox.take(self.clients.slow_lane.limits.write_chunk)
             now = time.monotonic()
             if now - self.told >= SKIPPED_INTERVAL:
                 self.told = now
@@ -249,7 +250,7 @@ class Session:
             told = self._told(outbox)
             self.outbox = None
             self.dropped += outbox.dropped
-            self.clients.outbox_gone(outbox)
+            self.clients.slow_lane.leave(outbox)
             for route in self.routes:
                 lane = route.lanes[self.form]
                 lane.slow.pop(self, None)
@@ -260,5 +261,5 @@ class Session:
     def _told(self, outbox: Outbox) -> list[bytes]:
         """What says how many events were conflated away."""
         skips = outbox.skips()
-        self.clients.count_skipped(sum(skips.values()))
+        self.clients.slow_lane.skipped(sum(skips.values()))
         return [self.form.message(skipped(topic, count)) for topic, count in skips.items()]

@@ -153,7 +153,7 @@ class Worker:
     async def refresh(self) -> None:
         """Bring the gauges up to date."""
         meter, audiences = self.meter, self._actors.table.audiences
-        meter.outbox_bytes = self._clients.outbox_size()
+        meter.outbox_bytes = self._clients.slow_lane.size
         meter.filtered, meter.selections = audiences.filtered, audiences.selections()
         meter.held_events = self._actors.broadcaster.held_events()
         meter.accept_paused = int(self._listener is not None and self._listener.paused)
