@@ -178,6 +178,8 @@ class HeliographProtocol(FeedProtocol):
 
     def _event(self, message: EventMessage) -> Sequence[Item]:
         if not message.epoch:
+            if message.offset:
+                raise MappingError(BadMessage.WRONG_TYPE, "epoch", "an offset says nothing without its epoch")
             return ()  # it comes again, when it has its place
         topic = self._local(message.topic)
         data = bytes(message.data)

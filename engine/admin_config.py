@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from engine.tables import Discreet, Name, about
+from engine.tables import Masked, Name, about
 from transport.addresses import is_loopback
 from transport.errors import ConfigError
 
@@ -16,7 +16,7 @@ API_KEY = "api_key"
 """The name, among the keys, of the one that has all scopes."""
 
 
-class AdminKey(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AdminKey(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[admin.keys.NAME]``: a key for some of what the admin API can do. Give it 16 random characters or more."""
 
     key: Annotated[Name, about("what requests carry as `Authorization: Bearer KEY` or `X-API-Key`", secret=True)]
@@ -30,7 +30,7 @@ class AdminKey(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
         check_key(self.key, "key")
 
 
-class Admin(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Admin(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[admin]``: the admin HTTP port."""
 
     host: Annotated[Name, about("address of the admin HTTP server")] = "127.0.0.1"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from engine.tables import Discreet, Name, Positive, about
+from engine.tables import Masked, Name, Positive, about
 from transport.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ KEYS = ("secret", "public_key", "jwks")
 Algorithm = Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512"]
 
 
-class Auth(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Auth(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[auth]``: clients need a token as soon as one of ``secret``, ``public_key`` and ``jwks`` is given."""
 
     secret: Annotated[

@@ -27,7 +27,7 @@ from engine.admin_config import Admin, AdminKey
 from engine.auth_config import Auth
 from engine.feed_config import Feed, FeedMap
 from engine.redis_config import REDIS, Redis
-from engine.tables import Discreet, Name, Positive, Reader, Text, about, join, put, read_text
+from engine.tables import Masked, Name, Positive, Reader, Text, about, join, put, read_text
 from transport.addresses import is_loopback
 from transport.errors import ConfigError, RequestError
 from transport.topics import check_pattern, topic
@@ -322,7 +322,7 @@ class Topic(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError('needs strategy = "load_balanced"', "acks")
 
 
-class Backplane(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Backplane(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[backplane]``: several engines that share their events over a Redis."""
 
     url: Annotated[
@@ -348,7 +348,7 @@ def _importable(path: str) -> bool:
     return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
 
 
-class Stage(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Stage(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[stages.NAME]``: code of one's own on the events' way, in a thread of its own."""
 
     actor: Annotated[Name | None, about('class of the stage, "package.module:Class"', none="it is a function")] = None

@@ -14,7 +14,7 @@ from actors import feed_map
 from actors.feed import check_url, is_header
 from actors.feed_protocol import MappedProtocol
 from actors.upstream_values import Scalar, TimeUnit, ValueType
-from engine.tables import Discreet, Name, Positive, about
+from engine.tables import Masked, Name, Positive, about
 from transport.errors import ConfigError
 
 SOCKS = ("socks5h", "socks5", "socks4a", "socks4")
@@ -59,7 +59,7 @@ class FeedMap(feed_map.FeedMap, frozen=True, kw_only=True, forbid_unknown_fields
         feed_map.CompiledMap(self)  # raises ConfigError where the map cannot work
 
 
-class Feed(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Feed(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[feeds.NAME]``: an upstream WebSocket."""
 
     url: Annotated[str, about("address of the feed, ws:// or wss://")]

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from actors.redis_protocol import RedisProtocol
 from engine.feed_config import check_waits
-from engine.tables import Discreet, Name, Positive, about
+from engine.tables import Masked, Name, Positive, about
 from transport.errors import ConfigError
 
 REDIS = "redis"
@@ -20,7 +20,7 @@ MESSAGE_BYTES_MAX = 2**21
 _DATABASE = re.compile(r"/?[0-9]*").fullmatch
 
 
-class Redis(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Redis(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[redis]``: channels of a Redis whose messages become events. It is a feed, named redis."""
 
     url: Annotated[

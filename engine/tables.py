@@ -85,7 +85,7 @@ def inner_struct(kind: Any) -> type[Struct] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
 
 
-class Discreet(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Masked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table that may hold secrets: its ``repr``, in a traceback or an error of somebody's, shows none."""
 
     def __repr__(self) -> str:
