@@ -53,6 +53,7 @@ _FAMILIES = (
     ("history_bytes", "history_bytes", "history", "Size of what is kept of events, in files or memory."),
     ("history_topics", "history_topics", None, "Topics that the hub knows."),
     ("history_waiting", "history_waiting_events", None, "Events that wait to be kept."),
+    ("backplane_spooled", "backplane_spooled_events", None, "Events that wait on disk for the shared Redis."),
     ("keep", "history_append_seconds", None, "One append to a history that is not in memory, with its disk's sync."),
     ("bus_queue", "bus_queue_events", "worker", "Events that the hub holds for a worker."),
     ("bus_closed", "bus_window_closed", "worker", "1 for a worker that the hub goes on without, else 0."),

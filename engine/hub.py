@@ -92,6 +92,7 @@ class Hub:
         meter.conditions = {**meter.conditions, "history": Condition(actors.watch.reason)}
         if (backplane := actors.backplane) is not None:
             meter.history_waiting += backplane.waiting
+            meter.backplane_spooled = backplane.spooled
             meter.conditions["backplane"] = Condition(backplane.trouble, backplane.retry_in)
 
     async def topics(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:

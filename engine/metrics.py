@@ -201,6 +201,7 @@ class Figures:
             "history_bytes": total.history_bytes,
             "history_topics": total.history_topics,
             "history_waiting_events": total.history_waiting,
+            "backplane_spooled_events": total.backplane_spooled,
             "history_append_seconds": {"p50": total.keep.quantile(0.5), "p99": total.keep.quantile(0.99)},
             "layers": self.layers(),
             "delivery_seconds": {"p50": total.delivery.quantile(0.5), "p99": total.delivery.quantile(0.99)},

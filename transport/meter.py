@@ -145,6 +145,7 @@ class Meter(msgspec.Struct, kw_only=True):
         history_bytes: of files, or of memory, by history: "recent" events of all topics, "durable" ones.
         history_topics: topics that the hub knows.
         history_waiting: events that wait to be kept, before anybody gets them.
+        backplane_spooled: events that wait on disk for the Redis that engines share.
         conditions: of parts that may be in trouble while the process does its work, by name.
     """
 
@@ -187,6 +188,7 @@ class Meter(msgspec.Struct, kw_only=True):
     history_bytes: dict[str, int] = {}
     history_topics: int = 0
     history_waiting: int = 0
+    backplane_spooled: int = 0
     conditions: dict[str, Condition] = {}
 
     def snapshot(self) -> dict[str, Any]:
@@ -216,6 +218,6 @@ COUNTERS = (
 GAUGES = (
     "connections", "subscriptions", "filtered", "selections", "held_events", "group_members", "group_waiting",
     "group_unacknowledged", "slow_sessions", "outbox_bytes", "accept_paused", "bus_queue", "bus_closed",
-    "stages_bypassed", "history_bytes", "history_topics", "history_waiting",
+    "stages_bypassed", "history_bytes", "history_topics", "history_waiting", "backplane_spooled",
 )  # fmt: skip
 """Fields of :class:`Meter` whose sum over processes means something."""

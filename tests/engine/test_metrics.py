@@ -51,6 +51,7 @@ CONTRACT = {
     "history_bytes": {"history"},
     "history_topics": set(),
     "history_waiting_events": set(),
+    "backplane_spooled_events": set(),
     "history_append_seconds": set(),
     "bus_queue_events": {"worker"},
     "bus_window_closed": {"worker"},
@@ -108,6 +109,7 @@ def busy() -> Meter:
         history_bytes={"recent": 29, "durable": 30},
         history_topics=31,
         history_waiting=32,
+        backplane_spooled=33,
     )
     meter.delivery.observe_many(0.003, 14)
     meter.match.observe(2e-5)
@@ -176,6 +178,7 @@ def test_values_reach_the_text() -> None:
     assert [value(name) for name in groups] == [42, 44, 46]
     assert (value("history_bytes", history="recent"), value("history_bytes", history="durable")) == (58, 60)
     assert (value("history_topics"), value("history_waiting_events")) == (62, 64)
+    assert value("backplane_spooled_events") == 66
     assert value("history_append_seconds_bucket", le="0.001") == 0
     assert (value("history_append_seconds_count"), value("history_append_seconds_sum")) == (2, 0.004)
     assert value("bus_window_closed", worker="worker-0") == 2
@@ -270,6 +273,7 @@ def test_stats() -> None:
     assert (stats["stage_failures"], stats["stages_bypassed"]) == ({"spread:raised": 14}, {"spread": 1})
     assert stats["history_bytes"] == {"recent": 29, "durable": 30}
     assert (stats["history_topics"], stats["history_waiting_events"]) == (31, 32)
+    assert stats["backplane_spooled_events"] == 33
     assert 0.001 <= stats["history_append_seconds"]["p50"] <= 0.0025
     assert stats["feeds"] == figures.feeds.shown()
     assert (stats["feeds"]["fx"]["state"], stats["feeds"]["fx"]["reconnects"]) == ("connected", 7)
