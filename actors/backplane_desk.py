@@ -7,6 +7,7 @@ from the tailer alone, own events and others' alike: so all engines have them in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from actors.backplane_watch import BackplaneWatch
 from actors.catch_up import CatchUp
@@ -15,7 +16,19 @@ from actors.history_watch import RECENT, HistoryWatch
 from actors.interests import Peer
 from actors.keeper import KEEPER_EVENTS, full
 from actors.keeper_desk import Answer
-from actors.messages import Drain, Keep, Kept, Resumed, Spooled, Sweep, Tailed, TailOn, TailState
+from actors.messages import (
+    Drain,
+    FromBackplane,
+    Keep,
+    Kept,
+    Resumed,
+    Spooled,
+    Sweep,
+    Tailed,
+    Tailing,
+    TailOn,
+    TailState,
+)
 from actors.ports import Ref
 from actors.topic_log import TopicLog, is_own
 from transport.codes import ErrorCode
@@ -53,9 +66,14 @@ class BackplaneDesk:
         self._workers, self._history, self._watch, self._spools = workers, history, watch, spools
         self._place = (log.id, log.mark)  # everything up to there is in the log
         self._quiet = 0  # the mark up to which events are old, and news to nobody
-        self._away = False  # whether the keeper waits for a word
         self._drains = False  # whether the keeper is at it
         self.stuck = False
+        self._hears: dict[type, Callable[[Any], None]] = {
+            Tailing: lambda _: self.begin(),
+            TailState: self._heard,
+            Resumed: self._resumed,
+            Spooled: self._spooled,
+        }
 
     def begin(self) -> None:
         """Ask the tailer to go on where the log ends."""
@@ -87,11 +105,15 @@ class BackplaneDesk:
         """What publishers are told. There is nothing to distribute, as that comes from the tailer, but for what has to
         wait for its place: clients of this node get it now, too."""
         self._watch.waiting -= len(message.results)
+        if not self._spools:
+            self._watch.silent = _why_not(message)
         waits = [o for _, _, o in message.results if isinstance(o, Accepted) and not (o.publication.epoch or o.again)]
         return waits, [Answer(peer, publish.ref, outcome) for peer, publish, outcome in message.results]
 
     def sweep(self) -> None:
-        """Let the keeper let go what is too old."""
+        """Let the keeper let go what is too old. What it said of Redis is old, too: the next publish shows it."""
+        if not self._spools:
+            self._watch.silent = None
         if self._watch.reason is None:
             self._keeper.tell(Sweep())
 
@@ -101,26 +123,35 @@ class BackplaneDesk:
 
     # what comes back ------------------------------------------------------------------------------------------------
 
-    def heard(self, state: TailState) -> None:
+    def take(self, message: Any) -> list[Accepted]:
+        """What tailer and keeper say; returns events to be distributed."""
+        if type(message) is Tailed:
+            return self._tailed(message)
+        self._hears[type(message)](message)
+        return []
+
+    def _heard(self, state: TailState) -> None:
         """Whether Redis can be had."""
         back = self._watch.heard(state)
+        if back and not self._spools:
+            self._watch.silent = None
         if self._spools and state.reason is not None:
             self._keeper.tell(state)
         elif self._spools and back:
             self._drain()
 
-    def spooled(self, message: Spooled) -> None:
+    def _spooled(self, message: Spooled) -> None:
         """How many events wait on disk."""
-        self._watch.spooled, self._away = message.waiting, message.away
+        self._watch.spooled, self._watch.silent = message.waiting, message.away
         self._drains = self._drains and not message.drained
-        if message.waiting and not message.away:
+        if message.waiting and message.away is None:
             self._drain()
 
     def tick(self) -> None:
         """About once a second: try again what does not go by itself."""
         if self.stuck:
             self.begin()
-        if self._watch.reason is None and (self._away or self._watch.spooled):
+        if self._watch.reason is None and self._spools and (self._watch.silent is not None or self._watch.spooled):
             self._drain()
 
     def _drain(self) -> None:
@@ -128,7 +159,7 @@ class BackplaneDesk:
             self._drains = True
             self._keeper.tell(Drain())
 
-    def tailed(self, message: Tailed) -> list[Accepted]:
+    def _tailed(self, message: Tailed) -> list[Accepted]:
         """Take events into the log; returns those to be distributed."""
         if (message.epoch, message.behind) != self._place:
             return []  # of a former tailer, or read twice
@@ -156,7 +187,7 @@ class BackplaneDesk:
         self._tell_lost(head.topic for head in self._log.heads())
         return [event for event in events if event.mark > quiet]
 
-    def resumed(self, message: Resumed) -> None:
+    def _resumed(self, message: Resumed) -> None:
         """What is in Redis does not lead on from here."""
         try:
             known = self._log.begin(message.epoch, message.mark)
@@ -184,3 +215,20 @@ class BackplaneDesk:
         self.stuck = False
         if self._history.troubled:
             self._history.works(RECENT)
+
+
+def _why_not(message: Kept) -> str | None:
+    """Why Redis did not take events."""
+    outcomes = (outcome for _, _, outcome in message.results if isinstance(outcome, RequestError))
+    return next((error.message for error in outcomes if error.code is ErrorCode.UNAVAILABLE), None)
+
+
+class ToBackplaneDesk:
+    """The router's ref for those whose messages are the desk's business."""
+
+    def __init__(self, router: Ref) -> None:
+        self._router = router
+
+    def tell(self, message: Any) -> None:
+        """As :class:`~actors.messages.FromBackplane`."""
+        self._router.tell(FromBackplane(message))

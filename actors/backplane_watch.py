@@ -17,6 +17,7 @@ class BackplaneWatch:
         reason: why it cannot be had, for people; ``None``: it can.
         retry_in: seconds between this attempt and the next.
         waiting: events that the keeper has and has not answered.
+        silent: why it does not take events, though it may be there.
         spooled: events that wait on disk.
         met: whether the hub has begun where Redis is.
         lost: how often the node could not go on where it was.
@@ -25,6 +26,7 @@ class BackplaneWatch:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.retry_in: float | None = None
+        self.silent: str | None = None
         self.waiting = self.spooled = 0
         self.met = False
         self.lost = 0
@@ -45,9 +47,10 @@ class BackplaneWatch:
     @property
     def trouble(self) -> str | None:
         """The reason for operators."""
+        reason = self.reason or self.silent
         if self.spooled:
-            return f"{self.reason or 'it is given what it has missed'}; {self.spooled} events wait on disk"
-        return self.reason
+            return f"{reason or 'it is given what it has missed'}; {self.spooled} events wait on disk"
+        return reason
 
     def refused(self, events: int) -> None:
         """So many could not be taken."""

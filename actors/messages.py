@@ -129,6 +129,12 @@ class ReadDone(NamedTuple):
     error: RequestError | None = None
 
 
+class FromBackplane(NamedTuple):
+    """Tailer or keeper → router, about a log that several engines share: one of the messages that follow."""
+
+    what: Any
+
+
 class Tailing(NamedTuple):
     """Tailer → router: I have begun; tell me where."""
 
@@ -173,13 +179,13 @@ class Drain(NamedTuple):
 
 
 class Spooled(NamedTuple):
-    """Keeper → router: so many events wait for the shared log; ``away``: it is not asked before a :class:`Drain`.
+    """Keeper → router: so many events wait for the shared log; ``away``: why it is not asked before a :class:`Drain`.
 
     ``drained``: this answers one, or the keeper has begun.
     """
 
     waiting: int
-    away: bool
+    away: str | None
     drained: bool = False
 
 

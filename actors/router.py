@@ -22,19 +22,15 @@ from actors.loop_actor import LoopActor
 from actors.messages import (
     Advance,
     Arrived,
+    FromBackplane,
     GroupsDue,
     Kept,
     MarkDue,
     PeerGone,
     ReadDone,
-    Resumed,
     SharesDue,
-    Spooled,
     Staged,
     Sweep,
-    Tailed,
-    Tailing,
-    TailState,
     WindowOpened,
 )
 from actors.ports import Ref
@@ -305,31 +301,10 @@ class Router(LoopActor):
         self._groups.flow()
         self._wake_bus()
 
-    def on_tailing(self, _message: Tailing) -> None:
-        """The tailer has begun."""
-        assert self._backplane is not None, "who tails was asked"
-        self._backplane.begin()
-
-    def on_tail_state(self, message: TailState) -> None:
-        """How the tailer does."""
-        assert self._backplane is not None, "who tails was asked"
-        self._backplane.heard(message)
-
-    def on_tailed(self, message: Tailed) -> None:
-        """Events of this engine and of others, in the order of all."""
-        assert self._backplane is not None, "who tails was asked"
-        self._settle_kept(self._backplane.tailed(message), [])
-
-    def on_spooled(self, message: Spooled) -> None:
-        """How many events wait for the backplane."""
-        assert self._backplane is not None, "who spools was asked"
-        self._backplane.spooled(message)
-
-    def on_resumed(self, message: Resumed) -> None:
-        """The shared log does not lead on from here."""
-        assert self._backplane is not None, "who tails was asked"
-        self._backplane.resumed(message)
-        self._wake_bus()
+    def on_from_backplane(self, message: FromBackplane) -> None:
+        """Events of this engine and of others, in the order of all; or how those do who read and keep them."""
+        assert self._backplane is not None, "somebody was asked"
+        self._settle_kept(self._backplane.take(message.what), [])
 
     def _distribute(self, events: list[Accepted], instant: float) -> None:
         """Hand events to the workers that are interested, in order."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from actors.history import Accepted
 from actors.keeper import Keeper
-from actors.messages import Drain, Spooled, TailState
+from actors.messages import Drain, FromBackplane, Spooled, TailState
 from actors.redis_history import RedisHistory
 from actors.spool import Spool
 from transport.codec import pack
@@ -42,7 +42,7 @@ class SpoolingKeeper(Keeper):
         super().__init__(**keeper)
         self._open_spool = spool
         self._spool: Spool | None = None
-        self._away = False
+        self._away: str | None = None  # why Redis is not asked
 
     def on_start(self) -> None:
         """Open both, and say what a former life has left."""
@@ -58,11 +58,11 @@ class SpoolingKeeper(Keeper):
 
     def on_tail_state(self, message: TailState) -> None:
         """Redis cannot be had: it is not even asked, until there is a reason to."""
-        self._away = self._away or message.reason is not None
+        self._away = message.reason or self._away
 
     def on_drain(self, _message: Drain) -> None:
         """Redis can be had."""
-        self._away = False
+        self._away = None
         self._drain()
         self._tell(drained=True)
 
@@ -76,8 +76,7 @@ class SpoolingKeeper(Keeper):
             results = history.append(publishes, self._clock(), writer=(spool.name, first))
             spool.remove(first, len(publishes))
         except RequestError as error:
-            self._away = True
-            _log.info("what waits for the backplane waits on: %s", error)
+            self._away = error.message
             return
         for publish, result in zip(publishes, results, strict=True):
             if isinstance(result, RequestError):
@@ -86,7 +85,7 @@ class SpoolingKeeper(Keeper):
     def _keep(self, publishes: list[Publish]) -> list[Accepted | RequestError]:
         """Into Redis or, where that is away or others wait, into the spool."""
         history, spool = self._both()
-        if len(spool) and not self._away:
+        if len(spool) and self._away is None:
             self._drain()
         results: list[Accepted | RequestError | None] = [_unfit(publish) for publish in publishes]
         fit = [publish for publish, result in zip(publishes, results, strict=True) if result is None]
@@ -94,15 +93,14 @@ class SpoolingKeeper(Keeper):
         return [next(rest) if result is None else result for result in results]
 
     def _keep_fit(self, history: RedisHistory, spool: Spool, publishes: list[Publish]) -> list[Accepted | RequestError]:
-        if self._away or len(spool):
+        if self._away is not None or len(spool):
             results = self._wait(spool, publishes, None)
         else:
             first = spool.numbers(len(publishes))
             try:
                 return history.append(publishes, self._clock(), writer=(spool.name, first))
             except RequestError as error:
-                _log.info("events wait for the backplane: %s", error)
-                self._away = True
+                self._away = error.message
             results = self._wait(spool, publishes, first)
         self._tell()
         return results
@@ -130,7 +128,7 @@ class SpoolingKeeper(Keeper):
         return results
 
     def _tell(self, drained: bool = False) -> None:
-        self._router.tell(Spooled(len(self._both()[1]), self._away, drained))
+        self._router.tell(FromBackplane(Spooled(len(self._both()[1]), self._away, drained)))
 
     def _both(self) -> tuple[RedisHistory, Spool]:
         assert self._history is not None, "it has started"

@@ -14,8 +14,8 @@ from actors.backoff import Backoff, BackoffPolicy
 from actors.blocking_actor import BlockingActor
 from actors.history import Expired
 from actors.messages import Resumed, Tailed, Tailing, TailOn, TailState
+from actors.ports import Ref
 from actors.redis_history import RedisHistory
-from actors.ref import Ref
 from actors.topic_log import TopicLog
 from transport.errors import RequestError
 
@@ -79,7 +79,11 @@ class Tailer(BlockingActor):
     """
 
     def __init__(
-        self, *, router: Ref, history: Callable[[], RedisHistory], sleep: Callable[[float], None] = time.sleep
+        self,
+        *,
+        router: Ref,
+        history: Callable[[], RedisHistory],
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__()
         self._router, self._open, self._sleep = router, history, sleep

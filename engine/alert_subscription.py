@@ -116,7 +116,8 @@ class AlertSubscription(Generic[AlertT]):
             return False
         if self._window is None or event.priority is Priority.CRITICAL:
             return True
-        if self._window.admit((event.topic, event.epoch, event.offset), self._clock()):
+        place = event.offset if event.epoch else hash(event.payload)
+        if self._window.admit((event.topic, event.epoch, place), self._clock()):
             return True
         self.capped += 1
         return False

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from actors.admission import AuthPolicy
 from actors.backoff import BackoffPolicy
+from actors.backplane_desk import ToBackplaneDesk
 from actors.backplane_watch import BackplaneWatch
 from actors.breaker import BreakerPolicy
 from actors.broadcaster import Broadcaster
@@ -161,7 +162,9 @@ def _hub_actors(
     keeper = tailer = None
     if open_shared is not None:
         keeper = _shared_keeper(config, lambda: router.ref, open_shared)
-        tailer = ChildSpec("tailer", lambda: Tailer(router=router.ref, history=open_shared), capacity=MAILBOX)
+        tailer = ChildSpec(
+            "tailer", lambda: Tailer(router=ToBackplaneDesk(router.ref), history=open_shared), capacity=MAILBOX
+        )
     elif open_history is not None:
         keeper = ChildSpec("keeper", lambda: Keeper(router=router.ref, history=open_history), capacity=MAILBOX)
     stages = Stages(router.ref)

@@ -70,7 +70,7 @@ class Node:
         self.start()
 
     def tell(self, message: Any) -> None:
-        self.told.append(message)
+        self.told.append(message.what)
 
     def start(self) -> None:
         self.keeper = SpoolingKeeper(

@@ -170,12 +170,12 @@ class Node:
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=30))
 def test_whatever_comes_twice_or_late_the_log_is_the_shared_one(batches: list[tuple[int, int]]) -> None:
     node = Node()
-    node.desk.resumed(Resumed("E", 0, 0, []))
+    node.desk.take(Resumed("E", 0, 0, []))
     news: list[int] = []
     for behind, count in batches:
         batch = [event(n) for n in range(behind + 1, behind + count + 1)]
-        news += [each.mark for each in node.desk.tailed(Tailed("E", behind, batch))]
-        node.desk.tailed(Tailed("former", behind, batch))
+        news += [each.mark for each in node.desk.take(Tailed("E", behind, batch))]
+        node.desk.take(Tailed("former", behind, batch))
     assert news == list(range(1, len(news) + 1))
     assert node.log.position == f"E:{len(news)}"
     assert node.tailer.told[-1] == TailOn("E", len(news))
@@ -183,10 +183,10 @@ def test_whatever_comes_twice_or_late_the_log_is_the_shared_one(batches: list[tu
 
 def test_at_first_contact_old_events_are_news_to_nobody() -> None:
     node = Node()
-    node.desk.resumed(Resumed("E", 10, 12, [("old", 3)]))
+    node.desk.take(Resumed("E", 10, 12, [("old", 3)]))
     assert node.tailer.take() == [TailOn("E", 10)]
-    assert node.desk.tailed(Tailed("E", 10, [event(11)])) == []
-    assert [each.mark for each in node.desk.tailed(Tailed("E", 11, [event(12), event(13)]))] == [13]
+    assert node.desk.take(Tailed("E", 10, [event(11)])) == []
+    assert [each.mark for each in node.desk.take(Tailed("E", 11, [event(12), event(13)]))] == [13]
     assert len(node.worker.out) == 2, "what a and old have lost"
     assert node.log.where("old") == ("E", 3)
 
@@ -194,13 +194,13 @@ def test_at_first_contact_old_events_are_news_to_nobody() -> None:
 def test_another_epoch_is_told_and_its_events_are_news() -> None:
     node = Node()
     node.watch.met = True
-    node.desk.resumed(Resumed("E", 0, 1, []))
-    node.desk.tailed(Tailed("E", 0, [event(1)]))
+    node.desk.take(Resumed("E", 0, 1, []))
+    node.desk.take(Tailed("E", 0, [event(1)]))
     node.worker.out.clear()
-    node.desk.resumed(Resumed("F", 0, 2, []))
+    node.desk.take(Resumed("F", 0, 2, []))
     assert len(node.worker.out) == 1
     assert node.log.where("a") == ("F", 0)
-    assert len(node.desk.tailed(Tailed("F", 0, [event(1, "F"), event(2, "F")]))) == 2
+    assert len(node.desk.take(Tailed("F", 0, [event(1, "F"), event(2, "F")]))) == 2
     with pytest.raises(Expired):
         node.log.mark_of("E:1")
     assert node.watch.lost == 2
@@ -208,15 +208,15 @@ def test_another_epoch_is_told_and_its_events_are_news() -> None:
 
 def test_a_log_that_cannot_be_written_is_read_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node()
-    node.desk.resumed(Resumed("E", 0, 0, []))
+    node.desk.take(Resumed("E", 0, 0, []))
     node.tailer.take()
     with monkeypatch.context() as broken:
         broken.setattr(TopicLog, "record", lambda *_: (_ for _ in ()).throw(AWAY))
-        assert node.desk.tailed(Tailed("E", 0, [event(1)])) == []
+        assert node.desk.take(Tailed("E", 0, [event(1)])) == []
     assert (node.desk.stuck, node.tailer.take()) == (True, [])
     node.desk.tick()
     assert node.tailer.take() == [TailOn("E", 0)]
-    assert len(node.desk.tailed(Tailed("E", 0, [event(1)]))) == 1
+    assert len(node.desk.take(Tailed("E", 0, [event(1)]))) == 1
     assert not node.desk.stuck
 
 
@@ -225,14 +225,17 @@ def test_publishes_are_refused_at_once_while_redis_is_away_and_while_too_many_wa
     mine, shared = Publish(1, "system.x", "t", b"1"), Publish(2, "a", "t", b"1")
     assert node.desk.divert(PEER, [mine, shared]) == ([mine], [])
     assert node.keeper.take() == [Keep([(PEER, shared)])]
-    node.desk.heard(TailState("no route", 0.5))
+    node.desk.take(TailState("no route", 0.5))
     _, [(refused, why)] = node.desk.divert(PEER, [shared])
     assert (refused, why.code) == (shared, ErrorCode.UNAVAILABLE)
     assert "no route" in why.message
     assert (node.watch.trouble, node.watch.retry_in) == ("no route", 0.5)
-    node.desk.heard(TailState(None))
+    node.desk.take(TailState(None))
     taken = Kept([(PEER, shared, event(1))])
     assert [answer.ref for answer in node.desk.kept(taken)[1]] == [2]
+    node.desk.divert(PEER, [shared])
+    node.desk.kept(Kept([(PEER, shared, RequestError(ErrorCode.UNAVAILABLE, "its memory is full"))]))
+    assert node.watch.trouble == "its memory is full"
     _, over = node.desk.divert(PEER, [shared] * (KEEPER_EVENTS + 1))
     assert len(over) == 1
 
@@ -240,21 +243,21 @@ def test_publishes_are_refused_at_once_while_redis_is_away_and_while_too_many_wa
 def test_what_waits_on_disk_is_drained_once_redis_is_back() -> None:
     node = Node(spools=True)
     shared = Publish(2, "a", "t", b"1")
-    node.desk.heard(TailState("away", 0.1))
+    node.desk.take(TailState("away", 0.1))
     assert node.desk.divert(PEER, [shared]) == ([], [])
     placeless = Accepted(Publication("a", "", 0, 1.0, "t", b"1"), b"packed", 0)
     events, _ = node.desk.kept(Kept([(PEER, shared, placeless), (PEER, shared, placeless._replace(again=True))]))
     assert events == [placeless]
-    node.desk.spooled(Spooled(3_000, True))
+    node.desk.take(Spooled(3_000, "away"))
     assert "3000 events wait" in str(node.watch.trouble)
     node.desk.tick()
     node.keeper.take()
-    node.desk.heard(TailState(None))
+    node.desk.take(TailState(None))
     node.desk.tick()
     assert node.keeper.take() == [Drain()], "one at a time"
-    node.desk.spooled(Spooled(900, False, drained=True))
+    node.desk.take(Spooled(900, None, drained=True))
     assert node.keeper.take() == [Drain()]
-    node.desk.spooled(Spooled(0, False, drained=True))
+    node.desk.take(Spooled(0, None, drained=True))
     for _ in itertools.repeat(None, 2):
         node.desk.tick()
     assert node.keeper.take() == []

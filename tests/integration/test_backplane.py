@@ -24,8 +24,8 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 
 @pytest.fixture
 def node(engine_process: Start) -> Callable[..., EngineProcess]:
-    """``node(redis, …)`` starts an engine that shares this Redis."""
-    return lambda redis, **fields: engine_process(backplane__url=redis.url, **fields)
+    """``node(redis, workers=0, …)`` starts an engine that shares this Redis."""
+    return lambda redis, workers=0, **fields: engine_process("", workers, backplane__url=redis.url, **fields)
 
 
 async def publish(client: RawClient, topic: str, *data: Any, **fields: Any) -> list[dict[str, Any]]:
@@ -92,7 +92,8 @@ def test_what_one_accepts_clients_of_both_get_in_one_order(
             again = await publish(there, "c", 1, idempotency_key="once")
             assert first[0]["offset"] == again[0]["offset"] == 1
             assert first[0]["epoch"] == again[0]["epoch"]
-            assert (await health(one))["status"] == (await health(other))["status"] == "ok"
+            await is_healthy(one, "ok")
+            await is_healthy(other, "ok")
 
     asyncio.run(main())
 
@@ -179,7 +180,8 @@ def test_an_outage_under_load_loses_nothing_that_was_acknowledged(
 ) -> None:
     redis = redis_server(**DURABLE)
     one, other = (
-        node(redis, backplane__on_outage=on_outage, history__durable_file=tmp_path / f"{n}.db") for n in range(2)
+        node(redis, workers, backplane__on_outage=on_outage, history__durable_file=tmp_path / f"{workers}.db")
+        for workers in range(2)
     )
 
     async def main() -> None:
@@ -234,7 +236,7 @@ def test_what_waits_on_disk_survives_the_death_of_the_engine(
     redis = redis_server(**DURABLE)
     local = {"backplane__on_outage": "local", "backplane__spool_events": 50}
     place = {"history__durable_file": tmp_path / "one.db", "server__runtime_dir": tmp_path / "run"}
-    one, other = node(redis, **local, **place), node(redis)
+    one, other = node(redis, 1, **local, **place), node(redis)
 
     async def dies() -> None:
         async with RawClient(one.url) as here:
@@ -266,7 +268,7 @@ def test_what_waits_on_disk_survives_the_death_of_the_engine(
             assert after["offset"] == 52
 
     asyncio.run(dies())
-    asyncio.run(comes_back(node(redis, **local, **place)))
+    asyncio.run(comes_back(node(redis, 1, **local, **place)))
 
 
 def test_a_redis_that_forgot_everything_is_another_epoch(
