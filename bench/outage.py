@@ -21,10 +21,10 @@ from contextlib import AsyncExitStack
 import uvloop
 
 from bench import report
-from bench.chaos import NUMBERS, QUIET_S
 from bench.chaos_client import ANSWER_S, LOOK_S, Publisher, Watcher
 from bench.chaos_crowd import topics_of
 from bench.chaos_engine import ChaosEngine
+from bench.chaos_load import NUMBERS, QUIET_S
 from bench.chaos_log import Faults, Ledger, Receiver
 from bench.churn_client import Message
 from bench.redis_process import RedisProcess
