@@ -499,3 +499,10 @@ def test_what_a_world_with_history_recovers_is_everything() -> None:
         world.connect()
     world.read()
     assert world.came == Counter(world.all()) and not world.missing
+
+
+def test_what_has_no_place_at_the_upstream_yet_is_left_until_it_comes_again() -> None:
+    feed = subscribed("a")
+    assert receive(feed, "event", topic="a", type="t", ts=1.5, data=1) == []
+    (found,) = receive(feed, **event("a", 1))
+    assert isinstance(found, Publish)

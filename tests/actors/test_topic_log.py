@@ -1,10 +1,13 @@
 from itertools import count
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.history import Accepted, Expired
 from actors.topic_log import TopicLog
+from transport.codec import pack
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.messages import Publication, Publish
@@ -85,3 +88,36 @@ def test_a_page_is_the_next_topics_by_name(names: set[str], after: str, limit: i
     for name in names:
         _accept(log, _publish(name), 1.0)
     assert [last.topic for last in log.page(after, limit)] == sorted(name for name in names if name > after)[:limit]
+
+
+def test_a_shared_log_is_found_again_where_it_ended(tmp_path: Path) -> None:
+    numbers = count()
+
+    def opened() -> TopicLog:
+        return TopicLog(100, lambda: f"own{next(numbers)}", directory=tmp_path, shared=True, idle=1.0, now=1e9)
+
+    log = opened()
+    _accept(log, _publish("system.x"), 1.0)
+    assert (log.where("a"), log.where("system.y")) == (("own0", 0), ("own0", 0))
+    assert log.begin("E", 40) == []
+    log.ended([("old", 7)])
+    events = [Publication("a", "E", n, 1.0, "t", b"%d" % n) for n in (1, 2, 3)]
+    assert len(log.record([Accepted(each, pack(each), 40 + each.offset) for each in events])) == 3
+    _accept(log, _publish("system.x"), 1.0)
+    assert (log.position, log.forget_idle(1e9)) == ("E:43", 0)
+    log.close()
+
+    log = opened()
+    assert (log.position, log.where("a"), log.where("b")) == ("E:43", ("E", 3), ("E", 0))
+    assert log.where("system.x") == ("own0", 2), "an engine's own topics go on with it"
+    assert log.where("system.y") == ("own1", 0)
+    assert [mark for mark, _ in log.tail(41, 10)] == [42, 43, 43]
+    with pytest.raises(Expired):
+        log.mark_of("E:39")
+    assert log.begin("E", 90) == ["a"]
+    assert (log.where("a"), log.position) == (("E", 3), "E:90")
+    assert log.begin("F", 0) == ["a"]
+    assert (log.where("a"), log.where("system.x")) == (("F", 0), ("own0", 2))
+    with pytest.raises(Expired):
+        log.mark_of("E:43")
+    log.close()

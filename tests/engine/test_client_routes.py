@@ -263,3 +263,14 @@ def test_a_member_of_a_group_misses_what_the_engine_says_and_nothing_else() -> N
     routes.accepted(member, Subscribed(id=2, topics=["jobs"]))
     routes.deliver(GapMessage(topic="jobs", epoch="e", first=9, last=9, reason="slow"))
     assert taken(member) == [Gap("jobs", "e", 1, 2, "slow"), Gap("jobs", "e", 9, 9, "slow")]
+
+
+def test_an_event_without_a_place_is_handed_over_and_moves_nothing() -> None:
+    routes = ClientRoutes()
+    made = subscribed(routes, "a")
+    before = (routes.deliver(event("a", 1)), made.since)[1]
+    for _ in range(2):
+        routes.deliver(EventMessage(topic="a", ts=0.0, data=msgspec.Raw(b"7")))
+    assert made.since == before
+    routes.deliver(event("a", 2))
+    assert taken(made) == ["a 1", "a 0", "a 0", "a 2"]

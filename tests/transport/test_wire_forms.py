@@ -105,3 +105,11 @@ def test_what_messagepack_clients_publish_comes_back_equal(value: Any) -> None:
     raw = msgspec.msgpack.encode(form._transcode(encoder.encode(value)))
     back = decode(form.payload(raw))
     assert back == decode(encoder.encode(value))
+
+
+@pytest.mark.parametrize("form", [JsonForm(), MsgpackForm()])
+def test_an_event_that_has_no_place_yet_has_neither_offset_nor_epoch(form: JsonForm | MsgpackForm) -> None:
+    decode = msgpack.unpackb if form.binary else msgspec.json.decode
+    placed, placeless = (decode(_payload(form.event(EVENT._replace(epoch=epoch)))) for epoch in ("e1", ""))
+    assert placed.keys() - placeless.keys() == {"offset", "epoch"}
+    assert form.binary is False or form.event(EVENT._replace(epoch="", data=b"not JSON")) == b""
