@@ -189,6 +189,8 @@ class BackplaneDesk:
 
     def _resumed(self, message: Resumed) -> None:
         """What is in Redis does not lead on from here."""
+        if message.place != self._place:
+            return  # it was asked for twice, or by a former router
         try:
             known = self._log.begin(message.epoch, message.mark)
         except RequestError as error:

@@ -156,11 +156,13 @@ class Tailed(NamedTuple):
 
 
 class Resumed(NamedTuple):
-    """Tailer → router: the shared log does not lead on from where you are. Go on behind ``mark`` of ``epoch``.
+    """Tailer → router: the shared log does not lead on from ``place``, epoch and mark. Go on behind ``mark`` of
+    ``epoch``.
 
     ``last``: where it ended at this moment; ``ended``: offsets of topics that have nothing behind ``mark``.
     """
 
+    place: tuple[str, int]
     epoch: str
     mark: int
     last: int

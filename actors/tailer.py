@@ -61,7 +61,7 @@ class Tail:
         except Expired:
             reach, last = history.bounds()
             mark = max(reach, last - RESUME_EVENTS)
-            return Resumed(history.epoch, mark, last, list(history.ended(mark)))
+            return Resumed((self._epoch, self._mark), history.epoch, mark, last, list(history.ended(mark)))
         return Tailed(self._epoch, self._mark, events) if events else None
 
     def close(self) -> None:

@@ -128,7 +128,7 @@ def test_where_redis_does_not_lead_on_it_says_where_to_go_on(last: int, mark: in
     router = Mailbox()
     tailer = Alone(Redis(last=last, reach=20), router)
     tailer.on_tail_on(TailOn("other", 5))
-    assert router.take()[-1] == Resumed("E", mark, last, [("old", 7)])
+    assert router.take()[-1] == Resumed(("other", 5), "E", mark, last, [("old", 7)])
 
 
 def test_a_hub_begins_with_what_others_have_kept() -> None:
@@ -170,7 +170,7 @@ class Node:
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=30))
 def test_whatever_comes_twice_or_late_the_log_is_the_shared_one(batches: list[tuple[int, int]]) -> None:
     node = Node()
-    node.desk.take(Resumed("E", 0, 0, []))
+    node.desk.take(Resumed(("local", 0), "E", 0, 0, []))
     news: list[int] = []
     for behind, count in batches:
         batch = [event(n) for n in range(behind + 1, behind + count + 1)]
@@ -183,7 +183,8 @@ def test_whatever_comes_twice_or_late_the_log_is_the_shared_one(batches: list[tu
 
 def test_at_first_contact_old_events_are_news_to_nobody() -> None:
     node = Node()
-    node.desk.take(Resumed("E", 10, 12, [("old", 3)]))
+    for _ in range(2):  # it was asked for twice: by a router and by a tailer that have just begun
+        node.desk.take(Resumed(("local", 0), "E", 10, 12, [("old", 3)]))
     assert node.tailer.take() == [TailOn("E", 10)]
     assert node.desk.take(Tailed("E", 10, [event(11)])) == []
     assert [each.mark for each in node.desk.take(Tailed("E", 11, [event(12), event(13)]))] == [13]
@@ -194,10 +195,10 @@ def test_at_first_contact_old_events_are_news_to_nobody() -> None:
 def test_another_epoch_is_told_and_its_events_are_news() -> None:
     node = Node()
     node.watch.met = True
-    node.desk.take(Resumed("E", 0, 1, []))
+    node.desk.take(Resumed(("local", 0), "E", 0, 1, []))
     node.desk.take(Tailed("E", 0, [event(1)]))
     node.worker.out.clear()
-    node.desk.take(Resumed("F", 0, 2, []))
+    node.desk.take(Resumed(("E", 1), "F", 0, 2, []))
     assert len(node.worker.out) == 1
     assert node.log.where("a") == ("F", 0)
     assert len(node.desk.take(Tailed("F", 0, [event(1, "F"), event(2, "F")]))) == 2
@@ -208,7 +209,7 @@ def test_another_epoch_is_told_and_its_events_are_news() -> None:
 
 def test_a_log_that_cannot_be_written_is_read_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node()
-    node.desk.take(Resumed("E", 0, 0, []))
+    node.desk.take(Resumed(("local", 0), "E", 0, 0, []))
     node.tailer.take()
     with monkeypatch.context() as broken:
         broken.setattr(TopicLog, "record", lambda *_: (_ for _ in ()).throw(AWAY))
