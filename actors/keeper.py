@@ -132,7 +132,7 @@ class Keeper(BlockingActor):
         try:
             done = self._topics(message) if message.behind is None else self._behind(message.behind, message)
         except RequestError as error:
-            done = ReadDone(message.token, {}, {}, False, error)
+            done = ReadDone(message.token, {}, False, error)
         self._router.tell(done)
 
     def _topics(self, message: ReadKept) -> ReadDone:
@@ -148,7 +148,7 @@ class Keeper(BlockingActor):
             room -= len(found)
             nbytes -= sum(map(len, found))
             events[topic] = found
-        return ReadDone(message.token, events, {topic: history.first(topic) for topic in message.after})
+        return ReadDone(message.token, events)
 
     def _newest(self, history: History, topic: str, behind: int, room: int, nbytes: int) -> list[bytes]:
         """The newest events behind an offset, at most ``room``; read backwards, until they are ``nbytes`` or more."""
@@ -188,14 +188,14 @@ class Keeper(BlockingActor):
                         continue
                     nbytes += len(packed)
                     if count == message.limit or nbytes > READ_BYTES:
-                        return ReadDone(message.token, events, {}, False)
+                        return ReadDone(message.token, events, False)
                     events.setdefault(publication.topic, []).append(packed)
                     count += 1
                 if looked >= READ_EVENTS:
-                    return ReadDone(message.token, events, {}, False)
+                    return ReadDone(message.token, events, False)
         except Expired:
-            return ReadDone(message.token, {}, {}, False)
-        return ReadDone(message.token, events, {topic: history.first(topic) for topic in events})
+            return ReadDone(message.token, {}, False)
+        return ReadDone(message.token, events)
 
     def on_sweep(self, _message: Sweep) -> None:
         """Trim; the router says when."""

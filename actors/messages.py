@@ -117,14 +117,13 @@ class ReadKept(NamedTuple):
 
 
 class ReadDone(NamedTuple):
-    """Keeper → router: packed events by topic, oldest first; ``first`` by topic the oldest offset that is kept.
+    """Keeper → router: packed events by topic, oldest first.
 
     ``complete``: of what is behind ``behind`` nothing is gone. Or why it cannot be read.
     """
 
     token: Any
     events: dict[str, list[bytes]]
-    first: dict[str, int]
     complete: bool = True
     error: RequestError | None = None
 

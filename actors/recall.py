@@ -60,17 +60,16 @@ class _Budget:
 
 
 class Older(NamedTuple):
-    """What a history elsewhere still has that the log has no more: by topic the first offset and the packed events.
+    """What a history elsewhere still has that the log has no more: the packed events by topic, oldest first.
 
     ``complete``: of a place in that history nothing behind it is gone.
     """
 
-    first: Mapping[str, int]
     events: Mapping[str, list[bytes]]
     complete: bool
 
 
-NOTHING_OLDER = Older({}, {}, False)
+NOTHING_OLDER = Older({}, False)
 
 
 def recall(log: Log, patterns: Sequence[str], since: Since, older: Older = NOTHING_OLDER) -> Recalled:

@@ -390,7 +390,7 @@ class Router(LoopActor):
     def on_read_done(self, message: ReadDone) -> None:
         """What was missed of durable topics and the log has no more."""
         peer, item = message.token
-        older = NOTHING_OLDER if message.error else Older(message.first, message.events, message.complete)
+        older = NOTHING_OLDER if message.error else Older(message.events, message.complete)
         if isinstance(item, ReadHistory):
             self._answer_history(peer, item, older)
         elif not self._catch_up.wait(peer, item):  # it has fallen behind meanwhile, and is read again then

@@ -208,7 +208,7 @@ def test_a_page_is_the_first_behind_an_offset_or_the_last(said: int, limit: int,
     packed = hub.log.read("t", 0, 100)
     real = hub.log.first
     hub.log.first = lambda topic, after=0: max(real(topic, after), first)  # type: ignore[method-assign]
-    older = Older({"t": 1}, {"t": packed[: min(held, said)]}, False)
+    older = Older({"t": packed[: min(held, said)]}, False)
     found, gap = page(hub.log, "t", limit, None if after is None else ("e0", after), older)
     got = [event.offset for event in unpacked(found)]
     begin = 1 if held >= first - 1 else first
@@ -249,7 +249,7 @@ def test_a_hole_in_what_another_history_has_is_a_gap(hole: int) -> None:
     packed = {event.offset: pack(event) for event in said}
     first = hub.log.first
     hub.log.first = lambda topic, after=0: max(9, first(topic, after))  # type: ignore[method-assign]
-    older = Older({"t": 1}, {"t": [packed[n] for n in range(1, 9) if n != hole]}, False)
+    older = Older({"t": [packed[n] for n in range(1, 9) if n != hole]}, False)
     found = recall(hub.log, ["t"], {"t": ("e0", 0)}, older)
     assert [event.offset for event in unpacked(found.events)] == list(range(hole + 1, 13))
     assert found.gaps == [Missed("t", "e0", 1, hole, "history_expired")] and not found.complete
