@@ -254,12 +254,22 @@ class RedisHistory:
     def _tailed(self, found: list[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Accepted]:
         events = []
         for place, entry in found:
-            publication = _publication(entry)
+            publication = self._read_entry(place, entry)
             if publication.epoch != self.epoch:
                 raise Expired("Redis has lost its log, another one has begun")
             self._known = (self.epoch, _mark(place), entry[b"n"].decode())
             events.append(Accepted(publication, pack(publication), _mark(place)))
         return events
+
+    def _read_entry(self, place: bytes, entry: Mapping[bytes, bytes]) -> Publication:
+        try:
+            return _publication(entry)
+        except (CodecError, LookupError, ValueError, TypeError):
+            name = place.decode()
+            text = (
+                f"somebody else writes the backplane's log: {name} is no event; DEL '{self._base}:epoch' begins another"
+            )
+            raise RequestError(ErrorCode.UNAVAILABLE, text) from None
 
     def _see(self, epoch: str) -> None:
         if epoch != self.epoch:

@@ -547,6 +547,30 @@ def test_a_redis_that_is_away_is_unavailable_and_comes_back(redis_server: Callab
     history.close()
 
 
+@pytest.mark.parametrize(
+    "fields", [{"foo": "bar"}, {"b": "\xc1", "t": "a", "e": "e", "o": "1", "s": "1"}, {"b": "\x00", "t": "a"}]
+)
+def test_what_is_no_event_is_told_with_the_remedy(
+    redis_server: Callable[..., RedisServer], fields: dict[str, str]
+) -> None:
+    server = redis_server()
+    history = redis_history(server.url)
+    (first,) = published(history, event("a"))
+    with server.client() as client:
+        client.xadd("{test}:log", {name: value.encode("latin-1") for name, value in fields.items()}, "2-0")
+        for call in (lambda: history.wait(first.mark, 1, 0.1), lambda: history.tail(first.mark, 10)):
+            with pytest.raises(RequestError, match=r"2-0 is no event; DEL '\{test\}:epoch'") as caught:
+                call()
+            assert caught.value.code is ErrorCode.UNAVAILABLE
+        with pytest.raises(RequestError):
+            history.append([event("a")], NOW)
+        client.delete("{test}:epoch")
+    (second,) = published(history, event("a"))
+    assert second.publication.epoch != first.publication.epoch
+    assert [mark for mark, _ in history.tail(0, 10)] == [second.mark]
+    history.close()
+
+
 def test_scripts_that_redis_forgot_are_told_again(redis_server: Callable[..., RedisServer]) -> None:
     server = redis_server()
     history = redis_history(server.url)
