@@ -53,7 +53,7 @@ def test_the_token_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
                 await client.ping()
             assert engine.headers[0]["Authorization"] == f"Bearer {TOKEN}"
 
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "heliograph.client"):
         asyncio.run(test())
     said = [record.getMessage() for record in caplog.records if record.name != "websockets.server"]  # the fake engine
     assert any("connected" in line for line in said)

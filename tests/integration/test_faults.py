@@ -191,11 +191,12 @@ def test_the_hub_dies_and_no_client_loses_its_connection(engine_process: Start, 
             for client in them.raw:
                 await eventually(lambda client=client: followed(client.messages, TOPIC)[-1] == last)
                 assert client.closed is None
-                assert [gap["reason"] for gap in client.of("gap")] == ["epoch_changed"]
+                assert not client.of("gap"), "the next hub goes on where it ended"
             for user in them.users:
                 await eventually(lambda user=user: user.positions()[-1] == last)
                 assert user.client.session == user.session
-                assert len(set(user.positions())) == len(user.events)
+                positions = user.positions()
+                assert [offset for _, offset in positions] == [*range(positions[0][1], last[1] + 1)]
             assert set(publisher.refused) == {"unavailable"}
 
     asyncio.run(scenario())
