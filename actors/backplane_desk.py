@@ -30,6 +30,7 @@ from actors.messages import (
     TailState,
 )
 from actors.ports import Ref
+from actors.redis_history import reason_of
 from actors.topic_log import TopicLog, is_own
 from transport.codes import ErrorCode
 from transport.errors import RequestError
@@ -88,7 +89,7 @@ class BackplaneDesk:
         shared = [publish for publish in publishes if not is_own(publish.topic)] if own else publishes
         watch = self._watch
         if watch.reason is not None and not self._spools:
-            why = RequestError(ErrorCode.UNAVAILABLE, f"the backplane is away, repeat it later: {watch.reason}")
+            why = RequestError(ErrorCode.UNAVAILABLE, "the backplane is away; repeat it later")
             room = 0
         else:
             why = full()
@@ -198,7 +199,7 @@ class BackplaneDesk:
             return
         self._unstick()
         self._log.ended(message.ended)
-        self._place = (message.epoch, message.mark)
+        self._place, self._quiet = (message.epoch, message.mark), 0
         if self._watch.resumed(message.epoch, message.mark):
             self._tell_lost({**dict.fromkeys(known), **dict(message.ended)})
         else:
@@ -222,7 +223,7 @@ class BackplaneDesk:
 def _why_not(message: Kept) -> str | None:
     """Why Redis did not take events."""
     outcomes = (outcome for _, _, outcome in message.results if isinstance(outcome, RequestError))
-    return next((error.message for error in outcomes if error.code is ErrorCode.UNAVAILABLE), None)
+    return next((reason_of(error) for error in outcomes if error.code is ErrorCode.UNAVAILABLE), None)
 
 
 class ToBackplaneDesk:

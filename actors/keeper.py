@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 BATCH_EVENTS: Final = 1_024
 """Of one append."""
+BATCH_BYTES: Final = 8 << 20
+"""The same in bytes, and one event: a Redis has some seconds to take it."""
 PAGE: Final = 1_024
 """Events of one read, at most."""
 FIRST_PAGE: Final = 64
@@ -95,8 +97,9 @@ class Keeper(BlockingActor):
             self._batch += waiting.popleft().batch
             self.mailbox.handled += 1
         while self._batch:
-            self._append(self._batch[:BATCH_EVENTS])
-            del self._batch[:BATCH_EVENTS]
+            count = _portion(self._batch)
+            self._append(self._batch[:count])
+            del self._batch[:count]
 
     def _append(self, batch: list[tuple[Any, Publish]]) -> None:
         assert self._history is not None, "it has started"
@@ -208,6 +211,16 @@ class Keeper(BlockingActor):
             self._untrimmed = True
         else:
             self._untrimmed = False
+
+
+def _portion(batch: list[tuple[Any, Publish]]) -> int:
+    """How many events go into one append."""
+    room = BATCH_BYTES
+    for count, (_, publish) in enumerate(batch[:BATCH_EVENTS]):
+        if room <= 0:
+            return count
+        room -= len(publish.data)
+    return min(len(batch), BATCH_EVENTS)
 
 
 def _oldest(history: History, topic: str, behind: int, room: int, nbytes: int) -> list[bytes]:

@@ -42,6 +42,25 @@ REMEMBERED: Final = 10_000
 """Topics whose policy is remembered."""
 
 
+class BackplaneError(RequestError):
+    """Redis gave no answer, or none that could be used; whether it did what was asked is unknown.
+
+    Attributes:
+        reason: why, for operators: it says where Redis is, which is no business of who publishes.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            ErrorCode.UNAVAILABLE, "the backplane does not answer, the outcome is unknown; repeat it later"
+        )
+        self.reason = reason
+
+
+def reason_of(error: RequestError) -> str:
+    """What operators are told of an error."""
+    return error.reason if isinstance(error, BackplaneError) else error.message
+
+
 class Bounds(NamedTuple):
     """What the log has: events with marks above ``reach``, up to ``last``."""
 
@@ -232,7 +251,7 @@ class RedisHistory:
         self._check(mark)
         with self._errors():
             found = self._redis.xrange(f"{self._base}:log", f"{mark + 1}-0", count=limit)
-        return [(event.mark, event.packed) for event in self._tailed(found)]
+        return [(event.mark, event.packed) for event in self._tailed(mark, found)]
 
     def wait(self, mark: int, limit: int, timeout_s: float) -> list[Accepted]:
         """As :meth:`tail`; where nothing is there yet, it waits for ``timeout_s``, at most ``MAX_WAIT_S``."""
@@ -241,7 +260,7 @@ class RedisHistory:
         log = f"{self._base}:log"
         with self._errors():
             found = self._redis.xread({log: f"{mark}-0"}, count=limit, block=wait_ms)
-        return self._tailed(found[0][1]) if found else []
+        return self._tailed(mark, found[0][1]) if found else []
 
     def _check(self, mark: int) -> None:
         before = self.epoch
@@ -251,7 +270,9 @@ class RedisHistory:
         if not reach <= mark <= last:
             raise Expired(f"the log has {reach} to {last}, not {mark}")
 
-    def _tailed(self, found: list[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Accepted]:
+    def _tailed(self, mark: int, found: list[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Accepted]:
+        if found and _mark(found[0][0]) != mark + 1:
+            self._check(mark)  # it may have been trimmed since
         events = []
         for place, entry in found:
             publication = self._read_entry(place, entry)
@@ -269,7 +290,7 @@ class RedisHistory:
             text = (
                 f"somebody else writes the backplane's log: {name} is no event; DEL '{self._base}:epoch' begins another"
             )
-            raise RequestError(ErrorCode.UNAVAILABLE, text) from None
+            raise BackplaneError(text) from None
 
     def _see(self, epoch: str) -> None:
         if epoch != self.epoch:
@@ -304,8 +325,7 @@ class RedisHistory:
             yield
         except (RedisError, OSError, ValueError, LookupError) as error:  # the last two: what no Redis answers
             self._redis.connection_pool.disconnect()
-            text = f"the backplane does not answer, the outcome is unknown: {error}".rstrip(".")
-            raise RequestError(ErrorCode.UNAVAILABLE, text) from error
+            raise BackplaneError(f"Redis does not answer: {error}".rstrip(".")) from error
 
 
 def _client(url: str, password: str | None) -> Redis:
@@ -322,12 +342,15 @@ def _client(url: str, password: str | None) -> Redis:
             protocol=2,
             socket_timeout=CALL_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_keepalive=True,
+            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
             retry=Retry(NoBackoff(), 0),  # an append that is repeated without our knowledge would be there twice
         )
+        client.connection_pool.connection_kwargs.update(options)  # the URL's own would win
+        client.connection_pool.make_connection()  # it does not connect yet
     except ValueError:
         raise ConfigError("must be redis://…, rediss://… or unix://…", "backplane.url") from None
-    client.connection_pool.connection_kwargs.update(options)  # the URL's own would win
+    except TypeError:
+        raise ConfigError("has an option behind its ? that there is not", "backplane.url") from None
     return client
 
 

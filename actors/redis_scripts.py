@@ -118,36 +118,53 @@ return {epoch, results}
 )
 """→ epoch, per event ``new`` or ``again`` with offset, mark and ts, ``full``, or ``done``: the writer has been here."""
 
+# A few entries at a time: mostly the first one stays, and those of the log are as large as events are.
+_LAST_THAT_GOES: Final = """
+local function last_that_goes(key, goes, most)
+    local cut, n = nil, 0
+    repeat
+        local entries = redis.call('XRANGE', key, cut and '(' .. cut or '-', '+', 'COUNT', 50)
+        for _, entry in ipairs(entries) do
+            n = n + 1
+            if not goes(entry, n) then return cut end
+            cut = entry[1]
+        end
+    until #entries < 50 or n >= most
+    return cut
+end
+"""
+
 # KEYS: the prefix. ARGV: topic, most events, ts up to which they go or '', entries looked at
-TRIM_TOPIC: Final = """
+TRIM_TOPIC: Final = (
+    _LAST_THAT_GOES
+    + """
 local base = KEYS[1]
 local key = base .. ':t:' .. ARGV[1]
 local size, before = tonumber(ARGV[2]), tonumber(ARGV[3])
 local oldest = redis.call('XRANGE', base .. ':log', '-', '+', 'COUNT', 1)[1]
 local first = oldest and tonumber(string.match(oldest[1], '^%d+')) or math.huge
 local over = redis.call('XLEN', key) - size
-local cut
-local entries = redis.call('XRANGE', key, '-', '+', 'COUNT', ARGV[4])
-for n, entry in ipairs(entries) do
+local function goes(entry, n)
     local mark = tonumber(string.match(entry[1], '%d+$'))
-    if n > over and mark >= first and not (before and tonumber(entry[2][2]) <= before) then break end
-    cut = entry[1]
+    return n <= over or mark < first or (before and tonumber(entry[2][2]) <= before)
 end
+local cut = last_that_goes(key, goes, tonumber(ARGV[4]))
 if not cut then return 0 end
 local offset, mark = string.match(cut, '^(%d+)-(%d+)$')
 return redis.call('XTRIM', key, 'MINID', offset .. '-' .. string.format('%.0f', tonumber(mark) + 1))
 """
+)
 """→ how many went."""
 
 # KEYS: the prefix. ARGV: ts up to which they go, entries looked at
-TRIM_LOG: Final = """
-local log = KEYS[1] .. ':log'
-local cut
-for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', ARGV[2])) do
-    if tonumber(entry[2][10]) > tonumber(ARGV[1]) then break end
-    cut = entry[1]
-end
+TRIM_LOG: Final = (
+    _LAST_THAT_GOES
+    + """
+local log, before = KEYS[1] .. ':log', tonumber(ARGV[1])
+local function goes(entry) return tonumber(entry[2][10]) <= before end
+local cut = last_that_goes(log, goes, tonumber(ARGV[2]))
 if not cut then return 0 end
 return redis.call('XTRIM', log, 'MINID', string.match(cut, '^%d+') .. '-1')
 """
+)
 """→ how many went."""

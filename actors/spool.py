@@ -117,12 +117,21 @@ class Spool:
         with _errors():
             return self._db.execute(query, (topic, _bytes(key))).fetchone() is not None
 
-    def oldest(self, limit: int) -> tuple[int, list[Publish]]:
-        """Events whose numbers follow each other, and the first of these; at most ``limit``."""
+    def oldest(self, limit: int, nbytes: int) -> tuple[int, list[Publish]]:
+        """Events whose numbers follow each other, and the first of these; at most ``limit``, and no more once they are
+        ``nbytes``."""
+        first = 0
+        run: list[bytes] = []
         with _errors():
-            rows = self._db.execute("SELECT number, packed FROM events ORDER BY number LIMIT ?", (limit,)).fetchall()
-        run = [packed for n, (number, packed) in enumerate(rows) if number == rows[0][0] + n]
-        return (rows[0][0], unpack_batch(join(run))) if rows else (0, [])
+            rows = self._db.execute("SELECT number, packed FROM events ORDER BY number LIMIT ?", (limit,))
+            for number, packed in rows:
+                first = first if run else number
+                if number != first + len(run) or nbytes <= 0:
+                    break
+                run.append(packed)
+                nbytes -= len(packed)
+            rows.close()
+        return first, unpack_batch(join(run)) if run else []
 
     def remove(self, first: int, count: int) -> None:
         """They are where they belong."""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from actors.history import Accepted
-from actors.keeper import Keeper
+from actors.keeper import BATCH_BYTES, Keeper
 from actors.messages import Drain, FromBackplane, Spooled, TailState
-from actors.redis_history import RedisHistory
+from actors.redis_history import RedisHistory, reason_of
 from actors.spool import Spool
 from transport.codec import pack
 from transport.codes import ErrorCode
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 DRAIN_EVENTS: Final = 2_048
 """Of one append of what has waited. More than come in one :data:`~actors.keeper.BATCH_EVENTS`: so the spool empties,
 whatever comes."""
+DRAIN_BYTES: Final = 2 * BATCH_BYTES
+"""The same in bytes."""
 
 
 class SpoolingKeeper(Keeper):
@@ -70,13 +72,13 @@ class SpoolingKeeper(Keeper):
         """Give Redis the oldest that wait."""
         history, spool = self._both()
         try:
-            first, publishes = spool.oldest(DRAIN_EVENTS)
+            first, publishes = spool.oldest(DRAIN_EVENTS, DRAIN_BYTES)
             if not publishes:
                 return
             results = history.append(publishes, self._clock(), writer=(spool.name, first))
             spool.remove(first, len(publishes))
         except RequestError as error:
-            self._away = error.message
+            self._away = reason_of(error)
             return
         for publish, result in zip(publishes, results, strict=True):
             if isinstance(result, RequestError):
@@ -93,17 +95,17 @@ class SpoolingKeeper(Keeper):
         return [next(rest) if result is None else result for result in results]
 
     def _keep_fit(self, history: RedisHistory, spool: Spool, publishes: list[Publish]) -> list[Accepted | RequestError]:
-        if self._away is not None or len(spool):
-            results = self._wait(spool, publishes, None)
-        else:
+        first = None
+        if self._away is None and not len(spool):
             first = spool.numbers(len(publishes))
             try:
                 return history.append(publishes, self._clock(), writer=(spool.name, first))
             except RequestError as error:
-                self._away = error.message
-            results = self._wait(spool, publishes, first)
-        self._tell()
-        return results
+                self._away = reason_of(error)
+        try:
+            return self._wait(spool, publishes, first)
+        finally:
+            self._tell()  # also where the disk does not take them: else nobody asks Redis again
 
     def _wait(self, spool: Spool, publishes: Sequence[Publish], first: int | None) -> list[Accepted | RequestError]:
         """Put them into the spool; ``first``: under these numbers, as Redis may have them already."""

@@ -15,16 +15,21 @@ from actors.blocking_actor import BlockingActor
 from actors.history import Expired
 from actors.messages import Resumed, Tailed, Tailing, TailOn, TailState
 from actors.ports import Ref
-from actors.redis_history import RedisHistory
+from actors.redis_history import BackplaneError, RedisHistory
 from actors.topic_log import TopicLog
-from transport.errors import RequestError
 
 _log = logging.getLogger(__name__)
 
 BATCH_EVENTS: Final = 1_000
+FIRST_BATCH_EVENTS: Final = 125
+"""They may be large."""
+BATCH_BYTES: Final = 8 << 20
+"""Beyond which the next batch has fewer events."""
 WAIT_S: Final = 0.5
 """For events, before the mailbox is looked at again: an end waits for it."""
 RETRY: Final = BackoffPolicy(0.1, 2.0)
+START_S: Final = 5.0
+"""For what others have kept: a hub that takes longer to start is taken for dead."""
 RESUME_EVENTS: Final = 100_000
 """That are read of what is older than the moment at which an engine begins, or begins anew: some seconds."""
 
@@ -43,6 +48,7 @@ class Tail:
     def __init__(self, history: RedisHistory) -> None:
         self._history = history
         self._epoch, self._mark = "", 0
+        self._limit = FIRST_BATCH_EVENTS
 
     def seek(self, epoch: str, mark: int) -> None:
         """Go on behind ``mark`` of log ``epoch``."""
@@ -53,16 +59,20 @@ class Tail:
         """What follows; ``None``: nothing yet. It does not move on.
 
         Raises:
-            RequestError: the log cannot be read.
+            BackplaneError: the log cannot be read.
         """
         history = self._history
         try:
-            events = history.wait(self._mark, BATCH_EVENTS, wait_s)
+            events = history.wait(self._mark, self._limit, wait_s)
         except Expired:
             reach, last = history.bounds()
             mark = max(reach, last - RESUME_EVENTS)
             return Resumed((self._epoch, self._mark), history.epoch, mark, last, list(history.ended(mark)))
-        return Tailed(self._epoch, self._mark, events) if events else None
+        if not events:
+            return None
+        small = sum(len(event.packed) for event in events) < BATCH_BYTES
+        self._limit = min(BATCH_EVENTS, 2 * self._limit) if small else max(1, len(events) // 2)
+        return Tailed(self._epoch, self._mark, events)
 
     def close(self) -> None:
         """Let go the connection."""
@@ -129,10 +139,10 @@ class Tailer(BlockingActor):
         assert self._tail is not None, "it has started"
         try:
             found = self._tail.read(WAIT_S)
-        except RequestError as error:
+        except BackplaneError as error:
             delay = self._backoff.failed()
             self._well = False
-            self._router.tell(TailState(error.message, delay))
+            self._router.tell(TailState(error.reason, delay))
             self._sleep(delay)
             self._look_again()
             return
@@ -147,24 +157,27 @@ class Tailer(BlockingActor):
             self._router.tell(found)
 
 
-def catch_up_at_start(history: RedisHistory, log: TopicLog) -> str | None:
+def catch_up_at_start(history: RedisHistory, log: TopicLog, clock: Callable[[], float] = time.monotonic) -> str | None:
     """Take over what other engines have kept while this one was away, before anybody asks. Returns why it cannot be
-    had, if it cannot: then the tailer brings it later.
+    had, if it cannot. What others keep meanwhile the tailer brings, and all that is not here in time.
 
     Raises:
         RequestError: the log cannot be written.
     """
-    tail = Tail(history)
-    while True:
-        tail.seek(log.id, log.mark)
-        try:
+    tail, give_up = Tail(history), clock() + START_S
+    end: int | None = None  # of the shared log, as it was at the beginning
+    try:
+        while clock() < give_up and (end is None or log.mark < end):
+            tail.seek(log.id, log.mark)
             found = tail.read(0.0)
-        except RequestError as error:
-            return error.message
-        if found is None:
-            return None
-        if isinstance(found, Resumed):
-            log.begin(found.epoch, found.mark)
-            log.ended(found.ended)
-        elif not log.record(found.events):
-            return None
+            if isinstance(found, Resumed):
+                log.begin(found.epoch, found.mark)
+                log.ended(found.ended)
+                end = found.last
+            elif found is None or not log.record(found.events):
+                break
+            elif end is None:
+                end = history.bounds().last
+    except BackplaneError as error:
+        return error.reason
+    return None

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.history import KEY_LIFETIME, Accepted, Expired, Head, History
-from actors.redis_history import RedisHistory
+from actors.redis_history import BackplaneError, RedisHistory
 from actors.sqlite_history import SCHEMA_VERSION, SqliteHistory
 from actors.topic_log import TopicLog
 from actors.topic_policy import TopicPolicies, TopicPolicy
@@ -559,8 +559,9 @@ def test_what_is_no_event_is_told_with_the_remedy(
     with server.client() as client:
         client.xadd("{test}:log", {name: value.encode("latin-1") for name, value in fields.items()}, "2-0")
         for call in (lambda: history.wait(first.mark, 1, 0.1), lambda: history.tail(first.mark, 10)):
-            with pytest.raises(RequestError, match=r"2-0 is no event; DEL '\{test\}:epoch'") as caught:
+            with pytest.raises(BackplaneError) as caught:
                 call()
+            assert "2-0 is no event; DEL '{test}:epoch'" in caught.value.reason
             assert caught.value.code is ErrorCode.UNAVAILABLE
         with pytest.raises(RequestError):
             history.append([event("a")], NOW)
@@ -659,7 +660,56 @@ def test_the_log_reaches_back_to_its_oldest_event(redis_place: str) -> None:
     history.close()
 
 
+def test_many_old_events_go_at_once_and_those_that_are_kept_stay(redis_place: str) -> None:
+    policies = TopicPolicies(
+        {"small": TopicPolicy(history_size=3, history_age_s=10.0)}, TopicPolicy(history_age_s=10.0)
+    )
+    history = RedisHistory(redis_place, None, "test", policies, 50, lambda: next(_epochs))
+    for second in range(5):
+        published(history, *(event(topic) for topic in ("a", "small") for _ in range(60)), now=NOW + second)
+    history.trim(NOW + 12.5)
+    with pytest.raises(Expired):
+        history.tail(359, 10)
+    assert history.tail(360, 1)[0][0] == 361
+    assert history.read("a", 0, LIMIT) == history.read("a", 180, LIMIT)
+    assert len(history.read("a", 0, LIMIT)) == 120
+    assert [offset for offset, _ in kept(history, "small")] == [298, 299, 300]
+    history.close()
+
+
+def test_a_log_that_is_trimmed_between_two_looks_is_no_log_without_a_hole(
+    redis_server: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = redis_server()
+    history = redis_history(server.url)
+    published(history, *(event("a") for _ in range(5)))
+    seen = history.bounds()
+    with server.client() as client:
+        client.xtrim("{test}:log", minid="4-0", approximate=False)
+    look = history.bounds
+    for read in (lambda: history.tail(1, 10), lambda: history.wait(1, 10, 0.1)):
+        looks = iter([lambda: seen, look])
+        monkeypatch.setattr(history, "bounds", lambda looks=looks: next(looks)())
+        with pytest.raises(Expired):
+            read()
+    monkeypatch.undo()
+    with server.client() as client:
+        client.xdel("{test}:log", "5-0")  # somebody else's doing: it does not go on for ever
+        published(history, event("a"))
+    assert [event.mark for event in history.wait(4, 10, 0.1)] == [6]
+    history.close()
+
+
+def test_a_redis_may_be_at_a_unix_socket(redis_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+    redis_server(unixsocket=tmp_path / "redis.sock")
+    history = redis_history(f"unix://{tmp_path}/redis.sock")
+    assert published(history, event("a"))[0].publication.offset == 1
+    history.close()
+
+
 def test_configuration_that_cannot_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"backplane\.url: has an option"):
+        redis_history("redis://127.0.0.1?colour=red")
     with pytest.raises(ConfigError, match=r"backplane\.url: must be redis"):
         redis_history("http://127.0.0.1")
     monkeypatch.setitem(sys.modules, "redis", None)
@@ -673,9 +723,9 @@ def test_a_password_is_used_and_in_no_message(redis_server: Callable[..., RedisS
     assert published(history, event("a"))[0].publication.offset == 1
     history.close()
     wrong = RedisHistory(server.url, "hunter3", "test", POLICIES, 50, lambda: "e")
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(BackplaneError) as caught:
         wrong.append([event("a")], NOW)
-    assert "hunter" not in str(caught.value)
+    assert "hunter" not in f"{caught.value} {caught.value.reason}"
     wrong.close()
 
 

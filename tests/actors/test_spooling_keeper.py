@@ -162,6 +162,35 @@ def test_a_spool_that_is_full_refuses_and_keeps_what_it_has(tmp_path: Path) -> N
     assert node.redis.log == [b"0", b"1"]
 
 
+def test_where_neither_redis_nor_the_disk_takes_it_the_router_knows_to_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path / "x.spool")
+    node.redis.fails = "question"
+    full = RequestError(ErrorCode.UNAVAILABLE, "the disk is full")
+    with monkeypatch.context() as broken:
+        broken.setattr(Spool, "add", lambda *_: (_ for _ in ()).throw(full))
+        with pytest.raises(RequestError, match="the disk is full"):
+            node.keep(event(1))
+    assert node.told[-1] == Spooled(0, "away")
+    node.redis.fails = None
+    node.keeper.on_drain(Drain())
+    node.keep(event(2))
+    assert node.redis.log == [b"2"]
+
+
+def test_large_events_go_a_few_at_a_time(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "x.spool", 100, lambda: "name")
+    first = spool.numbers(10)
+    spool.add(first, [Publish(0, "a", "t", bytes(1_000)) for _ in range(10)])
+    assert len(spool.oldest(100, 3_500)[1]) == 4
+    spool.remove(first, 4)
+    number, events = spool.oldest(100, 1)
+    assert (number, len(events)) == (first + 4, 1)
+    assert len(spool.oldest(5, 1 << 20)[1]) == 5
+    spool.close()
+
+
 def test_a_key_that_waits_already_is_not_another_event(tmp_path: Path) -> None:
     node = Node(tmp_path / "x.spool")
     node.keeper.on_tail_state(TailState("away"))
