@@ -23,6 +23,8 @@ APPLICATION_ID: Final = 0x48454C53
 SCHEMA_VERSION: Final = 1
 NUMBERS_SKIPPED: Final = 1_000_000
 """At an opening: a former life may have used numbers for what it did not keep, and Redis may have had those."""
+LOCK_TIMEOUT_S: Final = 10.0
+"""For a former life to end. Two engines with one spool would give numbers twice, and Redis pass over events."""
 FIELD: Final = "history.durable_file"
 
 _SCHEMA: Final = f"""
@@ -37,7 +39,7 @@ COMMIT;
 
 
 class Spool:
-    """One per engine, used on one thread at a time.
+    """One per engine, used on one thread at a time; nobody else can open the file meanwhile.
 
     Args:
         path: of the database; made with its directory where missing, for this user alone.
@@ -57,13 +59,14 @@ class Spool:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             self._open(path, new_name)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"{path} cannot be used: {error}; see to it, or give another path", FIELD) from None
 
     def _open(self, path: Path, new_name: Callable[[], str]) -> None:
         db = self._db
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         if not self._one("SELECT count(*) FROM sqlite_master"):

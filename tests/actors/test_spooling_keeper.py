@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from actors import spool as spool_module
 from actors import spooling_keeper
 from actors.history import Accepted
 from actors.messages import Drain, Spooled, TailState
@@ -124,7 +125,8 @@ def test_what_was_taken_is_in_redis_once_and_in_order(steps: list[tuple[str, Any
             elif step == "away":
                 node.keeper.on_tail_state(TailState("away"))
             else:
-                node.start()  # its predecessor had no time to close anything
+                node.keeper.on_stop()  # as the kernel does it for who is killed
+                node.start()
         node.redis.fails = None
         while node.waiting:
             left = node.waiting
@@ -177,6 +179,16 @@ def test_where_neither_redis_nor_the_disk_takes_it_the_router_knows_to_try_again
     node.keeper.on_drain(Drain())
     node.keep(event(2))
     assert node.redis.log == [b"2"]
+
+
+def test_two_engines_with_one_spool_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.spool"
+    monkeypatch.setattr(spool_module, "LOCK_TIMEOUT_S", 0.01)
+    spool = Spool(path, 100, lambda: "name")
+    with pytest.raises(ConfigError, match="locked; see to it, or give another path"):
+        Spool(path, 100, lambda: "other")
+    spool.close()
+    Spool(path, 100, lambda: "other").close()
 
 
 def test_large_events_go_a_few_at_a_time(tmp_path: Path) -> None:
