@@ -14,7 +14,7 @@ from actors.catch_up import CatchUp
 from actors.history import Accepted
 from actors.history_watch import RECENT, HistoryWatch
 from actors.interests import Peer
-from actors.keeper import KEEPER_EVENTS, full
+from actors.keeper import full, room_beside
 from actors.keeper_desk import Answer
 from actors.messages import (
     Drain,
@@ -93,10 +93,11 @@ class BackplaneDesk:
             room = 0
         else:
             why = full()
-            room = max(0, KEEPER_EVENTS - watch.waiting)
+            room = room_beside(watch)
         taken = shared[:room]
         if taken:
             watch.waiting += len(taken)
+            watch.waiting_bytes += sum(len(publish.data) for publish in taken)
             self._keeper.tell(Keep([(peer, publish) for publish in taken]))
         refused = [(publish, why) for publish in shared[room:]]
         watch.refused(len(refused))
@@ -106,6 +107,7 @@ class BackplaneDesk:
         """What publishers are told. There is nothing to distribute, as that comes from the tailer, but for what has to
         wait for its place: clients of this node get it now, too."""
         self._watch.waiting -= len(message.results)
+        self._watch.waiting_bytes -= sum(len(publish.data) for _, publish, _ in message.results)
         if not self._spools:
             self._watch.silent = _why_not(message)
         waits = [o for _, _, o in message.results if isinstance(o, Accepted) and not (o.publication.epoch or o.again)]

@@ -16,7 +16,7 @@ class BackplaneWatch:
     Attributes:
         reason: why it cannot be had, for people; ``None``: it can.
         retry_in: seconds between this attempt and the next.
-        waiting: events that the keeper has and has not answered.
+        waiting, waiting_bytes: events that the keeper has and has not answered.
         silent: why it does not take events, though it may be there.
         spooled: events that wait on disk.
         met: whether the hub has begun where Redis is.
@@ -27,7 +27,7 @@ class BackplaneWatch:
         self.reason: str | None = None
         self.retry_in: float | None = None
         self.silent: str | None = None
-        self.waiting = self.spooled = 0
+        self.waiting = self.waiting_bytes = self.spooled = 0
         self.met = False
         self.lost = 0
         self._refused = 0

@@ -25,7 +25,7 @@ class HistoryWatch:
     Attributes:
         troubled: whether anything has failed since it last worked. To be looked at where :meth:`works` would be called
             for each event.
-        waiting: events that a keeper has and has not answered.
+        waiting, waiting_bytes: events that a keeper has and has not answered.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +33,7 @@ class HistoryWatch:
         self._troubles: dict[str, str] = {}
         self._refused: dict[str, int] = {}  # since it fails
         self._heard = 0.0  # when the keeper last answered, or got something after it had nothing
-        self.waiting = 0
+        self.waiting = self.waiting_bytes = 0
 
     @property
     def troubled(self) -> bool:
@@ -61,13 +61,15 @@ class HistoryWatch:
         if self._troubles.pop(what, None) is not None:
             _log.warning("history works again, %s; %d events were refused", what, self._refused.pop(what))
 
-    def handed_over(self, events: int) -> None:
+    def handed_over(self, events: int, nbytes: int) -> None:
         """The keeper has got so many."""
         if not self.waiting:
             self._heard = self._clock()
         self.waiting += events
+        self.waiting_bytes += nbytes
 
-    def answered(self, events: int) -> None:
+    def answered(self, events: int, nbytes: int) -> None:
         """The keeper has said what became of so many."""
         self._heard = self._clock()
         self.waiting -= events
+        self.waiting_bytes -= nbytes

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from actors.blocking_actor import BlockingActor
 from actors.history import Accepted, Expired, History
@@ -39,11 +39,25 @@ READ_EVENTS: Final = 100_000
 """Looked at for one request: some 0.3 s, in which nothing is kept."""
 KEEPER_EVENTS: Final = 50_000
 """That the keeper has not answered yet; the router refuses more, as :func:`full`."""
+KEEPER_BYTES: Final = 256 << 20
+"""The same in bytes, and what comes at a time."""
 
 
 def full() -> RequestError:
     """What a publisher is told whose event was not taken."""
-    return RequestError(ErrorCode.UNAVAILABLE, f"{KEEPER_EVENTS} events wait for the history; repeat it later")
+    return RequestError(ErrorCode.UNAVAILABLE, "too many events wait for the history; repeat it later")
+
+
+class Load(Protocol):
+    """What a keeper has and has not answered."""
+
+    waiting: int
+    waiting_bytes: int
+
+
+def room_beside(load: Load) -> int:
+    """So many events more may be handed over."""
+    return max(0, KEEPER_EVENTS - load.waiting) if load.waiting_bytes < KEEPER_BYTES else 0
 
 
 class Keeper(BlockingActor):

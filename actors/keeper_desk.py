@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from actors.history import Accepted, Expired
 from actors.history_watch import DURABLE, RECENT, HistoryWatch
 from actors.interests import Peer
-from actors.keeper import KEEPER_EVENTS, full
+from actors.keeper import full, room_beside
 from actors.messages import Keep, Kept, ReadKept, Sweep
 from actors.ports import Ref
 from actors.recall import RECALL_EVENTS, Since
@@ -72,9 +72,9 @@ class KeeperDesk:
         durable = [(peer, publish) for publish in publishes if self.is_kept(publish.topic)]
         if not durable:
             return publishes, []
-        taken = durable[: max(0, KEEPER_EVENTS - self._watch.waiting)] if self._error is None else []
+        taken = durable[: room_beside(self._watch)] if self._error is None else []
         if taken:
-            self._watch.handed_over(len(taken))
+            self._watch.handed_over(len(taken), sum(len(publish.data) for _, publish in taken))
             self._keeper.tell(Keep(taken))
         why = full() if self._error is None else self._error
         if self._error is not None:
@@ -86,7 +86,7 @@ class KeeperDesk:
 
     def kept(self, message: Kept) -> tuple[list[Accepted], list[Answer]]:
         """Events to be distributed, which the log has now, and what their publishers are told."""
-        self._watch.answered(len(message.results))
+        self._watch.answered(len(message.results), sum(len(publish.data) for _, publish, _ in message.results))
         self._look(message)
         self._log.unrecorded += [o for _, _, o in message.results if isinstance(o, Accepted) and not o.again]
         answers = [Answer(peer, publish.ref, outcome) for peer, publish, outcome in message.results]

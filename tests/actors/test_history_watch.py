@@ -59,18 +59,18 @@ def test_a_keeper_that_says_nothing_is_a_trouble() -> None:
         return watch.reason
 
     clock.now += 1e6  # nothing to do for long
-    watch.handed_over(3)
+    watch.handed_over(3, 30)
     assert reason() is None
     clock.now += STALLED_AFTER_S / 2
-    watch.handed_over(4)  # more for it is no word from it
+    watch.handed_over(4, 40)  # more for it is no word from it
     clock.now += STALLED_AFTER_S / 2
     assert reason() == "durable topics: the disk has not answered for 5 s, 7 events wait"
     assert not watch.troubled, "nothing has failed"
-    watch.answered(3)
+    watch.answered(3, 30)
     assert reason() is None, "it is at work"
     clock.now += STALLED_AFTER_S
     assert reason() is not None
-    watch.answered(4)
+    watch.answered(4, 40)
     clock.now += 1e6
     assert reason() is None, "nothing waits"
 

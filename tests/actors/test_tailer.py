@@ -14,7 +14,7 @@ from actors.backplane_watch import BackplaneWatch
 from actors.catch_up import CatchUp
 from actors.history import Accepted, Expired
 from actors.history_watch import HistoryWatch
-from actors.keeper import KEEPER_EVENTS
+from actors.keeper import KEEPER_BYTES, KEEPER_EVENTS
 from actors.messages import Drain, Keep, Kept, Resumed, Spooled, Tailed, Tailing, TailOn, TailState
 from actors.redis_history import BackplaneError, Bounds
 from actors.tailer import BATCH_BYTES, BATCH_EVENTS, RESUME_EVENTS, START_S, Look, Tail, Tailer, catch_up_at_start
@@ -277,6 +277,16 @@ def test_publishes_are_refused_at_once_while_redis_is_away_and_while_too_many_wa
     assert node.watch.trouble == "its memory is full"
     _, over = node.desk.divert(PEER, [shared] * (KEEPER_EVENTS + 1))
     assert len(over) == 1
+
+
+def test_few_large_events_that_wait_are_too_many_as_well() -> None:
+    node = Node()
+    large = Publish(1, "a", "t", bytes(1 << 20))
+    assert node.desk.divert(PEER, [large] * (KEEPER_BYTES >> 20)) == ([], [])
+    _, [(_, why)] = node.desk.divert(PEER, [large])
+    assert why.code is ErrorCode.UNAVAILABLE
+    node.desk.kept(Kept([(PEER, large, event(1))]))
+    assert node.desk.divert(PEER, [large]) == ([], [])
 
 
 def test_what_waits_on_disk_is_drained_once_redis_is_back() -> None:

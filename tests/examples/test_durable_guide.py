@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actors.history import KEY_LIFETIME
-from actors.keeper import KEEPER_EVENTS
+from actors.keeper import KEEPER_BYTES, KEEPER_EVENTS
 from actors.router import SWEEP_INTERVAL
 from actors.sqlite_history import WAL_BYTES, SqliteHistory
 from actors.topic_policy import TopicPolicies, TopicPolicy
@@ -44,7 +44,7 @@ def test_the_configuration_is_one() -> None:
 def test_the_numbers_are_those_of_the_code(tmp_path: Path) -> None:
     history = config.History()
     assert (history.size, history.age, KEY_LIFETIME) == (10_000, 300, 300)
-    assert (KEEPER_EVENTS, SWEEP_INTERVAL, WAL_BYTES) == (50_000, 10, 16 * 2**20)
+    assert (KEEPER_EVENTS, KEEPER_BYTES, SWEEP_INTERVAL, WAL_BYTES) == (50_000, 256 * 2**20, 10, 16 * 2**20)
     policies = TopicPolicies({}, TopicPolicy(durable=True))
     for key, least, most in ((None, 150, 250), ("order-%d-filled", 240, 350)):
         file = tmp_path / f"{key is None}.db"
