@@ -68,6 +68,8 @@ from transport.tls import ServerTls
 from transport.websocket import ConnectionLimits
 
 KEEPER_PAUSE = 1.0  # s in which nothing is tried after Redis has failed
+SPOOL = ".spool"
+"""Ending of the file beside ``history.durable_file`` in which events wait for Redis."""
 MAILBOX = 1_000_000
 """Messages on an event's way. The bus's window bounds events long before; this bounds what clients can cause."""
 
@@ -180,13 +182,33 @@ def _hub_actors(
 
 def _shared_keeper(config: Config, router: Callable[[], Ref], history: Callable[[], RedisHistory]) -> ChildSpec:
     if config.backplane.on_outage == "refuse":
+        check_nothing_waits(config)
         return ChildSpec(
             "keeper", lambda: Keeper(router=router(), history=history, pause=KEEPER_PAUSE), capacity=MAILBOX
         )
-    path = config.history.durable_path(config.server.port)
-    spool = partial(Spool, path.with_suffix(".spool"), config.backplane.spool_events, partial(secrets.token_hex, 8))
+    spool = partial(_open_spool, config, config.history.durable_path(config.server.port))
     spool().close()  # what is wrong with it is said at the start
     return ChildSpec("keeper", lambda: SpoolingKeeper(router=router(), history=history, spool=spool), capacity=MAILBOX)
+
+
+def _open_spool(config: Config, durable_file: Path) -> Spool:
+    path = durable_file.with_suffix(SPOOL)
+    return Spool(path, config.backplane.spool_events, partial(secrets.token_hex, 8))
+
+
+def check_nothing_waits(config: Config) -> None:
+    """Raise :class:`ConfigError` if acknowledged events wait in a spool, which nobody looks into with ``refuse``."""
+    try:
+        durable_file = config.history.durable_path(config.server.port)
+    except ConfigError:
+        return  # nor could there have been a spool
+    if not durable_file.with_suffix(SPOOL).exists():
+        return
+    with contextlib.closing(_open_spool(config, durable_file)) as spool:
+        if waiting := len(spool):
+            path = durable_file.with_suffix(SPOOL)
+            text = f'must be "local" until {waiting} acknowledged events in {path} are in Redis; or move the file away'
+            raise ConfigError(text, "backplane.on_outage")
 
 
 def shared_history(config: Config, policies: TopicPolicies) -> Callable[[], RedisHistory] | None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from actors.spool import Spool
 from actors.topic_policy import DEFAULT_POLICY, Strategy, TopicPolicy
 from engine import config
-from engine.wiring import topic_policies
+from engine.wiring import check_nothing_waits, topic_policies
+from transport.errors import ConfigError
+from transport.messages import Publish
 
 
 def test_each_field_of_a_topics_table_reaches_its_policy() -> None:
@@ -22,3 +29,20 @@ def test_each_field_of_a_topics_table_reaches_its_policy() -> None:
     policies = topic_policies(config.loads(text))
     assert policies.of("jobs.x") == TopicPolicy(Strategy.LOAD_BALANCED, 0.25, True, 7.5, True, True)
     assert policies.of("a.b") == DEFAULT_POLICY, "the defaults are said twice, and are the same"
+
+
+def test_acknowledged_events_that_wait_are_not_forgotten_with_another_configuration(tmp_path: Path) -> None:
+    refuse = config.loads(f"history.durable_file = '{tmp_path}/x.db'\nbackplane.url = 'redis://127.0.0.1'")
+    check_nothing_waits(refuse)
+    assert not list(tmp_path.iterdir())
+    spool = Spool(tmp_path / "x.spool", 10, lambda: "name")
+    spool.add(spool.numbers(2), [Publish(0, "a", "t", b"1")] * 2)
+    spool.close()
+    with pytest.raises(
+        ConfigError, match=r'backplane\.on_outage: must be "local" until 2 acknowledged events in .*x\.spool'
+    ):
+        check_nothing_waits(refuse)
+    spool = Spool(tmp_path / "x.spool", 10, lambda: "name")
+    spool.remove(spool.oldest(1, 1)[0], 2)
+    spool.close()
+    check_nothing_waits(refuse)
