@@ -54,9 +54,9 @@ class SpoolingKeeper(Keeper):
 
     def on_stop(self) -> None:
         """Let go both; what waits stays."""
-        super().on_stop()
         if self._spool is not None:
             self._spool.close()
+        super().on_stop()
 
     def on_tail_state(self, message: TailState) -> None:
         """Redis cannot be had: it is not even asked, until there is a reason to."""

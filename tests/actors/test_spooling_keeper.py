@@ -191,6 +191,19 @@ def test_two_engines_with_one_spool_are_refused(tmp_path: Path, monkeypatch: pyt
     Spool(path, 100, lambda: "other").close()
 
 
+def test_the_successor_of_a_keeper_that_failed_has_what_waits(tmp_path: Path) -> None:
+    node = Node(tmp_path / "x.spool")
+    node.keeper.on_tail_state(TailState("away"))
+    node.keep(event(1))
+    failed = node.keeper  # it is still somewhere
+    failed.on_failure(None, None, None)
+    node.start()
+    assert node.told[-1] == Spooled(1, None, drained=True)
+    node.keep(event(2))
+    node.keeper.on_drain(Drain())
+    assert node.redis.log == [b"1", b"2"]
+
+
 def test_large_events_go_a_few_at_a_time(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "x.spool", 100, lambda: "name")
     first = spool.numbers(10)
