@@ -6,24 +6,21 @@ segment: it is carried over into the newest one, so that a restarted hub knows e
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import stat
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from actors.file_lock import lock
 from actors.history import Accepted, Expired
 from actors.segment import HEADER, Key, Kind, Segment
 from transport.errors import CodecError, ConfigError
 
 SEGMENTS: Final = 32  # of a full log: what goes at a time is a 32nd
-LOCK_TIMEOUT: Final = 10.0  # s for a former hub to end
-LOCK_INTERVAL: Final = 0.05  # s
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = logging.getLogger(__name__)
 
@@ -60,7 +57,7 @@ class EventLog:
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _check_owner(directory)
-                self._lock = _locked(directory)
+                self._lock = lock(directory / "lock", directory, "history.dir")
                 self._open(directory)
             except OSError as error:
                 raise ConfigError(f"cannot use {directory}: {error.strerror}", "history.dir") from None
@@ -351,18 +348,3 @@ def _check_owner(directory: Path) -> None:
     if found.st_uid != os.getuid() or found.st_mode & stat.S_IWOTH:
         text = f"{directory} must be a directory of this user in which not everybody may write"
         raise ConfigError(text, "history.dir")
-
-
-def _locked(directory: Path) -> int:
-    """Wait for a former hub to end: two writers would destroy each other's records."""
-    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(fd)
-                raise ConfigError(f"another process uses {directory}", "history.dir") from None
-        time.sleep(LOCK_INTERVAL)

@@ -65,7 +65,7 @@ class Hub:
         self._bus.flush()
         await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
         self._bus.stop()
-        self._actors.log.close()
+        self._actors.closing.close()
 
     async def drain(self) -> None:
         """Nothing to wait for: by the time the hub is drained, those who publish have gone."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from actors.clients import ClientLimits, Clients
 from actors.feed import FeedSpec, Publisher, Tls
 from actors.feed_protocol import FeedProtocol, MappedProtocol, ProtocolSpec
 from actors.feed_supervisor import FeedSupervisor
+from actors.file_lock import lock
 from actors.groups import Groups
 from actors.heliograph_protocol import HeliographProtocol
 from actors.history_watch import HistoryWatch
@@ -76,7 +78,8 @@ MAILBOX = 1_000_000
 
 class HubActors(NamedTuple):
     """The hub's children; ``router`` is where the bus delivers, ``log`` what the hub knows of topics, ``watch`` whether
-    events can be kept, ``durable_file`` where those of durable topics are, ``backplane`` whether others are reached."""
+    events can be kept, ``durable_file`` where those of durable topics are, ``backplane`` whether others are reached;
+    ``closing`` lets go the files."""
 
     specs: list[ChildSpec]
     router_ref: Ref
@@ -85,6 +88,7 @@ class HubActors(NamedTuple):
     watch: HistoryWatch
     durable_file: Path | None
     backplane: BackplaneWatch | None
+    closing: contextlib.ExitStack
 
 
 def hub_actors(
@@ -100,7 +104,14 @@ def hub_actors(
     A router's successor knows nobody's interest: ``begin_anew`` makes the peers tell it again.
     """
     policies = topic_policies(config)
-    log = TopicLog(
+    with contextlib.ExitStack() as closing:  # an embedded engine's process lives on, if this fails
+        log = _topic_log(config, policies, runtime_dir)
+        closing.callback(log.close)
+        return _hub_actors(config, log, policies, wake, meter, begin_anew, closing)
+
+
+def _topic_log(config: Config, policies: TopicPolicies, runtime_dir: Path | None) -> TopicLog:
+    return TopicLog(
         config.limits.topics,
         new_epoch=lambda: secrets.token_hex(4),
         directory=history_dir(config, runtime_dir),
@@ -110,11 +121,6 @@ def hub_actors(
         idle=config.history.topic_idle,
         now=time.time(),
     )
-    try:
-        return _hub_actors(config, log, policies, wake, meter, begin_anew)
-    except BaseException:
-        log.close()  # an embedded engine's process lives on
-        raise
 
 
 def _hub_actors(
@@ -124,6 +130,7 @@ def _hub_actors(
     wake: Callable[[], None],
     meter: Meter,
     begin_anew: Callable[[], None],
+    closing: contextlib.ExitStack,
 ) -> HubActors:
     delivery = config.delivery
     groups = Groups(config.limits.group_events, meter.dropped)
@@ -132,6 +139,7 @@ def _hub_actors(
 
     open_history = durable_history(config, policies)
     if open_history is not None:
+        closing.callback(os.close, _lock_durable(config))
         with contextlib.closing(open_history()) as history:
             take_over(history, log)
     open_shared = shared_history(config, policies)
@@ -177,7 +185,17 @@ def _hub_actors(
         runners.append(runner)
     durable_file = None if open_history is None else config.history.durable_path(config.server.port)
     specs = [router, *(spec for spec in (keeper, tailer) if spec is not None), *runners]
-    return HubActors(specs, router.ref, log, groups, watch, durable_file, backplane)
+    return HubActors(specs, router.ref, log, groups, watch, durable_file, backplane, closing.pop_all())
+
+
+def _lock_durable(config: Config) -> int:
+    """Two engines with one database would give the same places to different events."""
+    path = config.history.durable_path(config.server.port)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return lock(path.with_name(f"{path.name}.lock"), path, "history.durable_file")
+    except OSError as error:
+        raise ConfigError(f"cannot use {path}: {error.strerror}", "history.durable_file") from None
 
 
 def _shared_keeper(config: Config, router: Callable[[], Ref], history: Callable[[], RedisHistory]) -> ChildSpec:

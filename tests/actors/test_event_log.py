@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import event_log
+from actors import event_log, file_lock
 from actors.event_log import EventLog
 from actors.history import Accepted, Expired
 from actors.topic_log import TopicLog
@@ -169,7 +169,7 @@ def test_what_is_no_log_is_set_aside_and_the_epoch_changes(tmp_path: Path) -> No
 
 
 def test_two_hubs_do_not_share_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_log, "LOCK_TIMEOUT", 0.0)
+    monkeypatch.setattr(file_lock, "LOCK_TIMEOUT", 0.0)
     subject = log(tmp_path)
     with pytest.raises(ConfigError, match="another process"):
         log(tmp_path)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from actors import file_lock
 from actors.spool import Spool
 from actors.topic_policy import DEFAULT_POLICY, Strategy, TopicPolicy
 from engine import config
-from engine.wiring import check_nothing_waits, topic_policies
+from engine.wiring import HubActors, check_nothing_waits, hub_actors, topic_policies
 from transport.errors import ConfigError
 from transport.messages import Publish
+from transport.meter import Meter
 
 
 def test_each_field_of_a_topics_table_reaches_its_policy() -> None:
@@ -46,3 +48,16 @@ def test_acknowledged_events_that_wait_are_not_forgotten_with_another_configurat
     spool.remove(spool.oldest(1, 1)[0], 2)
     spool.close()
     check_nothing_waits(refuse)
+
+
+def test_a_durable_file_is_one_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hub(directory: str) -> HubActors:
+        text = f"history.durable_file = '{tmp_path}/new/x.db'\n[topics.'order.>']\ndurable = true"
+        return hub_actors(config.loads(text), lambda: None, Meter(), lambda: None, tmp_path / directory)
+
+    monkeypatch.setattr(file_lock, "LOCK_TIMEOUT", 0.0)
+    one = hub("a")
+    with pytest.raises(ConfigError, match=r"history\.durable_file: another process uses .*x\.db"):
+        hub("b")
+    one.closing.close()
+    hub("b").closing.close()
