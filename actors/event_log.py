@@ -11,7 +11,7 @@ import os
 import stat
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from transport.errors import CodecError, ConfigError
 
 SEGMENTS: Final = 32  # of a full log: what goes at a time is a 32nd
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+EVENT: Final = int(Kind.EVENT)
 _log = logging.getLogger(__name__)
 
 
@@ -129,24 +130,24 @@ class EventLog:
         frames: list[bytes] = []
         starts: list[int] = []
         at = segment.size
-        for i, event in enumerate(events):
-            key = keys[i] if keys is not None else None
+        for event, key in zip(events, keys or repeat(None)):  # noqa: B905  it may be without end
             key_bytes = b"" if key is None else key.encode()
             packed = event.packed
             starts.append(at)
-            frames += (HEADER.pack(len(packed), len(key_bytes), Kind.EVENT, event.mark), key_bytes, packed)
+            frames += (HEADER.pack(len(packed), len(key_bytes), EVENT, event.mark), key_bytes, packed)
             at += HEADER.size + len(key_bytes) + len(packed)
         before = segment.size
         segment.write(b"".join(frames))
         self._total += segment.size - before
-        enter = segment.enter
-        for i, ((publication, _, mark, _), start) in enumerate(zip(events, starts, strict=True)):
-            topic, epoch, offset, ts = publication[:4]
-            enter(topic, epoch, offset, start, mark)
-            if keys is not None and (key := keys[i]) is not None:
-                segment.keys.append(Key(topic, key, epoch, offset, ts))
-        self.mark = mark
-        segment.newest = max(segment.newest, ts)
+        segment.enter_all(events, starts)
+        if keys is not None:
+            for event, key in zip(events, keys, strict=True):
+                if key is not None:
+                    topic, epoch, offset, ts = event.publication[:4]
+                    segment.keys.append(Key(topic, key, epoch, offset, ts))
+        last = events[-1]
+        self.mark = last.mark
+        segment.newest = max(segment.newest, last.publication.ts)
 
     def follows(self, topic: str, epoch: str, offset: int) -> bool:
         """Whether an event given from elsewhere can be appended without a :meth:`roll` before."""
