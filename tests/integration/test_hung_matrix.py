@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from tests.integration.test_crash_matrix import CLIENTS, DEADLINE, DEAF, Eventually, Scene, Start, deaf, scene, sessions
 
 VICTIMS = ["worker-0", "hub", "feeds", "daemon"]
+FROZEN_S = 0.5  # of the daemon in a drain
 
 
 async def hang(them: Scene, victim: str) -> None:
@@ -80,7 +81,7 @@ def test_while_the_engine_drains(engine_process: Start, eventually: Eventually) 
         await eventually(lambda: any(watcher.byes for watcher in them.crowd.watchers), DEADLINE)
         them.engine.kill(victim, signal.SIGSTOP)
         if victim == "daemon":
-            await eventually(lambda: all(watcher.byes for watcher in them.crowd.watchers), DEADLINE)
+            await asyncio.sleep(FROZEN_S)  # nobody else ends the workers that it has not told yet
             them.engine.kill(victim, signal.SIGCONT)
         await them.succeed()
         for writer in hanging:
