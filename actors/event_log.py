@@ -139,7 +139,7 @@ class EventLog:
         before = segment.size
         segment.write(b"".join(frames))
         self._total += segment.size - before
-        segment.enter_all(events, starts)
+        segment.enter(events, starts)
         if keys is not None:
             for event, key in zip(events, keys, strict=True):
                 if key is not None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from actors.history import Accepted
 from actors.recall import recall
 from actors.segment import HEADER, MAGIC, SIGNATURE, Segment
 from actors.topic_log import TopicLog
@@ -20,7 +21,7 @@ from engine.admin_http import parameters
 from transport.codec import join, pack, unpack_batch
 from transport.codes import GapReason
 from transport.errors import CodecError, RequestError
-from transport.messages import Fence, Publish
+from transport.messages import Fence, Publication, Publish
 from transport.requests import Rejected, RequestDecoder, Subscribe
 
 EVENTS: Final = 3  # of each topic in the log
@@ -65,7 +66,8 @@ def _sealed() -> tuple[bytes, bytes]:
         for number in range(EVENTS):
             start = segment.size
             segment.write(HEADER.pack(len(packed), 1, 1, number + 1) + b"k" + packed)
-            segment.enter("a", "e0", number + 1, start, number + 1)
+            event = Publication("a", "e0", number + 1, 0.0, "t", b"")
+            segment.enter([Accepted(event, packed, number + 1)], [start])
         segment.seal()
         segment.close()
         return path.read_bytes(), path.with_suffix(".index").read_bytes()
