@@ -189,10 +189,7 @@ class Router(LoopActor):
         """Tell workers for which nothing came how far the log is."""
         if self._log.mark != self._told_mark:
             self._told_mark = self._log.mark
-            mark = pack(Mark(self._log.position))
-            for worker in self._workers:
-                if worker not in self._catch_up.behind:
-                    worker.out.append(mark)
+            self._tell_mark(quiet=True)
             self._wake_bus()
         if self._backplane is not None:
             self._backplane.tick()
@@ -335,12 +332,14 @@ class Router(LoopActor):
         meter.router_hits += len(events) - misses
         meter.route.observe_many(self._monotonic() - instant, max(1, len(events)))
 
-    def _tell_mark(self) -> None:
-        """Behind the events of this turn: what a worker has seen, should this hub die."""
-        mark = pack(Mark(self._log.position))
+    def _tell_mark(self, *, quiet: bool = False) -> None:
+        """Behind the events of this turn: what a worker has seen, should this hub die; with ``quiet`` also to those
+        for which nothing came."""
+        mark = b""
         behind = self._catch_up.behind
         for worker in self._workers:
-            if worker.out and worker not in behind:
+            if (quiet or worker.out) and worker not in behind:
+                mark = mark or pack(Mark(self._log.position))
                 worker.out.append(mark)
 
     def _refuse(self, peer: Peer, ref: int, error: RequestError) -> None:
