@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench import report, wsload
-from bench.peers import PEERS, Peer
+from bench.peers import PEERS, NodePeer, Peer
 from bench.report import Row
 from bench.server import Server, engine
 from bench.wsload import NATIVE, Dialect, Load
@@ -81,7 +81,7 @@ def rates(options: Options) -> list[Row]:
     return rows
 
 
-def missing(peer: Peer) -> str:
+def missing(peer: Peer | NodePeer) -> str:
     """Said instead of a peer's figures."""
     return f"{peer.name}: missing ({', '.join(peer.missing)} not installed)"
 

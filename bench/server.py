@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,18 +32,25 @@ class Server:
     Args:
         command: prints a ready line on stdout when it serves.
         source: the directory whose Python packages it uses.
+        environment: variables besides those of this process.
 
     Raises:
         RuntimeError: it ended, or was not ready in time; with its last words.
     """
 
-    def __init__(self, command: Sequence[str], source: Path = ROOT, core: int = SERVER_CORE) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        source: Path = ROOT,
+        core: int = SERVER_CORE,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HELIOGRAPH_")}
+        own = {name: value for name, value in os.environ.items() if not name.startswith("HELIOGRAPH_")}
         self._process = subprocess.Popen(
             command,
             cwd=source,
-            env=environment | {"PYTHONPATH": str(source)},
+            env=own | {"PYTHONPATH": str(source)} | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,

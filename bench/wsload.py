@@ -37,6 +37,8 @@ class Dialect(NamedTuple):
     publish: str
     init: str | None = None  # the publisher's first message
     after: str | None = None  # send only the first of `subscribe` before a frame that begins so
+    publish_path: str | None = None  # where the publisher connects, if elsewhere
+    marker: str = '"t":'  # in what comes; the time of publishing follows it
 
     def filler(self, message_bytes: int) -> int:
         """Bytes of filler that make a published message, with a sequence of four digits, that long."""
@@ -179,11 +181,11 @@ class Run:
             filler = dialect.filler(MESSAGE_BYTES)
         self._timeout = seconds + warm + settle + DRAIN + GRACE
         options = {"-p": port, "-u": dialect.path, "-c": clients, "-d": seconds, "-w": warm, "--settle": settle}
-        options |= {"--drain": DRAIN, "--pids": ",".join(map(str, pids))}
+        options |= {"-m": dialect.marker, "--drain": DRAIN, "--pids": ",".join(map(str, pids))}
         if dialect.after is not None:
             options["--after"] = dialect.after
         if rate:
-            options |= {"--pub": "ws", "--pubpath": dialect.path, "--pubmsg": dialect.publish}
+            options |= {"--pub": "ws", "--pubpath": dialect.publish_path or dialect.path, "--pubmsg": dialect.publish}
             options |= {"--rate": rate, "--payload": filler}
             if dialect.init is not None:
                 options["--pubinit"] = dialect.init
