@@ -5,6 +5,7 @@ The library frames what belongs to one connection (pongs, close); these function
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 MAX_CONTROL_BYTES: Final = 125  # RFC 6455 section 5.5
@@ -36,6 +37,20 @@ def _long_header(first: int, size: int) -> bytes:
     if size < 65536:
         return bytes((first, 126, size >> 8, size & 255))
     return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+def unframe(data: bytes) -> Iterator[tuple[bool, bytes]]:
+    """The messages in whole frames of the two functions above: whether each is binary, and its payload, in order."""
+    at, end = 0, len(data)
+    while at < end:
+        binary, size = data[at] == _BINARY, data[at + 1]
+        at += 2
+        if size == 126:
+            size, at = int.from_bytes(data[at : at + 2], "big"), at + 2
+        elif size == 127:
+            size, at = int.from_bytes(data[at : at + 8], "big"), at + 8
+        yield binary, data[at : at + size]
+        at += size
 
 
 def close_frame(code: int, reason: str = "") -> bytes:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from websockets.frames import Close, Opcode
 from websockets.frames import Frame as LibraryFrame
 
-from transport.frames import PING, binary_frame, close_frame, fit_reason, text_frame
+from transport.frames import PING, binary_frame, close_frame, fit_reason, text_frame, unframe
 
 
 def test_frames_are_the_bytes_of_the_rfc() -> None:
@@ -21,6 +21,13 @@ def test_the_library_frames_the_same(size: int) -> None:
     payload = b"a" * size
     assert text_frame(payload) == LibraryFrame(Opcode.TEXT, payload).serialize(mask=False)
     assert binary_frame(payload) == LibraryFrame(Opcode.BINARY, payload).serialize(mask=False)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0, 1, 125, 126, 127, 65535, 65536]))))
+def test_frames_in_a_row_are_taken_apart_again(sizes: list[tuple[bool, int]]) -> None:
+    messages = [(binary, bytes([i % 256]) * size) for i, (binary, size) in enumerate(sizes)]
+    row = b"".join(binary_frame(payload) if binary else text_frame(payload) for binary, payload in messages)
+    assert list(unframe(row)) == messages
 
 
 @given(st.text(max_size=200))
