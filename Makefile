@@ -5,12 +5,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 NEEDS_PYTHON := import sys; sys.exit("heliograph needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench node clean
 
 demo: .venv/.runtime  ## the engine with recorded ticks; then: .venv/bin/heliograph subscribe 'price.>'
 	@$(BIN)/heliograph run --demo
 
-test: .venv/.dev
+test: .venv/.dev node
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/.dev
@@ -20,8 +20,10 @@ lint: .venv/.dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-bench: .venv/.bench
+bench: .venv/.bench node
 	$(BIN)/python -m pytest bench --benchmark-only -p no:randomly $(ARGS)
+
+node: $(if $(shell command -v npm),.venv/.node)  ## the JavaScript clients of the tests; without npm those tests say so
 
 clean:
 	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks \
@@ -45,3 +47,10 @@ clean:
 .venv/.bench: setup.cfg | .venv/.python
 	$(PIP) install --editable '.[dev,examples,bench]'
 	@touch $@ .venv/.dev .venv/.runtime
+
+# Not in tests/node itself: nobody's editor, linter or archive shall walk through node_modules.
+.venv/.node: tests/node/package.json tests/node/package-lock.json | .venv/.python
+	@mkdir -p .venv/node
+	cp $^ .venv/node
+	npm ci --prefix .venv/node --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
