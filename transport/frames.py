@@ -39,18 +39,36 @@ def _long_header(first: int, size: int) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8, "big")
 
 
+def frame_at(data: bytes, start: int) -> tuple[bool, int, int]:
+    """The message frame that begins at ``start``: whether it is binary, and where its payload begins and ends.
+
+    Raises:
+        ValueError: there is no whole text or binary frame.
+    """
+    head = data[start : start + 10]
+    if len(head) < 2 or head[0] not in (_TEXT, _BINARY):
+        raise ValueError(f"no message frame at byte {start}: {head!r}")
+    size, skip = head[1], 2
+    if size == 126:
+        size, skip = int.from_bytes(head[2:4], "big"), 4
+    elif size == 127:
+        size, skip = int.from_bytes(head[2:10], "big"), 10
+    begin, end = start + skip, start + skip + size
+    if end > len(data) or len(head) < skip:
+        raise ValueError(f"the frame at byte {start} is cut off")
+    return head[0] == _BINARY, begin, end
+
+
 def unframe(data: bytes) -> Iterator[tuple[bool, bytes]]:
-    """The messages in whole frames of the two functions above: whether each is binary, and its payload, in order."""
+    """The messages in whole frames of the first two functions above: whether each is binary, and its payload, in order.
+
+    Raises:
+        ValueError: see :func:`frame_at`.
+    """
     at, end = 0, len(data)
     while at < end:
-        binary, size = data[at] == _BINARY, data[at + 1]
-        at += 2
-        if size == 126:
-            size, at = int.from_bytes(data[at : at + 2], "big"), at + 2
-        elif size == 127:
-            size, at = int.from_bytes(data[at : at + 8], "big"), at + 8
-        yield binary, data[at : at + size]
-        at += size
+        binary, begin, at = frame_at(data, at)
+        yield binary, data[begin:at]
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
