@@ -107,7 +107,8 @@ class Browser:
 
     async def _send(self, method: str, **params: Any) -> dict[str, Any]:
         request_id = next(self._ids)
-        answer = self._answers[request_id] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = answer
         request = {"id": request_id, "method": method, "params": params}
         if self._session is not None:
             request["sessionId"] = self._session
