@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import string
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from actors.feed_map import TOPICS_CACHED
-from actors.upstream_values import NAME_CHARS, BadMessage, MappingError
+from actors.paths import ABSENT, Path
+from actors.upstream_values import NAME_CHARS, BadMessage, MappingError, token
 from transport.errors import ConfigError, RequestError
 from transport.topics import check_topic, is_system, topic
 
@@ -29,7 +30,7 @@ class ChannelMap:
     Args:
         name: a channel, or a glob of channels.
         template: the topic; ``{1}`` is what the first ``*`` stands for, as one token. All stars but the last one take
-            as little as they can.
+            as little as they can. ``{name}`` is what the path ``name`` (:mod:`actors.paths`) leads to in the message.
 
     Attributes:
         is_glob: whether to ``PSUBSCRIBE``.
@@ -43,26 +44,34 @@ class ChannelMap:
         glob = _compiled(name.encode())
         self._match = glob.fullmatch
         self._parts = _parts(template, stars=glob.groups)
+        self._paths = tuple(source for _, source in self._parts if isinstance(source, Path))
         try:
-            sample = check_topic("".join(text + ("x" if star else "") for text, star in self._parts))
+            sample = check_topic("".join(text + ("x" if source else "") for text, source in self._parts))
         except RequestError as error:
             raise ConfigError(error.message) from None
         if is_system(sample):
             raise ConfigError("system.> belongs to the engine")
-        self.topic = lru_cache(TOPICS_CACHED)(self._topic)
+        self._render = lru_cache(TOPICS_CACHED)(self._rendered)
 
-    def _topic(self, channel: bytes) -> str:
-        """The topic of a channel that Redis says is one of ours; remembered, for the last few thousand.
+    def topic(self, channel: bytes, message: Any = None) -> str:
+        """The topic of a message on a channel that Redis says is one of ours; remembered, for the last few thousand.
 
         Raises:
             MappingError: there is none.
         """
+        return self._render(channel, *[_named(path, message) for path in self._paths])
+
+    def _rendered(self, channel: bytes, *names: str) -> str:
         where = channel[:NAME_CHARS].decode("utf-8", "replace")
         found = self._match(channel)
         if found is None:
             raise MappingError(BadMessage.BAD_TOPIC, where, "is not what its pattern says")
         try:
-            tokens = [topic(found[star].decode()) if star else "" for _, star in self._parts]
+            named = iter(names)
+            tokens = [
+                topic(next(named) if isinstance(source, Path) else found[source].decode()) if source else ""
+                for _, source in self._parts
+            ]
             address = check_topic("".join(text + token for (text, _), token in zip(self._parts, tokens, strict=True)))
         except UnicodeDecodeError:
             raise MappingError(BadMessage.BAD_TOPIC, where, "is not UTF-8") from None
@@ -71,6 +80,13 @@ class ChannelMap:
         if is_system(address):
             raise MappingError(BadMessage.BAD_TOPIC, where, "system.> belongs to the engine")
         return address
+
+
+def _named(path: Path, message: Any) -> str:
+    value = path.find(message)
+    if value is ABSENT:
+        raise MappingError(BadMessage.MISSING, path.text)
+    return token(value, path.text)
 
 
 def _compiled(glob: bytes) -> re.Pattern[bytes]:
@@ -115,19 +131,22 @@ def _set(members: bytes) -> bytes:
     return out + b"]"
 
 
-def _parts(template: str, stars: int) -> list[tuple[str, int]]:
-    """Texts, each with the number of the star after it; 0: none."""
-    parts = []
+def _parts(template: str, stars: int) -> list[tuple[str, int | Path]]:
+    """Texts, each with the number of the star or the path after it; 0: neither."""
+    parts: list[tuple[str, int | Path]] = []
     try:
         for text, name, spec, conversion in string.Formatter().parse(template):
-            number = 0
-            if name is not None:
-                if not (name.isascii() and name.isdigit()) or spec or conversion:
-                    raise ValueError("write {1} for what the first * stands for")
+            if name is not None and (not name or spec or conversion):
+                raise ValueError("write {1} for what the first * stands for, {name} for what the message has there")
+            if name is None:
+                parts.append((text, 0))
+            elif name.isascii() and name.isdigit():
                 number = int(name)
                 if not 1 <= number <= stars:
                     raise ValueError(f"{{{name}}} stands for nothing; the channel has {stars or 'no'} *")
-            parts.append((text, number))
-    except ValueError as error:
+                parts.append((text, number))
+            else:
+                parts.append((text, Path(name, "")))
+    except (ValueError, ConfigError) as error:
         raise ConfigError(f"{template!r} is not a template: {error}") from None
     return parts

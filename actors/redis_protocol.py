@@ -102,22 +102,24 @@ class RedisProtocol(FeedProtocol):
         if channel_map is None:
             return ()
         try:
-            return (Publish(0, channel_map.topic(raw.channel), self._type, self._payload(raw)),)
+            payload, message = self._payload(raw)
+            return (Publish(0, channel_map.topic(raw.channel, message), self._type, payload),)
         except MappingError as error:
             return (error,)
 
-    def _payload(self, raw: RedisMessage) -> bytes:
+    def _payload(self, raw: RedisMessage) -> tuple[bytes, Any]:
+        """The event's data as JSON, and decoded."""
         if len(raw) > self._limit:
             raise _bad(BadMessage.TOO_BIG, raw, f"{len(raw)} bytes, at most {self._limit}")
         json = raw.strip(_WHITE)
         try:
-            decode(json)
-            return json
+            return json, decode(json)
         except MappingError as error:
             if error.reason is not BadMessage.NOT_JSON:
                 raise _bad(error.reason, raw, error.detail) from None
         try:
-            return msgspec.json.encode(raw.decode())
+            text = raw.decode()
+            return msgspec.json.encode(text), text
         except UnicodeDecodeError:
             raise _bad(BadMessage.NOT_JSON, raw, "neither JSON nor UTF-8") from None
 

@@ -27,7 +27,8 @@ class Redis(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str | None, about("redis://[USER:PASSWORD@]HOST[:PORT] or rediss://… for TLS", none="no Redis is read")
     ] = None
     channels: Annotated[
-        dict[str, Name], about("channel, or glob of channels, to topic; {1} is what the first `*` stands for")
+        dict[str, Name],
+        about("channel, or glob of channels, to topic; {1} is what the first `*` stands for, {name} a message's field"),
     ] = {}
     type: Annotated[Name, about("type of the events")] = "message"
     username: Annotated[Name | None, about("user of its ACL", none="the URL's, else its default user")] = None

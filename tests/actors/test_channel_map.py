@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -86,13 +88,43 @@ def test_a_channel_without_topic_is_bad(name: str, template: str, channel: bytes
 
 
 @pytest.mark.parametrize(
+    ("message", "topic"),
+    [
+        ({"instrument": "EUR_USD", "data": {"rank": 1}}, "price.EUR_USD.1.live"),
+        ({"instrument": "EUR/USD a.b", "data": {"rank": "x"}}, "price.EUR/USD%20a%2Eb.x.live"),
+    ],
+)
+def test_a_message_s_fields_are_in_its_topic(message: Any, topic: str) -> None:
+    channel_map = ChannelMap("prices:*", "price.{instrument}.{data.rank}.{1}")
+    assert [channel_map.topic(b"prices:live", message) for _ in range(2)] == [topic] * 2
+    assert channel_map.topic(b"prices:old", message) == topic.replace("live", "old")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"pair": "EUR_USD"}, BadMessage.MISSING),
+        ("EUR_USD", BadMessage.MISSING),
+        ({"instrument": None}, BadMessage.NOT_TEXT),
+        ({"instrument": ""}, BadMessage.BAD_TOPIC),
+        ({"instrument": "x" * 2_000}, BadMessage.BAD_TOPIC),
+    ],
+)
+def test_a_message_without_such_a_field_is_bad(message: Any, reason: BadMessage) -> None:
+    with pytest.raises(MappingError) as caught:
+        ChannelMap("prices", "price.{instrument}").topic(b"prices", message)
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize(
     ("name", "template", "says"),
     [
         ("a", "price.{1}", "the channel has no *"),
         ("a*", "price.{2}", "the channel has 1 *"),
         ("a*", "price.{0}", "stands for nothing"),
         ("a*", "price.{}", "write {1}"),
-        ("a*", "price.{symbol}", "write {1}"),
+        ("a", "price.{data..symbol}", "is not a path"),
+        ("a", "price.{rows.*}", "only `each`"),
         ("a*", "price.{1:x}", "write {1}"),
         ("a*", "price.{1", "is not a template"),
         ("a*", "price..{1}", "is not a topic"),

@@ -62,6 +62,16 @@ def test_a_message_is_an_event_of_its_channel_s_topic() -> None:
     assert received(b"1") == [Publish(0, "alert.all", "message", b"1")]
 
 
+def test_a_field_of_the_message_may_be_in_the_topic() -> None:
+    protocol = RedisProtocol({"price_updates": "price.{instrument}"})
+    push = [b"message", b"price_updates", b'{"instrument":"EUR_USD","bid":1.121340}']
+    assert list(protocol.receive(RedisMessage.of(push))) == [
+        Publish(0, "price.EUR_USD", "message", b'{"instrument":"EUR_USD","bid":1.121340}')
+    ]
+    (error,) = protocol.receive(RedisMessage.of([b"message", b"price_updates", b"hello"]))
+    assert isinstance(error, MappingError) and (error.reason, error.path) == (BadMessage.MISSING, "instrument")
+
+
 @pytest.mark.parametrize(
     "push", [[b"subscribe", b"alerts", 1], [b"psubscribe", b"prices.*", 2], [b"unsubscribe", None, 0]]
 )
