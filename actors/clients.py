@@ -6,7 +6,8 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from actors.admission import Admission, AuthPolicy
@@ -23,6 +24,7 @@ from actors.messages import (
     UnsubscribeFor,
 )
 from actors.neighbours import Neighbours
+from actors.occupancy import Occupancy
 from actors.ports import Ref, Uplink
 from actors.rated_users import RatedUsers
 from actors.request_checks import check_group, check_patterns, check_room, check_since
@@ -40,6 +42,7 @@ from transport.messages import (
     Published,
     ReadHistory,
     Refused,
+    Seat,
     Seated,
     Share,
     ShareTaken,
@@ -79,6 +82,14 @@ class ClientLimits(NamedTuple):
     sessions_per_user: int | None = None  # the same
 
 
+class Unwelcome(Exception):
+    """Why a connection gets no session, as `bye` says it; ``error``: what is wrong with its token."""
+
+    def __init__(self, code: CloseCode, reason: ByeReason, message: str, error: RequestError | None = None) -> None:
+        super().__init__(message)
+        self.code, self.reason, self.message, self.error = code, reason, message, error
+
+
 class Clients(LoopActor):
     """Sessions and their requests.
 
@@ -112,6 +123,9 @@ class Clients(LoopActor):
         self._json, self._msgpack = JsonForm(), MsgpackForm()
         self.subprotocols = [self._json.subprotocol, self._msgpack.subprotocol]
         self.sessions: dict[str, Session] = {}
+        self.inner: set[Session] = set()
+        """Sessions of parts of this process (:class:`actors.inner_client.InnerClient`): they need no token, are subject
+        to no limit on clients, in no figure of them, and stay when clients are sent away."""
         self.users: dict[str, set[Session]] = {}
         self._in_flight: dict[int, tuple[Session, int | str]] = {}
         self._next_ref = 0
@@ -121,6 +135,7 @@ class Clients(LoopActor):
         self._draining = False
         self._parting: set[Session] = set()  # of those held: they are sent away once they have their answers
         self.slow_lane = SlowLane(limits, meter)
+        self.occupancy = Occupancy(uplink)
         self.configure(limits)
 
     def on_start(self) -> None:
@@ -140,18 +155,12 @@ class Clients(LoopActor):
     # the door -------------------------------------------------------------------------------------------------------
 
     def open(self, connection: Connection) -> Session:
-        """A handshake is done: the connection's session. Called by the listener on this loop."""
+        """A handshake is done: the connection's session. Called by the listener on this loop.
+
+        Who is unwelcome has one too, and is told by `bye`.
+        """
         form: WireForm = self._msgpack if connection.subprotocol == self._msgpack.subprotocol else self._json
-        session = Session(secrets.token_urlsafe(9), connection, form, self)
-        session.connected_at = self._now()
-        self.sessions[session.id] = session
-        self._meter.connections += 1
-        crowded = not self._neighbours.came(session)
-        refusal = None
-        try:
-            self._admission.arrive(session)
-        except RequestError as error:
-            refusal = error
+        session, unwelcome = self._arrive(connection, form)
         session.message(
             op="welcome",
             protocol=PROTOCOL,
@@ -167,17 +176,64 @@ class Clients(LoopActor):
             },
             **self._admission.greeting(session),
         )
-        if self._draining:
-            self.dismiss(session, CloseCode.RESTART, ByeReason.DRAIN)
-        elif len(self.sessions) > self._limits.connections:
-            self.dismiss(session, CloseCode.TRY_LATER, ByeReason.LIMIT)
-        elif crowded:
-            self.dismiss(session, CloseCode.LIMIT, ByeReason.LIMIT)
-        elif refusal is not None:
-            self._refuse(session, None, refusal)
+        if unwelcome is not None:
+            if unwelcome.error is not None:
+                self._refuse(session, None, unwelcome.error)
+            else:
+                self.dismiss(session, unwelcome.code, unwelcome.reason)
         elif session.user is not None:
             self._seat(session, session.user)
         return session
+
+    def enter(self, connection: Connection, form: WireForm) -> Session:
+        """As :meth:`open`, for one that is welcomed, or told why not, by whoever calls; it needs its token by now.
+
+        Raises:
+            Unwelcome: there is no session.
+        """
+        session, unwelcome = self._arrive(connection, form)
+        if unwelcome is None and session.identity is None and self._admission.required:
+            error = RequestError(ErrorCode.UNAUTHORIZED, "connect with a token", "token")
+            unwelcome = _unauthorized(error)
+        if unwelcome is None and session.user is not None and self._is_busy(session.user):
+            unwelcome = Unwelcome(CloseCode.LIMIT, ByeReason.LIMIT, "the user has too many sessions")
+        if unwelcome is not None:
+            self.forget(session, unwelcome.code)
+            raise unwelcome
+        if session.user is not None:
+            self._seat(session, session.user)
+        return session
+
+    def _arrive(self, connection: Connection, form: WireForm) -> tuple[Session, Unwelcome | None]:
+        """A session that counts, and why it must go again."""
+        session = Session(secrets.token_urlsafe(9), connection, form, self)
+        session.connected_at = self._now()
+        self.sessions[session.id] = session
+        self._meter.connections += 1
+        unwelcome = None
+        crowded = not self._neighbours.came(session)
+        try:
+            self._admission.arrive(session)
+        except RequestError as error:
+            unwelcome = _unauthorized(error)
+        if self._draining:
+            unwelcome = Unwelcome(CloseCode.RESTART, ByeReason.DRAIN, "the server restarts; connect again")
+        elif len(self.sessions) > self._limits.connections:
+            unwelcome = Unwelcome(CloseCode.TRY_LATER, ByeReason.LIMIT, "the server has too many clients; try later")
+        elif crowded:
+            unwelcome = Unwelcome(CloseCode.LIMIT, ByeReason.LIMIT, "too many clients from this address")
+        return session, unwelcome
+
+    def open_inner(self, connection: Connection) -> Session:
+        """The session of a part of this process; it is not welcomed. On this loop."""
+        session = Session(secrets.token_urlsafe(9), connection, self._json, self)
+        self.inner.add(session)
+        return session
+
+    @property
+    def everybody(self) -> Iterable[Session]:
+        """All sessions, inner ones too."""
+        return chain(self.sessions.values(), self.inner)
 
     def _refuse(self, session: Session, request_id: int | str | None, error: RequestError) -> None:
         """Its token is no good: say why, then close."""
@@ -187,8 +243,7 @@ class Clients(LoopActor):
 
     def _seat(self, session: Session, user: str) -> None:
         """The session is one of the user's: it gets what is published to the user, unless the user has too many."""
-        most = self._limits.sessions_per_user
-        if most is not None and len(self.users.get(user, ())) >= most:
+        if self._is_busy(user):
             self.dismiss(session, CloseCode.LIMIT, ByeReason.LIMIT)
             return
         if self._rated is not None:
@@ -197,6 +252,11 @@ class Clients(LoopActor):
                 self._rated.came(user)
         self.users.setdefault(user, set()).add(session)
         self._index.tell(SubscribeFor(session, Subscribe(id=0, topics=[user_topic(user)]), by_server=True))
+
+    def _is_busy(self, user: str) -> bool:
+        """Whether the user has as many sessions as it may."""
+        most = self._limits.sessions_per_user
+        return most is not None and len(self.users.get(user, ())) >= most
 
     def _unseat(self, session: Session, user: str) -> None:
         sessions = self.users.get(user)
@@ -209,6 +269,11 @@ class Clients(LoopActor):
 
     def forget(self, session: Session, code: int) -> None:
         """A connection is gone: nothing of its session stays."""
+        if session in self.inner:
+            self.inner.discard(session)
+            self._held.discard(session)
+            self._index.tell(SessionClosed(session))
+            return
         if self.sessions.pop(session.id, None) is None:
             return
         self._meter.connections -= 1
@@ -265,6 +330,11 @@ class Clients(LoopActor):
         kind = type(request)
         if session.identity is None and self._admission.required and kind is not Auth and kind is not Ping:
             raise RequestError(ErrorCode.UNAUTHORIZED, "send `auth` with a token first")
+        self.serve(session, request)
+
+    def serve(self, session: Session, request: Request) -> None:
+        """One request of a session that may come in; raises as :meth:`handle`."""
+        kind = type(request)
         if kind is PublishRequest:
             self._publish(session, request)  # type: ignore[arg-type]
         elif kind is Subscribe:
@@ -454,14 +524,22 @@ class Clients(LoopActor):
                     session, request_id = entry
                     session.unacknowledged -= 1
                     session.message(op="ok", id=request_id, users=item.users)
-            elif type(item) is Share and self._rated is not None:
-                self._rated.take(item, item.user in self.users)
+            else:
+                self._take_share(item)
         self.release()
+
+    def _take_share(self, item: Any) -> None:
+        """This worker's part of what is bounded in the whole engine."""
+        if type(item) is Seat:
+            self.occupancy.answered(item)
+        elif type(item) is Share and self._rated is not None:
+            self._rated.take(item, item.user in self.users)
 
     def hub_found(self) -> None:
         """A hub answers. Called by the worker on this loop, before the index tells of its interest."""
         if self._rated is not None:
             self._rated.again(self.users)
+        self.occupancy.again()
         self.release()  # the window of this link is open
 
     def on_sweep(self, _message: Sweep) -> None:
@@ -507,3 +585,7 @@ class Clients(LoopActor):
             self._held.discard(session)
             if not session.leaving and not session.closed:
                 session.connection.resume_reading()
+
+
+def _unauthorized(error: RequestError) -> Unwelcome:
+    return Unwelcome(CloseCode.UNAUTHORIZED, ByeReason.UNAUTHORIZED, error.message, error)

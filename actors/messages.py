@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transport.errors import RequestError
-from transport.messages import HistoryPage, Missed, Publication, Publish, Published, Refused, Share, Users
+from transport.messages import HistoryPage, Missed, Publication, Publish, Published, Refused, Seat, Share, Users
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class HubLost(NamedTuple):
 class Answered(NamedTuple):
     """Index → clients: what the hub says that is no event and no fence, in its order."""
 
-    items: list[Published | Refused | Users | HistoryPage | Share]
+    items: list[Published | Refused | Users | HistoryPage | Share | Seat]
 
 
 # Index → broadcaster: operations in the order of the pipe. A plain tuple `(route, publication)` is a delivery.

@@ -36,6 +36,7 @@ from actors.messages import (
 from actors.ports import Ref
 from actors.recall import NOTHING_OLDER, Older, page, recall
 from actors.route_cache import RouteCache
+from actors.seats import Seats
 from actors.stages import Stages
 from actors.topic_log import TopicLog
 from actors.topic_policy import TopicPolicies
@@ -95,6 +96,7 @@ class Router(LoopActor):
         policies: of topics; ``None``: all have the default.
         groups: of consumers; owned by the process, as the log; ``None``: none yet.
         shares: of users' rates; ``None``: there are no limits.
+        seats: of Socket.IO clients; ``None``: there are none.
         topic_idle: seconds after which a topic without events is forgotten.
         routes, route_ttl: topics whose receivers are remembered at most, and for how many seconds.
         clock: Unix seconds, of events. ``monotonic``: seconds of a clock that never falls.
@@ -115,6 +117,7 @@ class Router(LoopActor):
         policies: TopicPolicies | None = None,
         groups: Groups | None = None,
         shares: UserShares | None = None,
+        seats: Seats | None = None,
         topic_idle: float = 3600.0,
         routes: int = 65_536,
         route_ttl: float = 300.0,
@@ -147,6 +150,7 @@ class Router(LoopActor):
             fence=lambda peer, ref: self._fence(peer, Interest(ref, [], [], [], [])),
             clock=monotonic,
         )
+        self._seats = seats
         self._users = UserDesk(
             policies=policies,
             publish=self.publish,
@@ -160,6 +164,7 @@ class Router(LoopActor):
             ReadHistory: self._on_read_history,
             **self._groups.handlers,
             **self._users.handlers,
+            **({} if seats is None else seats.handlers),
         }
         """What to do with the messages of peers that are no publishes."""
 
@@ -190,6 +195,9 @@ class Router(LoopActor):
         if self._log.mark != self._told_mark:
             self._told_mark = self._log.mark
             self._tell_mark(quiet=True)
+            self._wake_bus()
+        if self._seats is not None:
+            self._seats.tick()
             self._wake_bus()
         if self._backplane is not None:
             self._backplane.tick()
@@ -466,6 +474,8 @@ class Router(LoopActor):
         self._workers.pop(peer, None)
         self._groups.gone(peer)
         self._users.gone(peer)
+        if self._seats is not None:
+            self._seats.gone(peer)
         self._wake_bus()
 
 

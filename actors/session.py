@@ -153,6 +153,14 @@ class Session:
             self.clients.slow_lane.leave(self.outbox, slow=not self.rated)
         self.clients.forget(self, code)
 
+    def rewire(self) -> None:
+        """The connection's ``write`` is another one now; what was written by the old one comes first."""
+        self.write = self.connection.write
+        for route in self.routes:
+            lane = route.lanes[self.form]
+            if self in lane.fast:
+                lane.fast[self] = self.write
+
     # to the client --------------------------------------------------------------------------------------------------
 
     def send(self, frame: bytes) -> None:

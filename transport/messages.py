@@ -238,6 +238,33 @@ class ShareTaken(NamedTuple):
     version: int
 
 
+class Occupied(NamedTuple):
+    """Worker → hub: so many Socket.IO clients have a seat here, with so many subscriptions; its first word to a hub.
+
+    ``heard``: how many seats this hub has given to it over this link, as far as it knows: later ones are on their way.
+    """
+
+    clients: int
+    subscriptions: int
+    heard: int
+
+
+class AskSeat(NamedTuple):
+    """Worker → hub: how many are there, in all workers; with ``take``, and may one more? Answered by :class:`Seat`."""
+
+    ref: int
+    take: bool
+
+
+class Seat(NamedTuple):
+    """Hub → worker: Socket.IO clients of the whole engine, this one included if it was ``given`` a seat."""
+
+    ref: int
+    given: bool
+    clients: int
+    subscriptions: int
+
+
 class Hello(NamedTuple):
     """First message of each bus connection, and again for each new incarnation of the server."""
 

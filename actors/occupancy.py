@@ -1,0 +1,121 @@
+"""How many Socket.IO clients there are: this worker's word to the hub, and the hub's about the whole engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from actors.ports import Uplink
+from transport.codec import pack
+from transport.messages import AskSeat, Occupied, Seat
+
+Told = Callable[[bool], None]
+
+
+class Census(NamedTuple):
+    """Socket.IO clients of the whole engine, and what they are subscribed to."""
+
+    clients: int
+    subscriptions: int
+
+
+class Occupancy:
+    """One per worker, on its loop.
+
+    The hub is told of changes together, once a turn of the loop, and all again when it is a new one; then it is also
+    asked again what it has not answered. All of it on the loop.
+
+    Args:
+        uplink: the pipe to the hub.
+
+    Attributes:
+        limited: whether a seat has to be asked for.
+        known: the engine's figures, as last heard.
+    """
+
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
+        self.limited = False
+        self.known = Census(0, 0)
+        self._clients = self._subscriptions = 0  # here
+        self._heard = 0  # seats that this hub has given over this link
+        self._asked: dict[int, tuple[bool, Told]] = {}
+        self._next_ref = 0
+        self._changed = self._used = False
+
+    def take(self, told: Told) -> int:
+        """Ask for a seat. ``told`` learns whether there was one: at once where seats are not limited.
+
+        Whoever was given one has to :meth:`leave`. Returns what :meth:`withdraw` wants.
+        """
+        if self.limited:
+            return self._ask(True, told)
+        self._count(1, 0)
+        told(True)
+        return 0
+
+    def leave(self) -> None:
+        """One that was given a seat has gone."""
+        self._count(-1, 0)
+
+    def subscribed(self, more: int) -> None:
+        """The clients here have so many subscriptions more."""
+        if more:
+            self._count(0, more)
+
+    def ask(self, told: Callable[[Census], None]) -> int:
+        """Have the hub count; what was said before is in it."""
+        return self._ask(False, lambda _: told(self.known))
+
+    def withdraw(self, ref: int) -> None:
+        """Who asked wants it no more; a seat that is still given goes back."""
+        if ref in self._asked:
+            take, _ = self._asked[ref]
+            self._asked[ref] = (take, self._give_back)
+
+    def answered(self, seat: Seat) -> None:
+        """The hub's answer."""
+        _, told = self._asked.pop(seat.ref, (False, self._give_back))
+        self.known = Census(seat.clients, seat.subscriptions)
+        if seat.given:
+            self._heard += 1
+            self._count(1, 0)
+        told(seat.given)
+
+    def again(self) -> None:
+        """A hub has appeared that knows nobody."""
+        self._heard = 0
+        if self._used:
+            self._uplink.send(pack(Occupied(self._clients, self._subscriptions, 0)))
+        for ref, (take, _) in self._asked.items():
+            self._uplink.send(pack(AskSeat(ref, take)))
+
+    def begin(self) -> None:
+        """There will be Socket.IO clients here: the hub waits for this worker's word."""
+        self._used = True
+
+    def _ask(self, take: bool, told: Told) -> int:
+        self._next_ref += 1
+        self._asked[self._next_ref] = (take, told)
+        if self._uplink.connected:  # else it is asked when it is found
+            self._tell()
+            self._uplink.send(pack(AskSeat(self._next_ref, take)))
+        return self._next_ref
+
+    def _give_back(self, given: bool) -> None:
+        if given:
+            self.leave()
+
+    def _count(self, clients: int, subscriptions: int) -> None:
+        self._clients += clients
+        self._subscriptions += subscriptions
+        if not self._changed:
+            self._changed = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        if self._changed:
+            self._changed = False
+            if self._uplink.connected:  # else it is told when it is found
+                self._uplink.send(pack(Occupied(self._clients, self._subscriptions, self._heard)))
