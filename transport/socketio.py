@@ -136,13 +136,14 @@ def decode(data: bytes) -> tuple[Packet, int]:
     match = _HEAD.match(data)
     if match is None:
         raise SocketIoError(f"a Socket.IO packet begins with a digit from 0 to 6, not {data[:20]!r}")
-    kind, count, namespace, digits = Kind(int(match[1])), match[2], match[3], match[4]
+    kind, count, digits = Kind(int(match[1])), match[2], match[4]
+    namespace = MAIN.encode() if match[3] is None else match[3].rstrip(b",")
     missing = int(count) if count else 0
     if (kind in _PLAIN) is not (count is not None):
         raise SocketIoError(f"a packet of type {kind.value} {'lacks' if count is None else 'has'} attachments")
     if missing > MAX_ATTACHMENTS:
         raise SocketIoError(f"{missing} attachments, at most {MAX_ATTACHMENTS}")
-    if namespace is not None and len(namespace) > MAX_NAMESPACE:
+    if len(namespace) > MAX_NAMESPACE:
         raise SocketIoError(f"a namespace has at most {MAX_NAMESPACE} bytes")
     if len(digits) > _ID_DIGITS:
         raise SocketIoError(f"an acknowledgement's number has at most {_ID_DIGITS} digits")
@@ -153,8 +154,7 @@ def decode(data: bytes) -> tuple[Packet, int]:
         name, items = _payload(kind, data[match.end() :])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SocketIoError(f"the payload of a packet of type {kind.value}: {error}") from None
-    path = MAIN if namespace is None else namespace.rstrip(b",").decode()
-    return Packet(kind, path, int(digits) if digits else None, name, items), missing
+    return Packet(kind, namespace.decode(), int(digits) if digits else None, name, items), missing
 
 
 def _payload(kind: Kind, text: bytes) -> tuple[str, list[msgspec.Raw]]:
