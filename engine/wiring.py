@@ -368,7 +368,7 @@ def worker_actors(
         auth=auth_policy(config),
     )
     broadcaster = Broadcaster(
-        pacer=pacer(config), meter=meter, processed=uplink.processed, sessions=lambda: door.sessions.values()
+        pacer=pacer(config), meter=meter, processed=uplink.processed, sessions=lambda: door.everybody
     )
     spec["broadcaster"] = _mortal("broadcaster", lambda: broadcaster)
     index = Index(

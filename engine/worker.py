@@ -200,7 +200,7 @@ class Worker:
         unchecked: list[str] = []
         found |= {"problems": wrong, "complete": False}
         began = sliced = time.monotonic()
-        for problem in problems(audiences, self._clients.sessions.values(), unchecked):
+        for problem in problems(audiences, self._clients.everybody, unchecked):
             if problem is not None:
                 wrong.append(problem)
             now = time.monotonic()
