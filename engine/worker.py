@@ -14,40 +14,32 @@ import zmq
 
 from actors.explanation import Explanation
 from actors.index_check import problems
-from actors.messages import Downlink, HubFound, HubLost
 from actors.session import Session
 from actors.session_directory import SessionDirectory
-from actors.supervisor import Supervisor
 from engine import wiring
 from engine.child import Child, run_child
 from engine.config import Config
+from engine.fan_out import FanOut
 from engine.handover import Handover, take_over
-from engine.links import bus_client
-from engine.log import get_logger
-from engine.version import VERSION
-from transport.bus_client import STOPPED
 from transport.gate import Gate
 from transport.listener import Listener, bind
 from transport.messages import Publication
-from transport.meter import Meter
 from transport.websocket import WebSocketConnection
 
 WAVE_INTERVAL = 0.1  # s between two groups of clients that are sent away
 LEAST_WAVE = 100  # clients; so many may come back elsewhere at once
 ANSWERS = 0.75  # of drain_timeout: so long a publisher may wait for its answers before it is sent away
 HANDSHAKE_GRACE = 2.0  # s for handshakes under way when a successor has taken over
-STOP_TIMEOUT = 2.0  # s for the worker's actors to finish what is queued
 SLICE = 0.002  # s for which an operator's question may hold up the loop, more or less
 CHECK_TIMEOUT = 15.0  # s that a check of the index may take in all
 PROBLEMS = 100  # that a check names; with so many it ends
 
 
-class Worker:
-    """Owns the listener, the link to the hub, and the clients, index and broadcaster actors. Runs on one loop.
+class Worker(FanOut):
+    """Fan-out to the clients of a listener, which it owns.
 
     Args:
         sock: bound client socket, shared by port with the other workers.
-        failed: called with the reason when an actor died; the process must end, its clients recover elsewhere.
     """
 
     path = "/ws"
@@ -61,25 +53,17 @@ class Worker:
         failed: Callable[[str], None],
         name: str = "worker-0",
     ) -> None:
-        self.meter = Meter()
-        self._config, self._sock, self._failed = config, sock, failed
-        self._uplink = bus_client(config, context, endpoint, self, name, auto_ack=False)
-        self._actors = wiring.worker_actors(config, self._uplink, self.meter, version=VERSION, stats=self._stats)
-        self._clients = self._actors.door
-        self._index = self._actors.index_ref
+        super().__init__(config, context, endpoint, failed, name, self._stats)
+        self._config, self._sock = config, sock
         self._directory = SessionDirectory(self._clients, name, time.time)
         self._policies = wiring.topic_policies(config)
         self._tls = wiring.client_tls(config)
         self._gate = wiring.gate_policy(config)
         self._listener: Listener | None = None
-        self._supervisor: Any = None
-        self._hub = asyncio.Event()
 
     async def start(self) -> None:
         """Actors, then the link, then the listener: a client is accepted when the worker can serve it."""
-        self._supervisor = Supervisor.start(children=self._actors.specs, on_escalate=self._failed)
-        self._uplink.start()
-        await self._hub.wait()
+        await super().start()
         loop = asyncio.get_running_loop()
         self._listener = Listener(
             loop,
@@ -133,8 +117,7 @@ class Worker:
         """Leave; clients that are still there are cut."""
         if self._listener is not None:
             await self._listener.stop()
-        await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
-        self._uplink.stop()
+        await super().stop()
 
     async def reload(self, config: Config) -> None:
         """Take what a reload can: keys of tokens, limits and delivery, for sessions to come and for pacing."""
@@ -142,8 +125,7 @@ class Worker:
             self._tls.reload()
         self._config = config
         self._clients.configure_auth(wiring.auth_policy(config))
-        self._clients.configure(wiring.client_limits(config))
-        self._actors.broadcaster.configure(wiring.pacer(config))
+        self.configure(config)
         if self._listener is not None:
             self._listener.limits = wiring.connection_limits(config)
             if (policy := wiring.gate_policy(config)) != self._gate:
@@ -242,30 +224,6 @@ class Worker:
             body = {"ready": ready} if ready else {"ready": False, "reason": "no hub"}
             return (200 if ready else 503), "application/json", msgspec.json.encode(body)
         return None
-
-    # the link to the hub ---------------------------------------------------------------------------------------------
-
-    def on_server(self, incarnation: str) -> None:
-        """A hub answers: tell it everything."""
-        get_logger().info("hub_found", incarnation=incarnation)
-        self._clients.hub_found()
-        self._index.tell(HubFound(incarnation))
-        self._hub.set()
-
-    def on_batch(self, items: list[Any]) -> None:
-        """Events, fences and answers."""
-        self._index.tell(Downlink(items, self._uplink.received))
-
-    def on_window(self, open: bool) -> None:
-        """The hub is behind, or reads again."""
-        if open:
-            self._clients.release()
-
-    def on_lost(self, reason: str) -> None:
-        """The hub went; the link finds the next one by itself."""
-        if reason != STOPPED:  # we left
-            get_logger().warning("hub_lost", reason=reason)
-        self._actors.clients_ref.tell(HubLost(f"the hub went away ({reason})"))
 
 
 def main(argument: dict[str, Any], parent_fd: int) -> None:
