@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fx.pairs import DEFAULT_PAIRS
-from fx.requests import NAMES_MAX, SHOWN_MAX, BadRequest, chosen, instrument
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fx.pairs import DEFAULT_PAIRS
+from fx.requests import NAMES_MAX, SHOWN_MAX, BadRequest, chosen, instrument
 
 KNOWN = ("EUR_USD", "GBP_USD", "USD_JPY")
 anything = st.recursive(
