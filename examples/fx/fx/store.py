@@ -143,26 +143,27 @@ class JobRun(NamedTuple):
     error: str | None
 
 
+class Announcement(NamedTuple):
+    """Candles that are complete: ``rows`` of these pairs, the newest begins at ``time``."""
+
+    granularity: str
+    time: datetime
+    instruments: tuple[str, ...]
+    rows: int
+
+
 class Progress(NamedTuple):
     """How far a service has come.
 
     Attributes:
         position: where it goes on; None: it has never told one.
         missed: events that gaps have named, since ever.
-        pending: :attr:`Added.completed`, as (granularity, instruments, time), which nobody was told of yet.
+        pending: what nobody was told of yet, one per granularity.
     """
 
     position: str | None = None
     missed: int = 0
     pending: tuple[Announcement, ...] = ()
-
-
-class Announcement(NamedTuple):
-    """Candles that are complete: of these pairs, this granularity, this time."""
-
-    granularity: str
-    time: datetime
-    instruments: tuple[str, ...]
 
 
 class Store(Protocol):
