@@ -17,6 +17,7 @@ child's work. All of it are tells and asks (:mod:`actors.remote`) to an actor ca
 | ask ``feed`` | feeds only: ``{name, action}``; answered with the feed's snapshot |
 | ask ``sessions`` | workers only: an order of :class:`actors.session_directory.SessionDirectory` |
 | ask ``leave`` | workers only, once a successor listens: accept no more; answered when no handshake is under way |
+| tell ``health`` | workers only: what ``GET /health`` says on the client port, see :mod:`engine.public_health` |
 | ask ``topics`` | the hub only: ``{after, limit}``; answered with a page of topics |
 | tell ``stop`` | none: end now |
 
@@ -98,6 +99,14 @@ class ControlServer:
         """``drain`` or ``stop`` to every child that is there."""
         for link in self._links.values():
             link.ref(ACTOR).tell(method)
+
+    def tell_one(self, name: str, method: str, body: Any) -> None:
+        """Something to one child; lost where it is away."""
+        try:
+            if (link := self._links.get(name)) is not None:
+                link.ref(ACTOR).tell(method, body)
+        except ConnectionLost:
+            pass
 
     async def ask(self, name: str, method: str, body: Any) -> Any:
         """The answer of a child.

@@ -26,6 +26,7 @@ from engine.log import get_logger
 from engine.metrics import Figures
 from engine.notify import Notifier
 from engine.process_supervisor import ChildProcess, Process, ProcessState, ProcessSupervisor
+from engine.public_health import public_health
 from engine.rolling import NO_RESTART, Replacement, RollingRestart
 from engine.runtime_dir import RuntimeDir, RuntimeDirTaken
 from engine.version import VERSION
@@ -87,6 +88,7 @@ class Daemon:
         self._restart: RollingRestart | None = None
         self._runtime_dir: RuntimeDir | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._told: dict[str, tuple[str, dict[str, Any]]] = {}  # worker to its life and the health that it knows
         self._state = EngineState.STARTING
         self.port = self.admin_port = 0
         """Bound ports; valid once :meth:`start` has begun to start processes."""
@@ -269,8 +271,19 @@ class Daemon:
         self._meter.loop_lag = max(0.0, loop.time() - due)
         self._meter.tasks = len(asyncio.all_tasks())
         self._figures.update("daemon", "daemon", self._meter.snapshot())
+        self._tell_health()
         due = loop.time() + interval
         self._timers["tick"] = loop.call_at(due, self._tick, loop, interval, due)
+
+    def _tell_health(self) -> None:
+        """What anybody may know of it; to the workers that do not know it yet."""
+        health = public_health(self.health())
+        assert self._supervisor is not None
+        for name in self._ready_workers():
+            told = self._supervisor.processes[name].incarnation, health
+            if self._told.get(name) != told:
+                self._told[name] = told
+                self._control.tell_one(name, "health", health)
 
     def _watchdog(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._notifier.watchdog_interval is not None:

@@ -21,6 +21,7 @@ from engine.hub_link import HubLink
 from engine.log import get_logger
 from engine.metrics import Figures
 from engine.notify import Notifier
+from engine.public_health import public_health
 from engine.rolling import NO_RESTART
 from engine.version import VERSION
 from engine.worker import Worker
@@ -115,6 +116,7 @@ class LocalEngine:
             self._worker.meter.loop_lag = max(0.0, clock() - due)
             self._worker.meter.tasks = len(asyncio.all_tasks())
             await self._refresh_nodes()
+            self._worker.know(public_health(self.health()))
 
     async def _look_at_feeds(self, interval: float) -> None:
         """Keep up to date what health says of them: at each change and, for what changes all the time, now and then."""

@@ -21,6 +21,7 @@ from engine.child import Child, run_child
 from engine.config import Config
 from engine.fan_out import FanOut
 from engine.handover import Handover, take_over
+from engine.public_health import WELL
 from transport.gate import Gate
 from transport.listener import Listener, bind
 from transport.messages import Publication
@@ -60,6 +61,7 @@ class Worker(FanOut):
         self._tls = wiring.client_tls(config)
         self._gate = wiring.gate_policy(config)
         self._listener: Listener | None = None
+        self._health = msgspec.json.encode(WELL)
 
     async def start(self) -> None:
         """Actors, then the link, then the listener: a client is accepted when the worker can serve it."""
@@ -140,6 +142,10 @@ class Worker(FanOut):
         meter.held_events = self._actors.broadcaster.held_events()
         meter.accept_paused = int(self._listener is not None and self._listener.paused)
 
+    def know(self, health: Mapping[str, Any]) -> None:
+        """How the engine is, for who asks on the client port; see :mod:`engine.public_health`."""
+        self._health = msgspec.json.encode(health)
+
     async def order(self, order: Mapping[str, Any]) -> Any:
         """An operator's question about sessions, or order to them; see :class:`SessionDirectory`.
 
@@ -216,9 +222,9 @@ class Worker(FanOut):
         return self._clients.open(connection)
 
     def http(self, method: str, path: str) -> tuple[int, str, bytes] | None:
-        """Bare health on the client port."""
+        """Health on the client port."""
         if path == "/health":
-            return 200, "application/json", b'{"status":"ok"}'
+            return 200, "application/json", self._health
         if path == "/ready":
             ready = self._uplink.connected
             body = {"ready": ready} if ready else {"ready": False, "reason": "no hub"}
@@ -238,6 +244,9 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
             handover.stop()
             await worker.leave()
 
+        async def health(news: Any) -> None:
+            worker.know(news)
+
         async def shut(_: Any) -> None:
             handover.stop()
             await worker.shut()
@@ -251,7 +260,7 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
                 drain=worker.drain,
                 reload=worker.reload,
                 refresh=worker.refresh,
-                asks={"sessions": worker.order, "leave": leave, "shut": shut},
+                asks={"sessions": worker.order, "leave": leave, "shut": shut, "health": health},
             )
         finally:
             handover.stop()

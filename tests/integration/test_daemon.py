@@ -342,6 +342,8 @@ def test_a_feed_of_a_reload_gets_a_process(tmp_path: Path) -> None:
         it.until(lambda: it.logged("process_ready", name="feeds"))
         it.until(lambda: it.get("/health")[1]["status"] == "degraded")
         assert it.component("feed:fx")["status"] == "degraded"
+        told = {"status": "degraded", "components": {"feed:fx": {"status": "degraded"}}}
+        it.until(lambda: it._open(f"http://127.0.0.1:{it.port}/health") == (200, told))
         assert it.get("/ready")[0] == 200, "a feed that is away keeps no client away"
 
 
