@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.postgres_process import PASSWORD, PostgresProcess
 from fx.prices import Price, between
 from fx.schema import MIGRATIONS, Migration, migrate
 from fx.sql_store import SqlStore
@@ -33,7 +34,6 @@ from fx.store import (
     bucket,
 )
 from fx.stores import open_store
-from tests.fx.postgres import PASSWORD, PostgresServer
 from tests.fx.postgres import postgres_server as postgres_server
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -92,7 +92,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
             path = tmp_path / "new" / "fx.db"
             database = Database(f"sqlite:///{path}", lambda text: _sqlite(path, text), runner)
         else:
-            server: PostgresServer = request.getfixturevalue("postgres_server")
+            server: PostgresProcess = request.getfixturevalue("postgres_server")
             dsn = server.new_database()
             database = Database(dsn, lambda text: server.psql(text, dsn), runner)
         yield database
@@ -431,7 +431,7 @@ def test_a_store_that_is_not_open_is_unavailable(database: Database) -> None:
     assert database.run(store.sessions()) == SESSIONS
 
 
-def test_errors_of_postgres_have_no_password(postgres_server: PostgresServer) -> None:
+def test_errors_of_postgres_have_no_password(postgres_server: PostgresProcess) -> None:
     wrong = "another-" + PASSWORD
     for dsn, kind, text in (
         (postgres_server.dsn(password=wrong), StoreError, "password authentication failed"),

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple, Protocol
 
 from fx.prices import Price
+from heliograph import HeliographError
 
 GRANULARITIES: Final = {
     "M1": timedelta(minutes=1),
@@ -27,7 +28,7 @@ LIVE: Final = ("M1", "H1")
 """The candles that are made of prices."""
 
 
-class StoreError(Exception):
+class StoreError(HeliographError):
     """What the database has refused; the text says what to do and has no secret."""
 
 
