@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from transport.http import HttpError, Request, is_local, same_site
+from transport.http import Headers, HttpError, Request, is_local, same_site
 from transport.peers import Proxies, is_here, network
 from transport.token_bucket import TokenBucket
 
@@ -65,18 +65,47 @@ class Gate:
         Raises:
             HttpError: 429, it connects too often; 403, it is a page that may not.
         """
-        headers = request.headers
+        client, proxied = self._client(peer, request, True)
+        if request.upgrade:
+            self._check(peer, request, proxied)
+        return client
+
+    def visit(self, peer: str, request: Request, first: bool) -> tuple[str, Headers]:
+        """As :meth:`admit`, for a request whose answer a page wants to read: also the headers that let it (CORS).
+
+        Args:
+            first: it begins something, and counts; those that follow it do not.
+
+        Raises:
+            HttpError: 429 and 403, as above.
+        """
+        client, proxied = self._client(peer, request, first)
+        origin = request.headers.get("origin")
+        if origin is None:
+            return client, ()
+        self._check(peer, request, proxied)
+        if self._policy.origins is not None and "*" in self._policy.origins:
+            return client, (("Access-Control-Allow-Origin", "*"),)
+        return client, (
+            ("Access-Control-Allow-Origin", origin),
+            ("Access-Control-Allow-Credentials", "true"),
+            ("Vary", "Origin"),
+        )
+
+    def _client(self, peer: str, request: Request, counted: bool) -> tuple[str, bool]:
         proxied = self._proxies.trusts(peer)
-        client = self._proxies.client(peer, headers.get("x-forwarded-for")) if proxied else peer
-        if proxied and client != peer and self._policy.connect_rate is not None:
+        client = self._proxies.client(peer, request.headers.get("x-forwarded-for")) if proxied else peer
+        if counted and proxied and client != peer and self._policy.connect_rate is not None:
             wait = self._count(client, self._policy.connect_rate)
             if wait:
                 raise too_often(wait)
-        origin = headers.get("origin")
-        if origin is not None and request.upgrade and not self._allows(origin, headers.get("host", ""), peer, proxied):
+        return client, proxied
+
+    def _check(self, peer: str, request: Request, proxied: bool) -> None:
+        origin = request.headers.get("origin")
+        if origin is not None and not self._allows(origin, request.headers.get("host", ""), peer, proxied):
             # A browser lets any page connect anywhere; what a page of another site may read is for the server to say.
             raise HttpError(HTTPStatus.FORBIDDEN, f"pages of {origin} may not connect here; see server.origins")
-        return client
 
     def _allows(self, origin: str, host: str, peer: str, proxied: bool) -> bool:
         origins = self._policy.origins

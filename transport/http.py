@@ -1,4 +1,5 @@
-"""The little HTTP that the client port speaks: one request a connection, answered or upgraded. No loop, no socket.
+"""The little HTTP that the client port speaks: heads of requests, the WebSocket handshake, whole answers. No loop, no
+socket.
 
 Parsed here and not by the WebSocket library because that refuses every method but GET before one could answer, and
 because its handshake takes 35 µs and leaves 5 KiB behind, against 11 µs and 1 KiB, its frame parser included.
@@ -32,6 +33,8 @@ _LINE = re.compile(rb"([A-Z]{1,20}) (/[\x21-\x7e]*+|\*) HTTP/(1\.[01])")
 _HEADERS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
 
 
+Headers = tuple[tuple[str, str], ...]  # names and values
+
 _LOCAL = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 
 _TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -46,7 +49,7 @@ _CODES: Final[dict[int, ErrorCode]] = {
 class HttpError(HeliographError):
     """A request that gets ``status`` instead of what it asked for; ``headers`` go with the answer."""
 
-    def __init__(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(self, status: int, message: str, headers: Headers = ()) -> None:
         self.status, self.message, self.headers = status, message, headers
         super().__init__(f"{int(status)}: {message}")
 
@@ -195,14 +198,14 @@ def is_local(host: str) -> bool:
     return _LOCAL.fullmatch(host) is not None
 
 
-def response(status: int, content_type: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> bytes:
-    """A whole answer after which the connection is closed."""
+def response(status: int, content_type: str, body: bytes, headers: Headers = (), last: bool = True) -> bytes:
+    """A whole answer; ``last``: the connection is closed after it."""
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
         f"Content-Type: {content_type}",
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
-        "Connection: close",
+        *(("Connection: close",) if last else ()),
         *(f"{name}: {value}" for name, value in headers),
     ]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

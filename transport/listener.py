@@ -13,15 +13,17 @@ import resource
 import socket
 import ssl
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
 from transport.codes import RefusalReason
+from transport.door import Connected, Door, Mount
 from transport.errors import HeliographError
 from transport.gate import Gate, GatePolicy, too_often
 from transport.keepalive import Keepalive
 from transport.refusals import Refusals
-from transport.websocket import ConnectionLimits, Door, WebSocketConnection
+from transport.websocket import ConnectionLimits, WebSocketConnection
 
 BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 NOTSENT_LOWAT: Final = 64 * 1024  # bytes
@@ -95,6 +97,7 @@ class Listener:
         gate: who may knock; none: anybody.
         tls: none: clients speak in the clear.
         refusals: where connections of which no session comes are counted, by :class:`RefusalReason`.
+        mounts: who answers in place of the door, by path; started, drained and stopped with the listener.
 
     Attributes:
         connections: all of them, those in the handshake and those closing included, but for those in TLS's handshake.
@@ -110,10 +113,12 @@ class Listener:
         gate: Gate | None = None,
         tls: ssl.SSLContext | None = None,
         refusals: dict[str, int] | None = None,
+        mounts: Mapping[str, Mount] | None = None,
     ) -> None:
         self.limits = limits
         self.gate = gate or Gate(GatePolicy(), loop.time)
-        self.connections: set[WebSocketConnection] = set()
+        self.mounts = {} if mounts is None else mounts
+        self.connections: set[Connected] = set()
         self.paused = False
         self._loop, self._sock, self._door, self._tls = loop, sock, door, tls
         self._port = int(sock.getsockname()[1])
@@ -122,7 +127,7 @@ class Listener:
         self._counted = {} if refusals is None else refusals
         # In order of arrival: dictionaries without values.
         self._arriving: dict[asyncio.Task[None], None] = {}
-        self._unfinished: dict[WebSocketConnection, None] = {}
+        self._unfinished: dict[Connected, None] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._empty.set()
@@ -135,6 +140,8 @@ class Listener:
     async def start(self) -> None:
         """Listen."""
         self._keepalive.start()
+        for mount in self._mounted():
+            mount.start()
         self._sock.listen(BACKLOG)
         self._loop.add_reader(self._sock, self._accept)
 
@@ -150,6 +157,8 @@ class Listener:
     def drop_unfinished(self) -> None:
         """Drop those still in the handshake, to whom nothing was promised: a silent one would hold up the end."""
         self._cancel_tls()
+        for mount in self._mounted():
+            mount.drain()
         for connection in tuple(self.connections):
             if not connection.open and not connection.closing:
                 connection.abort()
@@ -168,11 +177,13 @@ class Listener:
         self._cancel_tls()
         if self._arriving:
             await asyncio.wait(self._arriving)
+        for mount in self._mounted():
+            mount.stop()
         self._abort_all()
         await self.wait_closed(0.0)
         self._keepalive.stop()
 
-    def joined(self, connection: WebSocketConnection) -> None:
+    def joined(self, connection: Connected) -> None:
         """Called by the connection."""
         self.connections.add(connection)
         self._empty.clear()
@@ -184,7 +195,7 @@ class Listener:
             del self._unfinished[oldest]  # at once: of those that come in one turn each drops another
             oldest.abort()
 
-    def opened(self, connection: WebSocketConnection) -> None:
+    def opened(self, connection: Connected) -> None:
         """Called by the connection."""
         del self._unfinished[connection]
 
@@ -192,12 +203,23 @@ class Listener:
         """Called by the connection, and here for those that have got none."""
         self._counted[reason] = self._counted.get(reason, 0) + 1
 
-    def left(self, connection: WebSocketConnection) -> None:
+    def left(self, connection: Connected) -> None:
         """Called by the connection."""
         self.connections.discard(connection)
         self._unfinished.pop(connection, None)
         if not self.connections:
             self._empty.set()
+
+    def resume(self, transport: asyncio.Transport, peer: tuple[str, int], received: bytes) -> None:
+        """Called by a mount: what it has taken begins anew."""
+        connection = self._connection()
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        connection.host, connection.address = peer[0], f"{peer[0]}:{peer[1]}"
+        connection.data_received(received)
+
+    def _mounted(self) -> set[Mount]:
+        return set(self.mounts.values())  # one may have several paths
 
     def _abort_all(self) -> None:
         for connection in tuple(self.connections):

@@ -1,7 +1,7 @@
 """A client's WebSocket: an :class:`asyncio.Protocol` around the library's sans-I/O protocol.
 
 Here are the bytes and the connection's life; what messages mean is the :class:`Handler`'s business, who may come in the
-:class:`Door`'s. Everything runs on the loop's thread.
+:class:`Door`'s, or a :class:`Mount`'s at its path. Everything runs on the loop's thread.
 
     HANDSHAKE ──► OPEN ──► CLOSING ──► CLOSED
         └─ an answer in HTTP ──┘
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from http import HTTPStatus
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, Frame, Opcode
@@ -24,7 +24,7 @@ from websockets.server import ServerProtocol
 
 from transport import deflate, frames, http
 from transport.codes import CloseCode, RefusalReason
-from transport.gate import Gate
+from transport.door import Door, Handler, Mount, Owner
 from transport.keepalive import Keepalive
 from transport.reassembly import BadMessage, Reassembly, check_text
 from transport.token_bucket import TokenBucket
@@ -40,75 +40,6 @@ _log = logging.getLogger(__name__)
 # The library says "connection closed" at INFO for each client.
 _library_log = logging.getLogger(f"{__name__}.library")
 _library_log.setLevel(logging.WARNING)
-
-
-class Handler(Protocol):
-    """What sits behind an open connection: a session. None of its methods is called after :meth:`on_closed`."""
-
-    def on_message(self, data: bytes, binary: bool) -> None:
-        """A whole message; text is valid UTF-8. Raising closes this connection with 1011."""
-
-    def on_paused(self) -> None:
-        """``write_buffer`` bytes wait: write no more until :meth:`on_resumed`. Nothing is refused, it just grows.
-
-        Called within the very ``write`` that filled the buffer.
-        """
-
-    def on_resumed(self) -> None:
-        """A quarter of ``write_buffer`` is left."""
-
-    def last_words(self, code: int) -> bytes:
-        """Whole frames to write before the close frame, as the connection ends by itself: the client broke the
-        protocol, sent too much (1009) or is silent (1001), or a bug here (1011). Not called for
-        :meth:`WebSocketConnection.close`."""
-
-    def on_closed(self, code: int, reason: str) -> None:
-        """Exactly once, when the connection stops being open; never within a call of the session's own.
-
-        From here on a kept ``write`` may raise RuntimeError: leave every route. ``code`` is that of the side that
-        closed first, 1005 where the peer gave none, 1006 for a connection that was lost.
-        """
-
-
-class Door(Protocol):
-    """Decides who comes in. One for all connections of a listener."""
-
-    @property
-    def path(self) -> str | None:
-        """Where WebSocket clients knock, ``/ws``; None: anywhere."""
-
-    @property
-    def subprotocols(self) -> Collection[str]:
-        """Those spoken here. A client that offers none of them is let in without one."""
-
-    def open(self, connection: WebSocketConnection) -> Handler | None:
-        """A client completed the handshake; nothing was read from it yet, writing is allowed.
-
-        None refuses it: closed with 1013 unless ``connection.close`` said otherwise.
-        """
-
-    def http(self, method: str, path: str) -> tuple[int, str, bytes] | None:
-        """Answer a request that is no WebSocket: status, content type, body. None is 404. Only GET arrives."""
-
-
-class Owner(Protocol):
-    """Where a connection belongs: the listener."""
-
-    @property
-    def gate(self) -> Gate:
-        """Who may knock."""
-
-    def joined(self, connection: WebSocketConnection) -> None:
-        """TCP is there; the handshake is not."""
-
-    def opened(self, connection: WebSocketConnection) -> None:
-        """The handshake is done."""
-
-    def refused(self, reason: RefusalReason) -> None:
-        """The handshake will not be done; before :meth:`left`, at most once."""
-
-    def left(self, connection: WebSocketConnection) -> None:
-        """TCP is gone; the last that is heard of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +163,16 @@ class WebSocketConnection(asyncio.Protocol):
         return self._state >= State.CLOSING
 
     @property
+    def paused(self) -> bool:
+        """Whether more waits than the handler was told to let wait."""
+        return self._paused
+
+    @property
+    def heeded(self) -> bool:
+        """Whether what the client sends is read: its silence means something."""
+        return self._reading and self._throttle is None
+
+    @property
     def buffered(self) -> int:
         """Bytes written that the kernel has not taken yet."""
         return self._transport.get_write_buffer_size()
@@ -247,6 +188,11 @@ class WebSocketConnection(asyncio.Protocol):
             self._core.send_close(code, frames.fit_reason(reason))
         self._end(code, reason)
         self._flush()
+
+    def follow(self, handler: Handler) -> None:
+        """Another handler from now on; the former one hears nothing more."""
+        if self._handler is not None:
+            self._handler = handler
 
     def frame(self, payload: bytes, binary: bool) -> bytes:
         """A whole message for this connection alone: compressed where that was agreed on. What is shared is not."""
@@ -327,7 +273,7 @@ class WebSocketConnection(asyncio.Protocol):
                 self._owner.refused(RefusalReason.TIMEOUT)
             self.abort()
             return
-        silent = keepalive.now - self._heard if self._reading and self._throttle is None else 0
+        silent = keepalive.now - self._heard if self.heeded else 0
         interval = keepalive.ticks(limits.ping_interval)
         patience = interval + keepalive.ticks(limits.ping_timeout)
         if silent < interval:
@@ -348,7 +294,11 @@ class WebSocketConnection(asyncio.Protocol):
                 self._head = head
                 return
             request, size = parsed
-            answer = self._answer(request)
+            mount = self._owner.mounts.get(request.path)
+            if mount is not None and mount.take(self._owner, self._transport, self._peername(), request, head):
+                self.connection_lost(None)
+                return
+            answer = self._answer(request, mount)
         except http.HttpError as error:
             self._owner.refused(_REFUSALS.get(error.status, RefusalReason.REQUEST))
             answer = error.response()
@@ -365,7 +315,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._owner.opened(self)
         self._watch(self._limits.ping_interval)
         try:
-            self._handler = self._door.open(self)
+            self._handler = self._door.open(self) if mount is None else mount.open(self, request)
         except Exception:
             _log.exception("the door failed", extra={"address": self.address})
             self.close(CloseCode.INTERNAL)
@@ -376,16 +326,21 @@ class WebSocketConnection(asyncio.Protocol):
         if len(head) > size:
             self._receive(head[size:])
 
-    def _answer(self, request: http.Request) -> bytes:
+    def _peername(self) -> tuple[str, int]:
+        return self.host, int(self.address.rpartition(":")[2] or 0)
+
+    def _answer(self, request: http.Request, mount: Mount | None) -> bytes:
         door = self._door
         client = self._owner.gate.admit(self.host, request)
         if client != self.host:
             self.host = self.address = client
         if request.upgrade:
-            if door.path is not None and request.path != door.path:
+            if mount is not None:
+                self._limits = mount.socket_limits
+            elif door.path is not None and request.path != door.path:
                 raise http.HttpError(HTTPStatus.NOT_FOUND, f"WebSocket clients connect to {door.path}")
             self.user, self.token, self.token_in_query = http.credentials(request)
-            answer, self.subprotocol = http.accept(request, door.subprotocols)
+            answer, self.subprotocol = http.accept(request, door.subprotocols if mount is None else ())
             self._core = _Core(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
             offers = request.headers.get("sec-websocket-extensions")
             if self._limits.deflate and offers is not None:
