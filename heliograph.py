@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from actors.backoff import BackoffPolicy
     from actors.breaker import BreakerPolicy
     from actors.connection import Connect, Disconnect, FeedConnection, Reset, Send
+    from actors.engine_handler import EngineHandler
     from actors.failure import FailureKind, UpstreamRefused
     from actors.feed import Feed, FeedSpec
     from actors.feed_map import FeedMap
     from actors.feed_protocol import FeedProtocol, MappedProtocol, ProtocolSpec
     from actors.loop_actor import LoopActor
     from actors.mapping import BadMessage, MappingError
+    from actors.namespace import ConnectionRefused, Namespace, SocketClient, on
+    from actors.occupancy import Census
     from actors.recovery import RecoveryPolicy
     from actors.sequence import FeedGap, Repeated
     from actors.stage import Stage
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
         WouldDeadlock,
     )
     from transport.event import Event
-    from transport.messages import Publish
+    from transport.messages import Publication, Publish
     from transport.position import Position
     from transport.topics import topic
 
@@ -72,14 +75,17 @@ _HOME = {
     "BackoffPolicy": "actors.backoff",
     "BadMessage": "actors.mapping",
     "BreakerPolicy": "actors.breaker",
+    "Census": "actors.occupancy",
     "ChildSpec": "actors.supervisor",
     "Client": "engine.client",
     "CodecError": "transport.errors",
     "ConfigError": "transport.errors",
     "Connect": "actors.connection",
     "ConnectionLost": "transport.errors",
+    "ConnectionRefused": "actors.namespace",
     "Disconnect": "actors.connection",
     "Engine": "engine.embedded",
+    "EngineHandler": "actors.engine_handler",
     "ErrorCode": "transport.codes",
     "Event": "transport.event",
     "FailureKind": "actors.failure",
@@ -99,6 +105,7 @@ _HOME = {
     "MarketAlert": "engine.market_alerts",
     "MarketContext": "engine.market_alerts",
     "MockExchange": "engine.mock_exchange",
+    "Namespace": "actors.namespace",
     "PatternAlert": "engine.market_alerts",
     "Phase": "engine.mock_faults",
     "Pipeline": "engine.pipeline",
@@ -108,18 +115,21 @@ _HOME = {
     "PreferencesBuilder": "engine.preferences",
     "Priority": "transport.codes",
     "ProtocolSpec": "actors.feed_protocol",
+    "Publication": "transport.messages",
     "Publish": "transport.messages",
     "RecoveryPolicy": "actors.recovery",
     "Repeated": "actors.sequence",
     "RequestError": "transport.errors",
     "Reset": "actors.connection",
     "Send": "actors.connection",
+    "SocketClient": "actors.namespace",
     "Stage": "actors.stage",
     "Supervisor": "actors.supervisor",
     "TokenSource": "actors.token",
     "Unsupported": "transport.errors",
     "UpstreamRefused": "actors.failure",
     "WouldDeadlock": "transport.errors",
+    "on": "actors.namespace",
     "topic": "transport.topics",
 }
 """Where each public name lives."""
@@ -133,14 +143,17 @@ __all__ = [
     "BackoffPolicy",
     "BadMessage",
     "BreakerPolicy",
+    "Census",
     "ChildSpec",
     "Client",
     "CodecError",
     "ConfigError",
     "Connect",
     "ConnectionLost",
+    "ConnectionRefused",
     "Disconnect",
     "Engine",
+    "EngineHandler",
     "ErrorCode",
     "Event",
     "FailureKind",
@@ -160,6 +173,7 @@ __all__ = [
     "MarketAlert",
     "MarketContext",
     "MockExchange",
+    "Namespace",
     "PatternAlert",
     "Phase",
     "Pipeline",
@@ -169,12 +183,14 @@ __all__ = [
     "PreferencesBuilder",
     "Priority",
     "ProtocolSpec",
+    "Publication",
     "Publish",
     "RecoveryPolicy",
     "Repeated",
     "RequestError",
     "Reset",
     "Send",
+    "SocketClient",
     "Stage",
     "Supervisor",
     "TokenSource",
@@ -182,6 +198,7 @@ __all__ = [
     "UpstreamRefused",
     "WouldDeadlock",
     "__version__",
+    "on",
     "topic",
 ]
 

@@ -54,6 +54,7 @@ from transport.requests import Ack as AckRequest
 from transport.requests import Auth, Ping, Presence, Request, Snapshot, Stats, Subscribe, Subscriptions, Unsubscribe
 from transport.requests import History as HistoryRequest
 from transport.requests import Publish as PublishRequest
+from transport.socketio_form import SOCKET_IO
 from transport.topics import check_readable, check_topic, is_user, user_topic
 from transport.wire_forms import JsonForm, MsgpackForm, WireForm
 
@@ -210,6 +211,7 @@ class Clients(LoopActor):
         session.connected_at = self._now()
         self.sessions[session.id] = session
         self._meter.connections += 1
+        self._meter.socketio += form.subprotocol == SOCKET_IO
         unwelcome = None
         crowded = not self._neighbours.came(session)
         try:
@@ -277,6 +279,7 @@ class Clients(LoopActor):
         if self.sessions.pop(session.id, None) is None:
             return
         self._meter.connections -= 1
+        self._meter.socketio -= session.form.subprotocol == SOCKET_IO
         self._meter.disconnects[code] = self._meter.disconnects.get(code, 0) + 1
         self._held.discard(session)
         self._neighbours.went(session)

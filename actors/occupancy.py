@@ -14,10 +14,11 @@ Told = Callable[[bool], None]
 
 
 class Census(NamedTuple):
-    """Socket.IO clients of the whole engine, and what they are subscribed to."""
+    """Socket.IO clients of the whole engine, what they are subscribed to, and how many there may be (``None``: any)."""
 
     clients: int
     subscriptions: int
+    limit: int | None = None
 
 
 class Occupancy:
@@ -30,13 +31,13 @@ class Occupancy:
         uplink: the pipe to the hub.
 
     Attributes:
-        limited: whether a seat has to be asked for.
+        limit: seats of the whole engine; ``None``: they need not be asked for.
         known: the engine's figures, as last heard.
     """
 
     def __init__(self, uplink: Uplink) -> None:
         self._uplink = uplink
-        self.limited = False
+        self.limit: int | None = None
         self.known = Census(0, 0)
         self._clients = self._subscriptions = 0  # here
         self._heard = 0  # seats that this hub has given over this link
@@ -49,7 +50,7 @@ class Occupancy:
 
         Whoever was given one has to :meth:`leave`. Returns what :meth:`withdraw` wants.
         """
-        if self.limited:
+        if self.limit is not None:
             return self._ask(True, told)
         self._count(1, 0)
         told(True)
@@ -77,7 +78,7 @@ class Occupancy:
     def answered(self, seat: Seat) -> None:
         """The hub's answer."""
         _, told = self._asked.pop(seat.ref, (False, self._give_back))
-        self.known = Census(seat.clients, seat.subscriptions)
+        self.known = Census(seat.clients, seat.subscriptions, self.limit)
         if seat.given:
             self._heard += 1
             self._count(1, 0)
@@ -91,9 +92,11 @@ class Occupancy:
         for ref, (take, _) in self._asked.items():
             self._uplink.send(pack(AskSeat(ref, take)))
 
-    def begin(self) -> None:
+    def begin(self, limit: int | None) -> None:
         """There will be Socket.IO clients here: the hub waits for this worker's word."""
-        self._used = True
+        self.limit, self._used = limit, True
+        self._changed = True
+        self._tell()
 
     def _ask(self, take: bool, told: Told) -> int:
         self._next_ref += 1

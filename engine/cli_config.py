@@ -12,6 +12,7 @@ from engine import config, wiring
 from engine.cli import FAILED, note
 from engine.feed_config import MAPPED
 from engine.mapping_text import lines, samples, unstyled
+from engine.socketio_wiring import check_socketio
 from engine.tables import read_text
 from engine.toml_text import line_of
 from transport.errors import ConfigError
@@ -34,6 +35,7 @@ def check(path: Path, sample: tuple[str, Path] | None) -> int:
         for name, table in loaded.stages.items():
             wiring.stage_maker(name, table)
         wiring.feed_specs(loaded)
+        check_socketio(loaded)
     except ConfigError as error:
         raise ConfigError(error.message, error.field, line_of(read_text(path), error.field or "")) from None
     note(f"{path} is fine")

@@ -27,6 +27,7 @@ from engine.admin_config import Admin, AdminKey
 from engine.auth_config import Auth
 from engine.feed_config import Feed, FeedMap
 from engine.redis_config import REDIS, Redis
+from engine.socketio_config import SocketIo, SocketIoNamespace
 from engine.tables import Masked, Name, Positive, Reader, Text, about, join, put, read_text
 from transport.addresses import is_loopback
 from transport.errors import ConfigError, RequestError
@@ -386,6 +387,7 @@ EXAMPLES: dict[str, Struct] = {
     ),
     'topics."price.>"': Topic(window=0.1),
     "admin.keys.deploy": AdminKey(key="at-least-16-random-characters", scopes=("read", "operate")),
+    'socketio.namespaces."/chat"': SocketIoNamespace(actor="my_package.chat:Chat"),
     "stages.spread": Stage(actor="my_package.stages:Spread", topics=("price.>",)),
 }
 """What the commented default configuration shows of the tables that have names."""
@@ -405,6 +407,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     topics: dict[str, Topic] = {}
     feeds: dict[str, Feed] = {}
     redis: Redis = Redis()
+    socketio: SocketIo = SocketIo()
     stages: dict[str, Stage] = {}
 
     def __post_init__(self) -> None:

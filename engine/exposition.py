@@ -89,7 +89,9 @@ class _Snapshot(Collector):
         figures = self._figures
         total = figures.merged()
         for field, name, label, about in _FAMILIES:
-            value = {"websocket": total.connections} if field == "connections" else getattr(total, field)
+            value = getattr(total, field)
+            if field == "connections":
+                value = {"websocket": value - total.socketio, "socketio": total.socketio}
             yield _family(field in COUNTERS, name, label, about, value)
         yield _family(False, "loop_lag_seconds", "process", "How late the loop ran a timer last.", figures.loop_lags())
         yield _family(False, "tasks", "process", "asyncio tasks on the process's loop.", figures.tasks())

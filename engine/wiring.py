@@ -42,6 +42,7 @@ from actors.ref import Ref
 from actors.router import Router
 from actors.spool import Spool
 from actors.spooling_keeper import SpoolingKeeper
+from actors.seats import Seats
 from actors.sqlite_history import SqliteHistory
 from actors.stage import FunctionStage, Stage
 from actors.stage_runner import Forward, StagePolicy, StageRunner
@@ -161,6 +162,7 @@ def _hub_actors(
             policies=policies,
             groups=groups,
             shares=None if delivery.user_rate is None else UserShares(delivery.user_rate, delivery.user_window),
+            seats=_seats(config),
             topic_idle=config.history.topic_idle,
             routes=config.limits.routes,
             route_ttl=config.limits.route_ttl,
@@ -186,6 +188,13 @@ def _hub_actors(
     durable_file = None if open_history is None else config.history.durable_path(config.server.port)
     specs = [router, *(spec for spec in (keeper, tailer) if spec is not None), *runners]
     return HubActors(specs, router.ref, log, groups, watch, durable_file, backplane, closing.pop_all())
+
+
+def _seats(config: Config) -> Seats | None:
+    if not config.socketio.enabled:
+        return None
+    # A worker that has no link by then is restarting, or gone.
+    return Seats(config.socketio.clients, max(1, config.server.worker_count()), config.server.heartbeat_timeout)
 
 
 def _lock_durable(config: Config) -> int:

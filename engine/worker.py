@@ -22,6 +22,7 @@ from engine.config import Config
 from engine.fan_out import FanOut
 from engine.handover import Handover, take_over
 from engine.public_health import WELL
+from engine.socketio_wiring import SocketIoDoors
 from transport.gate import Gate
 from transport.listener import Listener, bind
 from transport.messages import Publication
@@ -61,12 +62,15 @@ class Worker(FanOut):
         self._tls = wiring.client_tls(config)
         self._gate = wiring.gate_policy(config)
         self._listener: Listener | None = None
+        self._socketio: SocketIoDoors | None = None
         self._health = msgspec.json.encode(WELL)
 
     async def start(self) -> None:
         """Actors, then the link, then the listener: a client is accepted when the worker can serve it."""
         await super().start()
         loop = asyncio.get_running_loop()
+        if self._config.socketio.enabled:
+            self._socketio = SocketIoDoors(self._config, self._clients, loop)
         self._listener = Listener(
             loop,
             self._sock,
@@ -119,6 +123,8 @@ class Worker(FanOut):
         """Leave; clients that are still there are cut."""
         if self._listener is not None:
             await self._listener.stop()
+        if self._socketio is not None:
+            self._socketio.close()
         await super().stop()
 
     async def reload(self, config: Config) -> None:

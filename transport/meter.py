@@ -127,7 +127,8 @@ class Meter(msgspec.Struct, kw_only=True):
         skipped: events that a newer one of their key has replaced, one per event and client, counted when it is told.
         group_returned: events that a member of a consumer group had and did not acknowledge, so that others get them.
         delivery, match, route, broadcast, keep: see their types.
-        connections: WebSocket sessions now.
+        connections: sessions of clients now.
+        socketio: those of them that are Socket.IO's, one per client and namespace.
         subscriptions: topic patterns now, one per pattern and session.
         filtered: those of them that have a filter.
         selections: classes of events whose receivers are remembered.
@@ -170,6 +171,7 @@ class Meter(msgspec.Struct, kw_only=True):
     keep: KeepSeconds = msgspec.field(default_factory=KeepSeconds)
     # gauges
     connections: int = 0
+    socketio: int = 0
     subscriptions: int = 0
     filtered: int = 0
     selections: int = 0

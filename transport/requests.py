@@ -136,6 +136,38 @@ class RequestDecoder:
         return Rejected(request_id, refusal(error))
 
 
+class NamedDecoder:
+    """Decodes a request whose ``op`` and ``id`` are known from elsewhere, from the JSON of its other fields. Pure."""
+
+    def __init__(self) -> None:
+        self._decoders = {kind.__struct_config__.tag: msgspec.json.Decoder(kind) for kind in get_args(Request)}
+
+    def decode(self, op: str, fields: bytes, request_id: RequestId) -> Request:
+        """One request.
+
+        Raises:
+            RequestError: with the contract's error code and the field at fault.
+        """
+        decoder = self._decoders.get(op)
+        if decoder is None:
+            if op in LATER_OPS:
+                raise Unsupported(f"{op!r}")
+            raise RequestError(ErrorCode.NOT_FOUND, f"there is no event {op[:100]!r}, but there are {_OPS}")
+        inside = bytes(fields).strip()
+        if inside[:1] != b"{":
+            raise RequestError(ErrorCode.BAD_REQUEST, f"{op}: a map with the request's fields")
+        # Of fields that are there twice the last counts.
+        inside = inside[1:-1].strip()
+        message = b'{%b%b"id":%b}' % (inside, b"," if inside else b"", msgspec.json.encode(request_id))
+        try:
+            request: Request = decoder.decode(message)
+        except msgspec.DecodeError as error:
+            raise refusal(error) from None
+        except RecursionError as error:
+            raise RequestError(ErrorCode.BAD_REQUEST, f"malformed: {error}") from None
+        return request
+
+
 _OPS = ", ".join(sorted(kind.__struct_config__.tag for kind in get_args(Request)))
 _CHOICES = {"op": _OPS, "priority": ", ".join(Priority)}
 _PATH = re.compile(r" - at `\$\.?([^`]+)`")

@@ -17,6 +17,8 @@ from transport.requests import Request
 from transport.socketio import Kind, head
 from transport.wire_forms import JsonForm, gap
 
+SOCKET_IO = "socket.io"
+"""In place of a subprotocol."""
 Encode = Callable[[Publication], bytes | None]
 Reply = Callable[[Mapping[str, Any]], bytes]
 """The fields of an answer to frames."""
@@ -32,7 +34,7 @@ class SocketIoForm:
         notices: what else these clients are told, by ``op`` (``gap``, ``bye``, ``position``, …); ``None``: all.
     """
 
-    subprotocol = "socket.io"
+    subprotocol = SOCKET_IO
     binary = False
 
     def __init__(self, namespace: str, encode: Encode | None = None, notices: frozenset[str] | None = None) -> None:

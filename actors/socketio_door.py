@@ -1,0 +1,225 @@
+"""The Socket.IO door of a worker: packets of Engine.IO clients to the namespaces that they are in.
+
+A client is one Engine.IO session (a :class:`Visitor`) and in each of its namespaces a plain :class:`Session`, which is
+served as those of native clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from actors.clients import Clients
+from actors.namespace_connection import NamespaceConnection, Space
+from transport.codes import CloseCode
+from transport.socketio import Decoder, Kind, Packet, SocketIoError, encode
+
+NAMESPACES: Final = 16
+"""That one client may be in at once."""
+TASKS: Final = 16
+"""Methods of the application that run for one client at once; beyond, it is not read."""
+
+_log = logging.getLogger(__name__)
+
+
+class Socket(Protocol):
+    """An Engine.IO session (see :class:`transport.engine_socket.EngineSocket`)."""
+
+    write: Callable[[bytes], None]
+
+    @property
+    def token(self) -> str | None: ...
+    @property
+    def user(self) -> str | None: ...
+    @property
+    def token_in_query(self) -> bool: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def buffered(self) -> int: ...
+    def close(self, code: int, reason: str = "") -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+class SocketIoDoor:
+    """One per worker, on its loop.
+
+    Args:
+        clients: owns the sessions.
+        spaces: what there is, by namespace.
+        connect_timeout: seconds for a client to be in a namespace, from the beginning and again whenever it is in none.
+        max_payload: bytes of a packet with its attachments.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clients: Clients,
+        spaces: Mapping[str, Space],
+        connect_timeout: float,
+        max_payload: int,
+    ) -> None:
+        self.loop, self.clients, self.spaces = loop, clients, spaces
+        self.connect_timeout, self.max_payload = connect_timeout, max_payload
+
+    def accept(self, socket: Socket) -> Visitor:
+        """An Engine.IO session has begun."""
+        return Visitor(self, socket)
+
+
+class Visitor:
+    """What is behind one Engine.IO session; implements :class:`transport.engine_server.EngineHandler`."""
+
+    __slots__ = ("_decoder", "_holds", "_running", "_timer", "_waiting", "connections", "door", "known", "socket")
+
+    def __init__(self, door: SocketIoDoor, socket: Socket) -> None:
+        self.door, self.socket = door, socket
+        self.connections: dict[str, NamespaceConnection] = {}
+        self.known: set[str] = set()  # namespaces that it was in once
+        self._decoder = Decoder(door.max_payload)
+        self._holds: set[Any] = set()  # who wants it not to be read
+        self._running = 0  # tasks
+        self._waiting: deque[tuple[bytes, bool]] = deque()  # what was read before that took effect
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch()
+
+    def on_message(self, data: bytes, binary: bool) -> None:
+        """One message of Engine.IO's; what is no packet, or comes before a CONNECT, ends the connection."""
+        if self._running >= TASKS or self._waiting:
+            self._waiting.append((data, binary))
+        else:
+            self._read(data, binary)
+
+    def _read(self, data: bytes, binary: bool) -> None:
+        try:
+            packet = self._decoder.binary(data) if binary else self._decoder.text(data)
+        except SocketIoError as error:
+            self._close(str(error))
+            return
+        if packet is not None:
+            self._take(packet)
+
+    def on_paused(self) -> None:
+        """Write no more."""
+        for connection in tuple(self.connections.values()):
+            connection.session.on_paused()
+
+    def on_resumed(self) -> None:
+        """There is room again."""
+        for connection in tuple(self.connections.values()):
+            connection.session.on_resumed()
+
+    def on_rewired(self) -> None:
+        """``write`` is another one."""
+        for connection in tuple(self.connections.values()):
+            connection.rewire()
+
+    def on_closed(self, code: int, reason: str) -> None:
+        """The session is over: its clients leave all namespaces."""
+        self._waiting.clear()
+        self._holds.clear()
+        for connection in tuple(self.connections.values()):
+            connection.lost(code, reason)
+        self._stop_watch()
+
+    # packets ---------------------------------------------------------------------------------------------------------
+
+    def _take(self, packet: Packet) -> None:
+        kind, namespace = packet.kind, packet.namespace
+        if kind is Kind.CONNECT:
+            self._connect(packet)
+            return
+        connection = self.connections.get(namespace)
+        if connection is None or not connection.open:
+            if namespace not in self.known:  # else it may not have heard yet that it is out
+                self._close("a packet for a namespace that it is not in")
+        elif kind is Kind.EVENT:
+            connection.event(packet)
+        elif kind is Kind.DISCONNECT:
+            connection.left()
+        elif kind is not Kind.ACK:  # nobody here asks for acknowledgements: one that comes is for nothing
+            self._close(f"a packet of type {kind.value} from a client")
+
+    def _connect(self, packet: Packet) -> None:
+        namespace = packet.namespace
+        try:
+            values = packet.values()
+        except SocketIoError as error:
+            self._close(str(error))
+            return
+        space = self.door.spaces.get(namespace)
+        if space is None:
+            self._refuse(namespace, "Invalid namespace")
+        elif namespace in self.connections:
+            self._close("it is in that namespace already")
+        elif len(self.connections) >= NAMESPACES:
+            self._refuse(namespace, f"a client may be in {NAMESPACES} namespaces at once")
+        else:
+            self.known.add(namespace)
+            connection = self.connections[namespace] = NamespaceConnection(self, namespace, space)
+            self._stop_watch()
+            connection.knock(values[0] if values else None)
+
+    def _refuse(self, namespace: str, message: str) -> None:
+        self.socket.write(encode(Kind.CONNECT_ERROR, namespace, data={"message": message}))
+
+    def _close(self, why: str) -> None:
+        _log.info("a Socket.IO client was closed: %s", why, extra={"address": self.socket.address})
+        self._waiting.clear()
+        self.socket.close(CloseCode.PROTOCOL_ERROR, why)
+
+    # of its namespaces -----------------------------------------------------------------------------------------------
+
+    def left(self, connection: NamespaceConnection) -> None:
+        """It is out of a namespace."""
+        self.connections.pop(connection.namespace, None)
+        self.release(connection)
+        if not self.connections:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._timer = self.door.loop.call_later(self.door.connect_timeout, self._nowhere)
+
+    def _stop_watch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _nowhere(self) -> None:
+        self._timer = None
+        self.socket.close(CloseCode.NORMAL, "in no namespace")
+
+    # reading ---------------------------------------------------------------------------------------------------------
+
+    def hold(self, who: Any) -> None:
+        """Do not read the client, until all who wanted that have released it."""
+        if not self._holds:
+            self.socket.pause_reading()
+        self._holds.add(who)
+
+    def release(self, who: Any) -> None:
+        """See :meth:`hold`; harmless from who does not hold it."""
+        if who in self._holds:
+            self._holds.discard(who)
+            if not self._holds:
+                self.socket.resume_reading()
+
+    def began(self) -> None:
+        """A task runs for it."""
+        self._running += 1
+        if self._running >= TASKS:
+            self.hold(self)
+
+    def ended(self) -> None:
+        """A task is over: what waited for that is next."""
+        self._running -= 1
+        while self._waiting and self._running < TASKS:
+            self._read(*self._waiting.popleft())
+        if self._running < TASKS and not self._waiting:
+            self.release(self)
