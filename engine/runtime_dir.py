@@ -17,7 +17,7 @@ from transport.errors import ConfigError, HeliographError
 
 FIELD = "server.runtime_dir"
 PATH_BYTES = 107  # sun_path, less its terminating zero: unix(7)
-LONGEST = "control.sock"
+LONGEST = "TTTTTTTT.sock"  # a worker's, named by its token: transport.handoff
 LOCK = "lock"
 HISTORY = "history"
 GOING_TIMEOUT = 6.0  # s to wait for a daemon that is on its way out; its children have 5 s

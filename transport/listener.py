@@ -9,7 +9,6 @@ import asyncio
 import errno
 import logging
 import os
-import resource
 import socket
 import ssl
 import sys
@@ -18,6 +17,7 @@ from functools import partial
 from typing import Final
 
 from transport.codes import RefusalReason
+from transport.descriptors import highest_descriptor
 from transport.door import Connected, Door, Mount
 from transport.errors import HeliographError
 from transport.gate import Gate, GatePolicy, too_often
@@ -30,7 +30,6 @@ NOTSENT_LOWAT: Final = 64 * 1024  # bytes
 ACCEPTS: Final = 32  # connections a turn of the loop, so that a flood of them does not hold up the flush for long
 HANDSHAKES: Final = 4_096  # connections that have not said what they want, and as many in TLS's; the oldest are dropped
 FULL_PAUSE: Final = 1.0  # seconds without accepting when descriptors run out
-RESERVED_DESCRIPTORS: Final = 64  # kept for what is no client: logs, the bus, files
 # Linux 25, macOS 0x201; missing from the socket module before Python 3.12.
 _TCP_NOTSENT_LOWAT = {"linux": 25, "darwin": 0x201}.get(sys.platform)
 
@@ -127,6 +126,7 @@ class Listener:
         self._counted = {} if refusals is None else refusals
         # In order of arrival: dictionaries without values.
         self._arriving: dict[asyncio.Task[None], None] = {}
+        self._adopting: set[asyncio.Task[None]] = set()
         self._unfinished: dict[Connected, None] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -175,13 +175,29 @@ class Listener:
         """Stop accepting, drop what is connected, and the timer."""
         await self.stop_accepting()
         self._cancel_tls()
-        if self._arriving:
-            await asyncio.wait(self._arriving)
+        if arriving := self._arriving.keys() | self._adopting:
+            await asyncio.wait(arriving)
         for mount in self._mounted():
             mount.stop()
         self._abort_all()
         await self.wait_closed(0.0)
         self._keepalive.stop()
+
+    def adopt(self, sock: socket.socket, peer: tuple[str, int], received: bytes) -> None:
+        """Take in a connection that another worker has accepted, and has read ``received`` of; also when stopping.
+
+        Args:
+            sock: non-blocking, in the clear; belongs to the listener from now on.
+            peer: the client's host and port, which need not be the socket's.
+        """
+        if sock.fileno() >= highest_descriptor():
+            _log.warning("a connection from another worker is dropped: descriptors run out")
+            sock.close()
+            return
+        connection = _Adopted(self._door, self.limits, self._keepalive, self, peer, received)
+        task = self._loop.create_task(self._join(sock, connection), name="adoption")
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
 
     def joined(self, connection: Connected) -> None:
         """Called by the connection."""
@@ -234,7 +250,7 @@ class Listener:
     # accepting -------------------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        highest = _highest_descriptor()
+        highest = highest_descriptor()
         for _ in range(ACCEPTS):
             try:
                 sock, address = self._sock.accept()
@@ -257,9 +273,16 @@ class Listener:
                 _log.warning("too many clients in the TLS handshake: the oldest are dropped")
                 self.refused(RefusalReason.CROWDED)
                 next(oldest for oldest in self._arriving if not oldest.cancelling()).cancel()
-            if sock.fileno() >= highest:  # the kernel gives the lowest that is free
+            if sock.fileno() >= highest:
                 self._pause(f"{sock.fileno()} are in use")
                 return
+
+    async def _join(self, sock: socket.socket, connection: WebSocketConnection) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, sock)
+        except OSError as error:
+            sock.close()
+            _log.debug("a connection was lost on its way here: %s", error)
 
     async def _connect(self, sock: socket.socket) -> None:
         try:
@@ -311,7 +334,7 @@ class Listener:
             lowest = sys.maxsize
         else:
             os.close(lowest)
-        if lowest < _highest_descriptor():
+        if lowest < highest_descriptor():
             self.paused = False
             _log.info("there are descriptors again, accepting goes on", extra={"connections": len(self.connections)})
             self._loop.add_reader(self._sock, self._accept)
@@ -319,9 +342,33 @@ class Listener:
             self._retry = self._loop.call_later(FULL_PAUSE, self._resume)
 
 
-def _highest_descriptor() -> int:
-    """From which number on they are not for clients; costs 0.5 µs."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return sys.maxsize
-    return max(soft - RESERVED_DESCRIPTORS, soft // 2)
+class _Adopted(WebSocketConnection):
+    """A connection whose first bytes another worker has read."""
+
+    __slots__ = ("_first", "_peer")
+
+    def __init__(
+        self,
+        door: Door,
+        limits: ConnectionLimits,
+        keepalive: Keepalive,
+        owner: Listener,
+        peer: tuple[str, int],
+        received: bytes,
+    ) -> None:
+        super().__init__(door, limits, keepalive, owner)
+        self._peer, self._first = peer, received
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.host, self.address = self._peer[0], f"{self._peer[0]}:{self._peer[1]}"
+        # Not within this call: uvloop begins to read only after it, whatever the handler has said by then.
+        self._keepalive.loop.call_soon(self._begin)
+
+    def data_received(self, data: bytes) -> None:
+        first, self._first = self._first, b""
+        super().data_received(first + data)
+
+    def _begin(self) -> None:
+        if self._first and not self._transport.is_closing():
+            self.data_received(b"")

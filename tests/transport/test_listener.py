@@ -214,7 +214,7 @@ def test_when_full_it_pauses_says_so_once_and_goes_on(
         looks.append(None)
         return highest[0]
 
-    monkeypatch.setattr(module, "_highest_descriptor", look)
+    monkeypatch.setattr(module, "highest_descriptor", look)
 
     async def test() -> None:
         listener = _listener(bind("127.0.0.1", 0))
