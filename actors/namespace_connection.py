@@ -32,6 +32,12 @@ EARLY_BYTES: Final = 1 << 20
 BY_CLIENT: Final = "client namespace disconnect"
 BY_SERVER: Final = "server namespace disconnect"
 """Why a client left a namespace, as Socket.IO's own servers say it."""
+_REASONS: Final[dict[int, str]] = {
+    CloseCode.GOING_AWAY: "ping timeout",
+    CloseCode.PROTOCOL_ERROR: "parse error",
+    CloseCode.RESTART: "server shutting down",
+    CloseCode.SLOW: "transport error",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -316,9 +322,9 @@ class NamespaceConnection:
         """The client has left the namespace."""
         self._end(CloseCode.NORMAL, BY_CLIENT)
 
-    def lost(self, code: int, reason: str) -> None:
+    def lost(self, code: int) -> None:
         """The socket is gone."""
-        self._end(code, reason or "transport close")
+        self._end(code, _REASONS.get(code, "transport close"))
 
     def _end(self, code: int, reason: str) -> None:
         was, self._state = self._state, State.CLOSED

@@ -125,7 +125,7 @@ class Visitor:
         self._waiting.clear()
         self._holds.clear()
         for connection in tuple(self.connections.values()):
-            connection.lost(code, reason)
+            connection.lost(code)
         self._stop_watch()
 
     # packets ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from actors.namespace_engine import NamespaceEngine
 from actors.native_namespace import NativeSpace
 from actors.socketio_door import SocketIoDoor
 from engine.config import Config
-from engine.wiring import imported
+from engine.socketio_config import SocketIo
+from engine.wiring import connection_limits, imported
+from transport.engine_server import EngineOptions, EngineServer, Handoff
 from transport.errors import ConfigError
 from transport.socketio import MAIN
 
@@ -23,20 +25,26 @@ if TYPE_CHECKING:
     from transport.engine_socket import EngineSocket
 
 Accept = Callable[["EngineSocket"], Any]
-"""Makes the handler of a session that begins; ``None``: it is refused."""
+"""Makes the handler of an Engine.IO session that begins."""
 
 
 class SocketIoDoors:
-    """Who takes in the Engine.IO sessions of a worker, by path. On its loop.
+    """What answers the Engine.IO clients of a worker, by path. On its loop.
+
+    Args:
+        handoff: to the other workers, where there are some.
 
     Attributes:
-        accepts: by path.
+        accepts: who takes in the sessions of a path.
+        mounts: for the listener.
 
     Raises:
         ConfigError: an application cannot be used.
     """
 
-    def __init__(self, config: Config, clients: Clients, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, config: Config, clients: Clients, loop: asyncio.AbstractEventLoop, handoff: Handoff | None = None
+    ) -> None:
         socketio = config.socketio
         self._engines: list[NamespaceEngine] = []
         spaces: dict[str, Space] = {MAIN: NativeSpace(clients)}
@@ -50,11 +58,32 @@ class SocketIoDoors:
         self.accepts: dict[str, Accept] = {socketio.path: door.accept}
         for path, actor in socketio.engines.items():
             self.accepts[path] = _plain(engine_class(path, actor))
+        limits = connection_limits(config)
+        self._servers = [
+            EngineServer(loop, _options(socketio, path), accept, limits, handoff)
+            for path, accept in self.accepts.items()
+        ]
+        self.mounts = {path: server for server in self._servers for path in server.paths}
+
+    def configure(self, config: Config) -> None:
+        """Take new limits, at a reload."""
+        for server in self._servers:
+            server.limits = connection_limits(config)
 
     def close(self) -> None:
         """Before the clients actor ends."""
         for engine in self._engines:
             engine.close()
+
+
+def _options(socketio: SocketIo, path: str) -> EngineOptions:
+    return EngineOptions(
+        path=path,
+        ping_interval=socketio.ping_interval,
+        ping_timeout=socketio.ping_timeout,
+        upgrade_timeout=socketio.upgrade_timeout,
+        max_payload=socketio.max_payload,
+    )
 
 
 def _space(path: str, kind: type[Namespace], options: dict[str, Any], engine: NamespaceEngine) -> ApplicationSpace:

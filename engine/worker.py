@@ -79,6 +79,7 @@ class Worker(FanOut):
             Gate(self._gate, loop.time),
             None if self._tls is None else self._tls.context,
             self.meter.refused,
+            None if self._socketio is None else self._socketio.mounts,
         )
         await self._listener.start()
 
@@ -136,6 +137,8 @@ class Worker(FanOut):
         self.configure(config)
         if self._listener is not None:
             self._listener.limits = wiring.connection_limits(config)
+            if self._socketio is not None:
+                self._socketio.configure(config)
             if (policy := wiring.gate_policy(config)) != self._gate:
                 self._gate = policy
                 self._listener.gate.configure(policy)
