@@ -97,7 +97,9 @@ class PostgresProcess:
             raise RuntimeError(f"{program}: {done.stderr.decode()}")
 
     def start(self) -> None:
-        """Until it accepts connections."""
+        """Until it accepts connections. Idempotent."""
+        if self._process is not None:
+            return
         line: list[str | Path] = [self._programs / "postgres", "-D", self._data, "-p", str(self.port)]
         for name, value in OPTIONS.items():
             line += ["-c", f"{name}={value}"]

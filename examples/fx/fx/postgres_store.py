@@ -102,7 +102,6 @@ class PostgresStore(SqlStore):
 
 
 async def _drive(connection: Any, steps: Steps[T]) -> T:
-    rows: Result = ()
     step = next(steps)
     while True:
         rows = await _execute(connection, step)

@@ -51,7 +51,7 @@ class SqliteStore(SqlStore):
         """See :meth:`fx.store.Store.open`."""
         self._thread = ThreadPoolExecutor(1, "fx-sqlite")
         try:
-            await self._on_thread(self._connect)
+            self._db = await self._on_thread(self._thread, _connect, self._path)
             return await self._migrate()
         except BaseException:
             await self.close()
@@ -60,61 +60,66 @@ class SqliteStore(SqlStore):
     async def close(self) -> None:
         """See :meth:`fx.store.Store.close`."""
         thread, self._thread = self._thread, None
+        db, self._db = self._db, None
         if thread is not None:
-            thread.submit(self._disconnect)
-            thread.shutdown(wait=False)  # the thread ends when that is done
+            try:
+                if db is not None:
+                    await self._on_thread(thread, db.close)
+            finally:
+                thread.shutdown(wait=False)
 
     async def run(self, steps: Steps[T], write: bool = True) -> T:
         """See :meth:`fx.sql_store.SqlStore.run`."""
-        return await self._on_thread(self._run, steps, write)
-
-    async def _on_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        if self._thread is None:
+        if self._thread is None or self._db is None:
             raise StoreUnavailable(f"{self._path} is not open")
+        return await self._on_thread(self._thread, _run, self._db, steps, write)
+
+    async def _on_thread(self, thread: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(thread, function, *arguments)
         except (sqlite3.OperationalError, OSError) as error:
             text = f"{self._path} cannot be used: {error}; see to its disk and permissions"
             raise StoreUnavailable(text) from error
         except sqlite3.Error as error:
             raise StoreError(f"{self._path} refuses: {error}") from error
 
-    # on the thread --------------------------------------------------------------------------------------------------
 
-    def _connect(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(self._path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+# on the thread --------------------------------------------------------------------------------------------------------
 
-    def _disconnect(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            db.close()
 
-    def _run(self, steps: Steps[T], write: bool) -> T:
-        db = self._db
-        assert db is not None, "open() connects"
-        db.execute("BEGIN IMMEDIATE" if write else "BEGIN")  # a writer waits here, and not in the middle
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _run(db: sqlite3.Connection, steps: Steps[T], write: bool) -> T:
+    db.execute("BEGIN IMMEDIATE" if write else "BEGIN")  # a writer waits here, and not in the middle
+    try:
+        result = _drive(db, steps)
+        db.execute("COMMIT")
+        return result
+    except BaseException:
+        if db.in_transaction:  # of some errors SQLite has rolled back itself
+            db.execute("ROLLBACK")
+        raise
+
+
+def _drive(db: sqlite3.Connection, steps: Steps[T]) -> T:
+    step = next(steps)
+    while True:
+        rows = _execute(db, step)
         try:
-            result = self._drive(db, steps)
-            db.execute("COMMIT")
-            return result
-        except BaseException:
-            if db.in_transaction:  # of some errors SQLite has rolled back itself
-                db.execute("ROLLBACK")
-            raise
-
-    def _drive(self, db: sqlite3.Connection, steps: Steps[T]) -> T:
-        rows: Result = ()
-        step = next(steps)
-        while True:
-            rows = _execute(db, step)
-            try:
-                step = steps.send(rows)
-            except StopIteration as done:
-                value: T = done.value
-                return value
+            step = steps.send(rows)
+        except StopIteration as done:
+            value: T = done.value
+            return value
 
 
 def _execute(db: sqlite3.Connection, step: Step) -> Result:
