@@ -27,8 +27,9 @@ from engine.admin_config import Admin, AdminKey
 from engine.auth_config import Auth
 from engine.feed_config import Feed, FeedMap
 from engine.redis_config import REDIS, Redis
+from engine.service_config import Service
 from engine.socketio_config import SocketIo, SocketIoNamespace
-from engine.tables import Masked, Name, Positive, Reader, Text, about, join, put, read_text
+from engine.tables import Masked, Name, Positive, Reader, Text, about, check_importable, join, put, read_text
 from transport.addresses import is_loopback
 from transport.errors import ConfigError, RequestError
 from transport.topics import check_pattern, topic
@@ -344,11 +345,6 @@ class Backplane(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 100_000
 
 
-def _importable(path: str) -> bool:
-    module, colon, name = path.partition(":")
-    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
-
-
 class Stage(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[stages.NAME]``: code of one's own on the events' way, in a thread of its own."""
 
@@ -371,8 +367,8 @@ class Stage(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if (self.actor is None) == (self.function is None):
             raise ConfigError("exactly one of actor and function", "actor" if self.actor is None else "function")
         for field, path, wanted in (("actor", self.actor, "Class"), ("function", self.function, "function")):
-            if path is not None and not _importable(path):
-                raise ConfigError(f'{path!r} must be "package.module:{wanted}"', field)
+            if path is not None:
+                check_importable(path, wanted, field)
         if self.function is not None and self.options:
             raise ConfigError("a function has none", "options")
         for i, pattern in enumerate(self.topics):
@@ -389,6 +385,7 @@ EXAMPLES: dict[str, Struct] = {
     "admin.keys.deploy": AdminKey(key="at-least-16-random-characters", scopes=("read", "operate")),
     'socketio.namespaces."/chat"': SocketIoNamespace(actor="my_package.chat:Chat"),
     "stages.spread": Stage(actor="my_package.stages:Spread", topics=("price.>",)),
+    "services.audit": Service(actor="my_package.services:Audit", topics=("price.>",)),
 }
 """What the commented default configuration shows of the tables that have names."""
 
@@ -409,6 +406,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     redis: Redis = Redis()
     socketio: SocketIo = SocketIo()
     stages: dict[str, Stage] = {}
+    services: dict[str, Service] = {}
 
     def __post_init__(self) -> None:
         if self.admin.port and (self.admin.host, self.admin.port) == (self.server.host, self.server.port):

@@ -23,7 +23,7 @@ from engine.control import ControlServer
 from engine.forkserver import ForkServer
 from engine.hub_link import HubLink
 from engine.log import get_logger
-from engine.metrics import Figures
+from engine.metrics import SERVICE, Figures
 from engine.notify import Notifier
 from engine.process_supervisor import ChildProcess, Process, ProcessState, ProcessSupervisor
 from engine.public_health import public_health
@@ -39,6 +39,7 @@ from transport.position import Position
 
 HUB = "hub"
 FEEDS = "feeds"
+SERVICES = "services"
 WORKER = "worker"
 DEMO = "demo"
 LINK_TIMEOUT = 10.0  # s for a hub that is ready to answer the daemon
@@ -244,7 +245,9 @@ class Daemon:
             child(WORKER, index, wanted=index < count, predecessor=(index + count) % (2 * count))
             for index in range(2 * count)
         ]
-        return [*exchange, child(HUB), child(FEEDS, wanted=bool(self._config.upstreams)), *workers]
+        # Services before feeds: they get the first events, too, and the last ones.
+        services = [child(SERVICES)] if self._config.services else []
+        return [*exchange, child(HUB), *services, child(FEEDS, wanted=bool(self._config.upstreams)), *workers]
 
     def _own(self, config: Config) -> Config:
         if self._demo_port is None:
@@ -333,6 +336,9 @@ class Daemon:
         components = self._figures.components(
             {name: _component(process) for name, process in processes.items() if process.wanted}
         )
+        for name in self._config.services:  # of which nothing is known while their process is away
+            process = components.get(SERVICES, _STARTS)
+            components.setdefault(SERVICE + name, _STARTS if process["status"] == "ok" else process)
         return {
             "status": self._status(components),
             "version": VERSION,
@@ -474,6 +480,9 @@ def run(config: Config, demo: bool = False, load: Callable[[], Config] | None = 
     from engine.runner import run  # it is built on this module
 
     return run(config, demo, load)
+
+
+_STARTS = {"status": "degraded", "reason": "it starts", "retry_in": None}
 
 
 def _component(process: Process) -> dict[str, Any]:

@@ -55,6 +55,9 @@ _FAMILIES = (
     ("history_waiting", "history_waiting_events", None, "Events that wait to be kept."),
     ("backplane_spooled", "backplane_spooled_events", None, "Events that wait on disk for the shared Redis."),
     ("keep", "history_append_seconds", None, "One append to a history that is not in memory, with its disk's sync."),
+    ("service_events", "service_events", "service", "Events that a service has taken."),
+    ("service_failures", "service_failures", "service", "Lives of a service that ended in an error."),
+    ("service_missed", "service_missed", "service", "Events that a service was told it will not get."),
     ("bus_queue", "bus_queue_events", "worker", "Events that the hub holds for a worker."),
     ("bus_closed", "bus_window_closed", "worker", "1 for a worker that the hub goes on without, else 0."),
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import zmq
 
+from engine import wiring
 from engine.admin import AdminServer, no_feed
 from engine.config import Config, needs_restart, reloaded
 from engine.control import REPORT_SPACING
@@ -23,6 +24,7 @@ from engine.metrics import Figures
 from engine.notify import Notifier
 from engine.public_health import public_health
 from engine.rolling import NO_RESTART
+from engine.services import Services
 from engine.version import VERSION
 from engine.worker import Worker
 from transport.codes import ErrorCode
@@ -73,6 +75,8 @@ class LocalEngine:
         self._hub = Hub(config, context, ENDPOINT, self._fail)
         self._worker = Worker(config, context, ENDPOINT, client_sock, self._fail)
         self._feeds = Feeds(config, context, ENDPOINT, self._fail, changed=self._changed.set)
+        specs = wiring.service_specs(config)
+        self._services = Services(specs, self._worker.inner_client, self._worker.meter, self._fail)
         self._link = HubLink(config, context, ENDPOINT, "engine")
         refused = self._worker.meter.admin_refused
         self._admin = admin = AdminServer(
@@ -87,6 +91,8 @@ class LocalEngine:
         await self._worker.start()
         closing.push_async_callback(self._worker.stop)
         closing.push_async_callback(self._worker.drain)
+        await self._services.start()
+        closing.push_async_callback(self._services.stop)
         await self._feeds.start()
         closing.push_async_callback(self._feeds.stop)
         interval = config.server.heartbeat_interval
@@ -162,8 +168,8 @@ class LocalEngine:
         components = self._figures.components(
             {name: {"status": status, "reason": None, "retry_in": None} for name in ("hub", "worker-0", "feeds")}
         )
-        worst = {component["status"] for component in components.values()}
-        status = "down" if "down" in worst else "degraded" if "degraded" in worst else "ok"
+        if status == "ok" and any(component["status"] != "ok" for component in components.values()):
+            status = "degraded"
         return {
             "status": status,
             "version": VERSION,
@@ -193,6 +199,7 @@ class LocalEngine:
     async def _refresh_nodes(self) -> None:
         await self._hub.refresh()
         await self._worker.refresh()
+        await self._services.refresh()
         for name, meter in (("hub", self._hub.meter), ("worker-0", self._worker.meter), ("feeds", self._feeds.meter)):
             self._figures.update(name, "local", meter.snapshot())
 

@@ -16,6 +16,8 @@ from transport.meter import COUNTERS, GAUGES, Histogram, Meter
 
 RETIRED_KEPT = 16  # incarnations per process whose late reports are told from those of a new one
 SLOW_SHARE = 0.25  # of a worker's sessions; with so many in the slow lane the worker is degraded
+SERVICE = "services."
+"""Before the name of a service, of a component of health."""
 SLOW_LEAST = 10  # sessions; fewer slow ones than this are their own affair
 
 
@@ -124,7 +126,7 @@ class Figures:
     def _parts(self) -> dict[str, Any]:
         return {
             name: {
-                "status": "ok" if condition.reason is None else "degraded",
+                "status": "ok" if condition.reason is None else "down" if condition.down else "degraded",
                 "reason": condition.reason,
                 "retry_in": condition.retry_in,
             }
@@ -215,7 +217,17 @@ class Figures:
             "loop_lag_seconds": self.loop_lags(),
             "tasks": self.tasks(),
             "feeds": self.feeds.shown(),
+            "services": self._services(total),
             "process_restarts": dict(self.restarts),
+        }
+
+    def _services(self, total: Meter) -> dict[str, Any]:
+        """By name; with their state, where the process that runs them has said it."""
+        parts = self._parts()
+        counted = {"events": total.service_events, "failures": total.service_failures, "missed": total.service_missed}
+        return {
+            name: {**parts.get(SERVICE + name, {}), **{what: by_name.get(name, 0) for what, by_name in counted.items()}}
+            for name in total.service_events
         }
 
     def render(self) -> bytes:

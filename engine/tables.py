@@ -216,6 +216,13 @@ class Reader:
             raise ConfigError(f"{file} is empty", where)
 
 
+def check_importable(path: str, wanted: str, field: str) -> None:
+    """Raise :class:`ConfigError` where ``path`` cannot be ``package.module:NAME``; ``wanted`` is what NAME is."""
+    module, colon, name = path.partition(":")
+    if not (colon and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])):
+        raise ConfigError(f'{path!r} must be "package.module:{wanted}"', field)
+
+
 def read_text(path: Path, field: str | None = None) -> str:
     """A UTF-8 file's text, or :class:`ConfigError`."""
     try:

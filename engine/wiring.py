@@ -32,6 +32,7 @@ from actors.groups import Groups
 from actors.heliograph_protocol import HeliographProtocol
 from actors.history_watch import HistoryWatch
 from actors.index import Index
+from actors.inner_client import InnerClient
 from actors.keeper import Keeper
 from actors.keeper_desk import take_over
 from actors.messages import TailState
@@ -40,9 +41,11 @@ from actors.redis_history import RedisHistory
 from actors.redis_protocol import RedisProtocol
 from actors.ref import Ref
 from actors.router import Router
+from actors.seats import Seats
+from actors.service import Service
+from actors.service_runner import ServiceRunner, ServiceSpec, Standing
 from actors.spool import Spool
 from actors.spooling_keeper import SpoolingKeeper
-from actors.seats import Seats
 from actors.sqlite_history import SqliteHistory
 from actors.stage import FunctionStage, Stage
 from actors.stage_runner import Forward, StagePolicy, StageRunner
@@ -61,6 +64,7 @@ from engine.feed_config import MAPPED
 from engine.feed_config import Feed as FeedConfig
 from engine.redis_config import REDIS, Redis
 from engine.runtime_dir import HISTORY
+from engine.service_config import Service as ServiceConfig
 from engine.tables import join
 from transport.bus_client import BusClient
 from transport.errors import ConfigError
@@ -314,6 +318,34 @@ def imported(path: str, field: str, wanted: str = "package.module:name") -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"cannot import {path!r}, which must be {wanted}: {error}", field) from error
     return found
+
+
+_HOOKS = ("on_start", "on_stop", "position", "on_events", "on_gap", "on_position")
+
+
+def service_specs(config: Config) -> tuple[ServiceSpec, ...]:
+    """``[services.*]`` as the actors want them; :class:`ConfigError`: there is no such service."""
+    return tuple(_service_spec(name, table) for name, table in config.services.items())
+
+
+def _service_spec(name: str, table: ServiceConfig) -> ServiceSpec:
+    field = f"services.{name}.actor"
+    found = imported(table.actor, field, "package.module:Class")
+    if not (isinstance(found, type) and issubclass(found, Service)):
+        raise ConfigError(f"{table.actor!r} is not a subclass of heliograph.Service", field)
+    for hook in _HOOKS:
+        if not inspect.iscoroutinefunction(getattr(found, hook)):
+            raise ConfigError(f"{table.actor!r}: {hook} must be `async def`", field)
+    if table.topics and found.on_events is Service.on_events:
+        raise ConfigError(f"{table.actor!r} must define on_events(batch), as it has topics", field)
+    return ServiceSpec(name, lambda engine: found(name=name, options=table.options, engine=engine), table.topics)
+
+
+def service_actor(spec: ServiceSpec, client: Callable[[], InnerClient], standing: Standing) -> ChildSpec:
+    """The runner of one service; its standing outlives it."""
+    return ChildSpec(
+        f"service {spec.name}", lambda: ServiceRunner(spec=spec, client=client, standing=standing), capacity=MAILBOX
+    )
 
 
 def topic_policies(config: Config) -> TopicPolicies:

@@ -105,10 +105,12 @@ class KeepSeconds(Histogram):
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """How a part of a process is: ``reason`` says what is wrong, ``None``: nothing; ``retry_in``: seconds."""
+    """How a part of a process is: ``reason`` says what is wrong, ``None``: nothing; ``retry_in``: seconds; ``down``: it
+    does nothing at all."""
 
     reason: str | None = None
     retry_in: float | None = None
+    down: bool = False
 
 
 class Meter(msgspec.Struct, kw_only=True):
@@ -126,6 +128,8 @@ class Meter(msgspec.Struct, kw_only=True):
         router_hits, router_misses: events whose workers the hub's cache knew, or not.
         skipped: events that a newer one of their key has replaced, one per event and client, counted when it is told.
         group_returned: events that a member of a consumer group had and did not acknowledge, so that others get them.
+        service_events, service_failures, service_missed: events that a service has taken, its lives that ended in an
+            error, events that it was told it will not get, by service.
         delivery, match, route, broadcast, keep: see their types.
         connections: sessions of clients now.
         socketio: those of them that are Socket.IO's, one per client and namespace.
@@ -164,6 +168,9 @@ class Meter(msgspec.Struct, kw_only=True):
     router_misses: int = 0
     skipped: int = 0
     group_returned: int = 0
+    service_events: dict[str, int] = {}
+    service_failures: dict[str, int] = {}
+    service_missed: dict[str, int] = {}
     delivery: DeliverySeconds = msgspec.field(default_factory=DeliverySeconds)
     match: MatchSeconds = msgspec.field(default_factory=MatchSeconds)
     route: RouteSeconds = msgspec.field(default_factory=RouteSeconds)
@@ -213,8 +220,8 @@ class Meter(msgspec.Struct, kw_only=True):
 
 COUNTERS = (
     "events_published", "deliveries", "dropped", "disconnects", "refused", "admin_refused", "stage_failures",
-    "route_hits", "route_misses", "router_hits", "router_misses", "skipped", "group_returned", "delivery", "match",
-    "route", "broadcast", "keep",
+    "route_hits", "route_misses", "router_hits", "router_misses", "skipped", "group_returned", "service_events",
+    "service_failures", "service_missed", "delivery", "match", "route", "broadcast", "keep",
 )  # fmt: skip
 """Fields of :class:`Meter` that only rise."""
 GAUGES = (

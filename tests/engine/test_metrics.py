@@ -31,6 +31,9 @@ CONTRACT = {
     "refused_total": {"reason"},
     "admin_refused_total": {"code"},
     "stage_failures_total": {"stage", "reason"},
+    "service_events_total": {"service"},
+    "service_failures_total": {"service"},
+    "service_missed_total": {"service"},
     "stage_bypassed": {"stage"},
     "delivery_seconds": set(),
     "match_seconds": set(),
@@ -110,6 +113,10 @@ def busy() -> Meter:
         history_topics=31,
         history_waiting=32,
         backplane_spooled=33,
+        service_events={"audit": 34},
+        service_failures={"audit": 35},
+        service_missed={"audit": 36},
+        conditions={"services.audit": Condition("no database", 2.5, down=True)},
     )
     meter.delivery.observe_many(0.003, 14)
     meter.match.observe(2e-5)
@@ -139,6 +146,18 @@ def test_the_contracts_names_and_labels() -> None:
         found[f"{histogram}_seconds"].remove("le")
     assert found == CONTRACT
     assert figures.render().decode().count("# TYPE") == len(CONTRACT)
+
+
+def test_how_services_are() -> None:
+    figures = Figures("0.1.0")
+    figures.update("services", "a", busy().snapshot())
+    trouble = {"status": "down", "reason": "no database", "retry_in": 2.5}
+    assert figures.components({})["services.audit"] == trouble
+    assert figures.stats()["services"] == {"audit": {**trouble, "events": 34, "failures": 35, "missed": 36}}
+    assert samples(figures)["service_events_total", frozenset({("service", "audit")})] == 34
+    figures.restarted("services")
+    assert "services.audit" not in figures.components({})
+    assert figures.stats()["services"] == {"audit": {"events": 34, "failures": 35, "missed": 36}}
 
 
 def test_the_documentation_has_them_all() -> None:

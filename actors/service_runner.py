@@ -1,0 +1,193 @@
+"""Runs one service, life after life: feeds it from a position on, and waits after a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+from actors.backoff import Backoff, BackoffPolicy
+from actors.inner_client import InnerClient, Stream
+from actors.loop_actor import LoopActor
+from actors.service import Service
+from transport.client_messages import Gap
+from transport.codes import GapReason
+from transport.errors import HeliographError
+from transport.meter import Condition
+
+Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
+
+
+class ServicePolicy(NamedTuple):
+    """How long its hooks may take, and when it begins anew."""
+
+    work: float = 30.0  # s for on_start, position, on_events, on_gap, on_position
+    stop: float = 3.0  # s for on_stop
+    backoff: BackoffPolicy = BackoffPolicy(first_s=0.5, cap_s=30.0, stable_s=10.0)
+
+
+class ServiceSpec(NamedTuple):
+    """What there is to run."""
+
+    name: str
+    create: Callable[[InnerClient], Service]
+    topics: tuple[str, ...]
+    policy: ServicePolicy = ServicePolicy()
+
+
+class Standing:
+    """How a service fares; it outlives the runner.
+
+    Attributes:
+        events: that ``on_events`` was given and has taken, those that came again included.
+        failures: lives that ended so.
+        missed: events that were told as gaps.
+    """
+
+    def __init__(self, policy: BackoffPolicy) -> None:
+        self.events = self.failures = self.missed = 0
+        self.backoff = Backoff(policy)
+        self.service: Service | None = None
+        self._trouble: str | None = "it starts"
+        self._until: float | None = None
+
+    @property
+    def condition(self) -> Condition:
+        """For ``/health``: what the runner knows, else what the service says."""
+        if self._trouble is not None:
+            left = None if self._until is None else max(0.0, self._until - time.monotonic())
+            return Condition(self._trouble, left)
+        return Condition() if self.service is None else self.service.condition
+
+    def goes_well(self) -> None:
+        """It takes what it is given."""
+        self._trouble = self._until = None
+
+    def hangs(self, text: str) -> None:
+        """A hook has taken too long."""
+        self._trouble = text
+
+    def failed(self, reason: str, lasted: float) -> float:
+        """A life that lasted so many seconds has ended; how long to wait."""
+        self.failures += 1
+        wait = self.backoff.failed(lasted)
+        self._trouble, self._until = reason, time.monotonic() + wait
+        return wait
+
+
+class Finish(NamedTuple):
+    """To a runner: let the batch in hand come to its end, stop the service, and begin no other life. Answered then."""
+
+
+class ServiceRunner(LoopActor):
+    """One service of a process, see :class:`actors.service.Service`. The user's errors are none of this actor's.
+
+    Args:
+        client: makes a session for each life.
+        standing: of the service, owned by whoever outlives this actor.
+    """
+
+    def __init__(self, *, spec: ServiceSpec, client: Callable[[], InnerClient], standing: Standing) -> None:
+        super().__init__()
+        self._spec, self._client, self._standing = spec, client, standing
+        self._finishing = asyncio.Event()
+        self._stream: Stream | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def on_start(self) -> None:
+        """Begin the first life."""
+        self._task = self.spawn(self._run(), name=f"service {self._spec.name}")
+
+    async def on_finish(self, _message: Finish) -> None:
+        """See :class:`Finish`."""
+        self._finishing.set()
+        if self._stream is not None:
+            self._stream.close()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while not self._finishing.is_set():
+            began = self.loop.time()
+            try:
+                await self._live()
+            except Exception as error:
+                ours = isinstance(error, HeliographError)  # whose text says it all
+                reason = str(error) if ours else f"{type(error).__name__}: {error}".removesuffix(": ")
+                wait = self._standing.failed(reason, self.loop.time() - began)
+                text = "service %s failed, begins again in %.1f s: %s"
+                _log.error(text, self._spec.name, wait, reason, exc_info=None if ours else error)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._finishing.wait()
+
+    async def _live(self) -> None:
+        """One life, from the constructor to ``on_stop``; returns when it is to finish."""
+        work, client = self._spec.policy.work, self._client()
+        try:
+            service = self._spec.create(client)
+            try:
+                await self._within(work, service.on_start(), "on_start")
+                position = await self._within(work, service.position(), "position")
+                await self._feed(service, client, position)
+            finally:
+                self._standing.service = None
+                await self._bury(service)
+        finally:
+            client.close()
+
+    async def _feed(self, service: Service, client: InnerClient, position: str | None) -> None:
+        work, standing = self._spec.policy.work, self._standing
+        if not self._spec.topics:
+            standing.service = service
+            standing.goes_well()
+            await self._finishing.wait()
+            return
+        stream = self._stream = await client.subscribe(self._spec.topics, since=position)
+        standing.service = service
+        while not self._finishing.is_set():
+            try:
+                found = await stream.take()
+            except HeliographError:
+                if self._finishing.is_set():
+                    return
+                raise
+            if isinstance(found, list):
+                await self._within(work, service.on_events(found), "on_events")
+                standing.events += len(found)
+            elif isinstance(found, Gap):
+                if found.reason == GapReason.SLOW and position is not None:
+                    # What its session could not hold, the log may have: read on there, from what it has.
+                    stream.close()
+                    stream = self._stream = await client.subscribe(self._spec.topics, since=position)
+                    continue
+                standing.missed += max(0, found.last - found.first + 1)
+                await self._within(work, service.on_gap(found), "on_gap")
+            else:
+                position = found.position
+                await self._within(work, service.on_position(position), "on_position")
+            standing.goes_well()
+
+    async def _bury(self, service: Service) -> None:
+        try:
+            await self._within(self._spec.policy.stop, service.on_stop(), "on_stop")
+        except Exception as error:
+            _log.error("service %s failed in on_stop: %s", self._spec.name, error, exc_info=error)
+
+    async def _within(self, seconds: float, work: Awaitable[Result], hook: str) -> Result:
+        """What a hook returns. One that takes too long is cancelled; until it has ended, no other life begins."""
+        text = f"{hook} has not returned within {seconds:g} s"
+        late = self.loop.call_later(seconds, self._standing.hangs, text)
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await work
+        except TimeoutError:
+            if limit.expired():
+                raise HeliographError(text) from None
+            raise
+        finally:
+            late.cancel()

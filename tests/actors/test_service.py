@@ -1,0 +1,378 @@
+"""Services and their runner, in one worker with its hub."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+import actors.inner_client
+from actors.backoff import BackoffPolicy
+from actors.inner_client import InnerClient
+from actors.service import Service
+from actors.service_runner import Finish, ServicePolicy, ServiceRunner, ServiceSpec, Standing
+from actors.supervisor import ChildSpec, Supervisor
+from tests.actors.test_fanout import Spine, run, until
+from transport.client_messages import Gap
+from transport.event import Event
+from transport.meter import Condition
+
+FAST = ServicePolicy(backoff=BackoffPolicy(first_s=0.001, cap_s=0.002))
+
+
+class Kept(Service):
+    """Keeps what comes in what outlives it: its options."""
+
+    def __init__(self, *, name: str, options: Any, engine: InnerClient) -> None:
+        super().__init__(name=name, options=options, engine=engine)
+        self.kept: Keep = options["keep"]
+        self.kept.lives.append(self)
+
+    async def on_start(self) -> None:
+        self.kept.calls.append("on_start")
+        await self.kept.hook("on_start", self)
+
+    async def on_stop(self) -> None:
+        self.kept.calls.append("on_stop")
+        await self.kept.hook("on_stop", self)
+
+    async def position(self) -> str | None:
+        return self.kept.position
+
+    async def on_events(self, batch: list[Event]) -> None:
+        self.kept.tried.append([event.data for event in batch])
+        await self.kept.hook("on_events", self)
+        self.kept.values += [event.data for event in batch]
+
+    async def on_gap(self, gap: Gap) -> None:
+        self.kept.gaps.append(gap)
+
+    async def on_position(self, position: str) -> None:
+        self.kept.position = position
+        self.kept.at.append(len(self.kept.values))
+
+
+class Keep:
+    """What outlives a service, and what a test does in its hooks."""
+
+    def __init__(self) -> None:
+        self.lives: list[Kept] = []
+        self.calls: list[str] = []
+        self.tried: list[list[Any]] = []
+        self.values: list[Any] = []
+        self.gaps: list[Gap] = []
+        self.at: list[int] = []
+        self.position: str | None = None
+        self.hooks: dict[str, Callable[[Kept], Awaitable[None]]] = {}
+
+    async def hook(self, name: str, service: Kept) -> None:
+        if name in self.hooks:
+            await self.hooks[name](service)
+
+
+class Stage:
+    """One service on a spine."""
+
+    def __init__(self, spine: Spine, policy: ServicePolicy, topics: tuple[str, ...]) -> None:
+        self.keep = Keep()
+        options = {"keep": self.keep}
+        spec = ServiceSpec("kept", lambda engine: Kept(name="kept", options=options, engine=engine), topics, policy)
+        self.standing = Standing(policy.backoff)
+        self.client = spine.worker.inner_client()
+        self.spec = ChildSpec(
+            "service kept",
+            lambda: ServiceRunner(spec=spec, client=spine.worker.inner_client, standing=self.standing),
+        )
+        self.supervisor: Any = None
+
+    def start(self) -> None:
+        self.supervisor = Supervisor.start(children=[self.spec], on_escalate=pytest.fail)
+
+    async def begun(self) -> None:
+        """From here on events are its."""
+        await until(lambda: self.keep.position is not None)
+
+    async def publish(self, *values: Any) -> None:
+        for value in values:
+            await self.client.publish("a", value)
+
+    async def finish(self) -> None:
+        await self.spec.ref.ask_async(Finish(), timeout=10)
+
+
+def with_service(
+    test: Callable[[Spine, Stage], Awaitable[None]],
+    policy: ServicePolicy = FAST,
+    topics: tuple[str, ...] = ("a",),
+) -> None:
+    async def scenario(spine: Spine) -> None:
+        stage = Stage(spine, policy, topics)
+        try:
+            await test(spine, stage)
+        finally:
+            if stage.supervisor is not None:
+                await stage.supervisor.stop_async(timeout=5)
+            stage.client.close()
+
+    run(scenario)
+
+
+def test_it_gets_events_and_positions_behind_them() -> None:
+    async def scenario(_: Spine, stage: Stage) -> None:
+        keep = stage.keep
+        assert stage.standing.condition == Condition("it starts")
+        stage.start()
+        await stage.begun()
+        await stage.publish(1, 2, 3)
+        await stage.client.publish("b", "not for it")
+        await until(lambda: keep.at[-1] == 3)
+        assert keep.values == [1, 2, 3]
+        assert keep.at[0] == 0, "where it began"
+        assert (stage.standing.events, stage.standing.failures, stage.standing.condition) == (3, 0, Condition())
+        await stage.finish()
+        assert keep.calls == ["on_start", "on_stop"]
+
+    with_service(scenario)
+
+
+def test_after_an_error_another_object_begins_at_the_position() -> None:
+    async def scenario(spine: Spine, stage: Stage) -> None:
+        keep = stage.keep
+        stage.start()
+        await stage.begun()
+        position = keep.position
+        await stage.publish(1)
+        await until(lambda: keep.values == [1])
+        keep.position = position  # the event is behind what it has kept
+        failing = True
+
+        async def fail(_: Kept) -> None:
+            if failing:
+                raise OSError("the disk is full")
+
+        keep.hooks["on_events"] = fail
+        await stage.publish(2)
+        await until(lambda: stage.standing.failures >= 3)
+        assert stage.standing.condition.reason == "OSError: the disk is full"
+        assert stage.standing.condition.retry_in is not None
+        await stage.publish(3)
+        failing = False
+        await until(lambda: keep.values[-1] == 3)
+        assert keep.values == [1, 1, 2, 3]
+        assert stage.standing.condition == Condition()
+        assert not spine.failures
+        assert keep.calls.count("on_stop") == stage.standing.failures
+        assert len(keep.lives) == stage.standing.failures + 1
+
+    with_service(scenario)
+
+
+def test_what_came_while_it_could_not_start_is_not_lost() -> None:
+    async def scenario(_: Spine, stage: Stage) -> None:
+        keep = stage.keep
+        stage.start()
+        await stage.begun()
+        await stage.finish()
+        await stage.supervisor.stop_async(timeout=5)
+        await stage.publish(*range(2_500))
+        refused = 2
+
+        async def refuse(_: Kept) -> None:
+            nonlocal refused
+            refused -= 1
+            if refused >= 0:
+                raise ConnectionRefusedError("no database")
+
+        keep.hooks["on_start"] = refuse
+        again = ChildSpec("service kept", stage.spec.create)
+        stage.spec = again
+        stage.start()
+        await until(lambda: len(keep.values) == 2_500)
+        assert keep.values == list(range(2_500))
+        assert max(map(len, keep.tried)) <= actors.inner_client.BATCH
+        assert stage.standing.failures == 2
+
+    with_service(scenario)
+
+
+@pytest.mark.parametrize("hook", ["on_start", "on_events"])
+def test_a_hook_that_hangs_is_cancelled_and_reported(hook: str) -> None:
+    policy = FAST._replace(work=0.05, stop=0.05)
+
+    async def scenario(_: Spine, stage: Stage) -> None:
+        keep, cancelled = stage.keep, 0
+
+        async def hang(_: Kept) -> None:
+            nonlocal cancelled
+            try:
+                await asyncio.sleep(3_600)
+            except asyncio.CancelledError:
+                cancelled += 1
+                raise
+
+        keep.hooks["on_stop"] = hang  # costs only its own time
+        if hook == "on_events":
+            stage.start()
+            await stage.begun()
+        keep.hooks[hook] = hang
+        if hook == "on_start":
+            stage.start()
+        await stage.publish(1)
+        await until(lambda: stage.standing.failures >= 1)
+        await until(lambda: (stage.standing.condition.reason or "").startswith(f"{hook} has not returned within 0.05"))
+        assert cancelled >= 1
+        keep.hooks.clear()
+        if hook == "on_events":
+            await until(lambda: keep.values == [1])
+        await until(lambda: stage.standing.condition == Condition())
+
+    with_service(scenario, policy)
+
+
+def test_a_hook_that_ignores_its_end_is_reported_and_no_other_life_begins() -> None:
+    async def scenario(_: Spine, stage: Stage) -> None:
+        keep, free = stage.keep, asyncio.Event()
+
+        async def stubborn(_: Kept) -> None:
+            while not free.is_set():
+                try:
+                    await free.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        keep.hooks["on_events"] = stubborn
+        stage.start()
+        await stage.begun()
+        await stage.publish(1)
+        await until(lambda: stage.standing.condition.reason)
+        await asyncio.sleep(0.05)
+        assert len(keep.lives) == 1
+        keep.hooks.clear()
+        free.set()
+        await until(lambda: keep.values == [1])  # late, but done
+        await until(lambda: stage.standing.condition == Condition())
+        assert len(keep.lives) == 1
+
+    with_service(scenario, FAST._replace(work=0.02))
+
+
+def test_a_slow_service_reads_the_log_and_costs_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors.inner_client, "ROOM", 10_000)
+
+    async def scenario(spine: Spine, stage: Stage) -> None:
+        keep, go_on = stage.keep, asyncio.Event()
+
+        async def wait(_: Kept) -> None:
+            await go_on.wait()
+
+        keep.hooks["on_events"] = wait
+        other = spine.connect()
+        await spine.answer(other, spine.request(other, op="subscribe", topics=["a"]))
+        stage.start()
+        await stage.begun()
+        await stage.publish(*(f"{i:02}".ljust(100_000) for i in range(30)))  # three times what an outbox holds
+        await until(lambda: len([m for m in other.messages if m["op"] == "event"]) == 30)
+        go_on.set()
+        await until(lambda: keep.values and int(keep.values[-1]) == 29)
+        assert not keep.gaps and not stage.standing.failures
+        assert [int(value) for value in dict.fromkeys(keep.values)] == list(range(30))
+
+    with_service(scenario)
+
+
+def test_what_the_log_has_no_longer_is_told() -> None:
+    async def scenario(spine: Spine, stage: Stage) -> None:
+        keep = stage.keep
+        stage.start()
+        await stage.begun()
+        await stage.publish(1)
+        await until(lambda: keep.values == [1])
+        await stage.finish()
+        await stage.supervisor.stop_async(timeout=5)
+        keep.position = "another:1"  # as of a log that is lost
+        stage.spec = ChildSpec("service kept", stage.spec.create)
+        stage.start()
+        await until(lambda: keep.gaps)
+        assert stage.standing.missed == sum(gap.last - gap.first + 1 for gap in keep.gaps)
+        await stage.publish(2)
+        await until(lambda: keep.values[-1] == 2)
+
+    with_service(scenario)
+
+
+def test_it_may_publish_and_read_and_say_how_it_is() -> None:
+    async def scenario(_: Spine, stage: Stage) -> None:
+        async def work(service: Kept) -> None:
+            await service.engine.publish("alert.a", {"seen": len(await service.engine.history("a"))}, type="alert")
+            service.report("down", "no database", retry_in=3_600)
+
+        stage.keep.hooks["on_events"] = work
+        stage.start()
+        await stage.begun()
+        await stage.publish(1)
+        await until(lambda: stage.standing.events)
+        [alert] = await stage.client.snapshot("alert.a")
+        assert (alert.type, alert.data) == ("alert", {"seen": 1})
+        condition = stage.standing.condition
+        assert (condition.reason, condition.down) == ("no database", True)
+        assert condition.retry_in is not None and 3_590 < condition.retry_in <= 3_600
+        stage.keep.lives[0].report("ok", "whatever")
+        assert msgspec.structs.replace(stage.standing.condition, retry_in=None) == Condition()
+        stage.keep.lives[0].report("degraded")
+        assert stage.standing.condition == Condition("degraded")
+
+    with_service(scenario)
+
+
+def test_without_topics_it_gets_none_and_lives() -> None:
+    async def scenario(_: Spine, stage: Stage) -> None:
+        stage.start()
+        await until(lambda: stage.standing.condition == Condition())
+        await stage.finish()
+        assert stage.keep.calls == ["on_start", "on_stop"]
+        assert stage.keep.position is None
+
+    with_service(scenario, topics=())
+
+
+def test_finishing_lets_the_batch_in_hand_come_to_its_end() -> None:
+    async def scenario(spine: Spine, stage: Stage) -> None:
+        keep, go_on, inner = stage.keep, asyncio.Event(), spine.worker._clients.inner
+
+        async def wait(_: Kept) -> None:
+            await go_on.wait()
+
+        keep.hooks["on_events"] = wait
+        stage.start()
+        await stage.begun()
+        await stage.publish(1)
+        await until(lambda: keep.tried)
+        await stage.publish(2)
+        sessions = len(inner)
+        finishing = asyncio.create_task(stage.finish())
+        await until(lambda: len(inner) < sessions)  # its stream is closed
+        go_on.set()
+        await finishing
+        assert keep.values == [1]
+        assert keep.calls == ["on_start", "on_stop"]
+
+    with_service(scenario)
+
+
+def test_one_that_waits_after_a_failure_finishes_at_once() -> None:
+    async def scenario(_: Spine, stage: Stage) -> None:
+        async def fail(_: Kept) -> None:
+            raise RuntimeError
+
+        stage.keep.hooks["on_start"] = fail
+        stage.start()
+        await until(lambda: stage.standing.failures)
+        await stage.finish()
+        assert stage.standing.condition.reason == "RuntimeError"
+        assert len(stage.keep.lives) == 1
+
+    patient = BackoffPolicy(first_s=3_600, cap_s=3_600, jitter=False)
+    with_service(scenario, FAST._replace(backoff=patient))
