@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -19,12 +19,11 @@ from actors.feed_protocol import FeedGap, MappingError, Repeated
 from actors.heliograph_protocol import HeliographProtocol
 from actors.mapping import Mapper, Row
 from actors.redis_protocol import RedisMessage, RedisProtocol
-from tests.fuzz import history, tokens
+from tests.fuzz import engine, history, tokens
+from tests.fuzz.sockets import Findings, Owner, Transport
 from transport import bus, client_messages, codec, http
-from transport.codes import RefusalReason
 from transport.errors import CodecError, RequestError
 from transport.filters import Filter
-from transport.gate import Gate, GatePolicy
 from transport.keepalive import Keepalive
 from transport.messages import Fence, HistoryPage, Interest, Missed, Publication, Publish, Ready
 from transport.requests import Rejected, RequestDecoder, Subscribe
@@ -87,47 +86,14 @@ def head(data: bytes) -> None:
         assert error.response().startswith(b"HTTP/1.1 4")
 
 
-class _Transport:
-    """Swallows what is written."""
-
-    def __init__(self) -> None:
-        self.closing = False
-
-    def write(self, data: bytes) -> None:
-        assert not self.closing or not data, "written after the end"
-
-    def close(self) -> None:
-        self.closing = True
-
-    abort = write_eof = close
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def get_extra_info(self, name: str) -> Any:
-        return ("127.0.0.1", 1)
-
-    def set_write_buffer_limits(self, high: int, low: int) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
-class _Place:
+class _Place(Owner):
     """Door, owner and handler of one connection."""
 
     path = "/ws"
     subprotocols = ("v1",)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.gate = Gate(GatePolicy(), loop.time)
+        super().__init__(loop)
         self.closed = 0
 
     def open(self, connection: WebSocketConnection) -> _Place:
@@ -135,14 +101,6 @@ class _Place:
         return self
 
     def http(self, method: str, path: str) -> None: ...
-
-    def joined(self, connection: WebSocketConnection) -> None: ...
-
-    def opened(self, connection: WebSocketConnection) -> None: ...
-
-    def refused(self, reason: RefusalReason) -> None: ...
-
-    def left(self, connection: WebSocketConnection) -> None: ...
 
     def on_message(self, data: bytes, binary: bool) -> None:
         assert len(data) <= LIMIT
@@ -161,16 +119,6 @@ class _Place:
         self.closed += 1
 
 
-class _Findings(logging.Handler):
-    """A connection logs its bugs instead of raising them."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        raise AssertionError(record.getMessage()) from (record.exc_info[1] if record.exc_info else None)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        raise
-
-
 def connection(data: bytes) -> None:
     """What comes in on a client's connection.
 
@@ -181,13 +129,13 @@ def connection(data: bytes) -> None:
         return
     how, rest = data[0], data[1:]
     loop = asyncio.new_event_loop()
-    log, findings = logging.getLogger("transport.websocket"), _Findings(logging.ERROR)
+    log, findings = logging.getLogger("transport.websocket"), Findings(logging.ERROR)
     log.addHandler(findings)
     try:
         place = _Place(loop)
         keepalive = Keepalive(loop, 1.0)
         client = WebSocketConnection(place, ConnectionLimits(message_bytes=LIMIT, deflate=True), keepalive, place)
-        transport = _Transport()
+        transport = Transport()
         client.connection_made(transport)  # type: ignore[arg-type]
         if how & 1:
             client.data_received(HANDSHAKE + (DEFLATE if how & 2 else b"") + b"\r\n")
@@ -266,6 +214,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "mapping": mapping,
     "upstream-engine": upstream_engine,
     "redis": redis_message,
+    **engine.TARGETS,
     **history.TARGETS,
     **tokens.TARGETS,
 }
@@ -315,6 +264,7 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         b'{"op":"ok","id":0,"topics":["a"],"positions":{"\xff":{}}}',  # a finding: not UTF-8 where only ok has a field
     ],
     "redis": [b'alerts\n{"a":1}', b"prices.x\ntext"],
+    **engine.SEEDS,
     **history.SEEDS,
     **tokens.SEEDS,
 }
