@@ -406,7 +406,8 @@ class EngineSocket:
             self.on_paused()
 
     def _emptied(self) -> None:
-        self.on_resumed()
+        if self._paused:  # else nothing is new: who polls and never answers a ping is as silent as any
+            self.on_resumed()
 
     def _paid(self) -> None:
         if self._reading:
