@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from actors.occupancy import Census
     from actors.recovery import RecoveryPolicy
     from actors.sequence import FeedGap, Repeated
+    from actors.service import Service
     from actors.stage import Stage
     from actors.supervisor import ChildSpec, Supervisor
     from actors.token import TokenSource
@@ -123,6 +124,7 @@ _HOME = {
     "Reset": "actors.connection",
     "Send": "actors.connection",
     "SocketClient": "actors.namespace",
+    "Service": "actors.service",
     "Stage": "actors.stage",
     "Supervisor": "actors.supervisor",
     "TokenSource": "actors.token",
@@ -190,6 +192,7 @@ __all__ = [
     "RequestError",
     "Reset",
     "Send",
+    "Service",
     "SocketClient",
     "Stage",
     "Supervisor",

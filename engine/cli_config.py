@@ -31,10 +31,12 @@ def check(path: Path, sample: tuple[str, Path] | None) -> int:
         ConfigError: names the field and the line.
     """
     loaded = config.load(path, None, {})
+    config.import_beside(path)
     try:
         for name, table in loaded.stages.items():
             wiring.stage_maker(name, table)
         wiring.feed_specs(loaded)
+        wiring.service_specs(loaded)
         check_socketio(loaded)
     except ConfigError as error:
         raise ConfigError(error.message, error.field, line_of(read_text(path), error.field or "")) from None

@@ -49,4 +49,6 @@ def run(arguments: Sequence[str]) -> int:
     from engine import config, daemon  # after the options: --help and mistakes are answered at once
 
     load = partial(config.load, given.config, overrides)
-    return daemon.run(load(), given.demo, load)
+    loaded = load()
+    config.import_beside(given.config)
+    return daemon.run(loaded, given.demo, load)

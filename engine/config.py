@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -451,6 +453,19 @@ def load(
     """
     path = path or environ.get(FILE_VARIABLE) or None
     return loads(read_text(Path(path)) if path else "", overrides, environ)
+
+
+def import_beside(path: str | os.PathLike[str] | None, environ: Mapping[str, str] = os.environ) -> None:
+    """Let what lies beside the configuration file be imported, behind all else; in processes started later, too.
+
+    Not from where everybody may put files: an optional module that is not installed would be found there.
+    """
+    path = path or environ.get(FILE_VARIABLE) or None
+    if path is None:
+        return
+    directory = Path(path).resolve().parent
+    if str(directory) not in sys.path and not directory.stat().st_mode & stat.S_IWOTH:
+        sys.path.append(str(directory))
 
 
 def loads(text: str, overrides: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> Config:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,9 @@ def test_environment_finds_a_name_in_any_case() -> None:
         ("[stages.s]\nactor = 'a:B'\ntimeout = 0", "stages.s.timeout", 3, "> 0"),
         ("[stages.s]\nactor = 'a:B'\non_error = 'retry'", "stages.s.on_error", 3, "pass"),
         ("[stages.s]\nactor = 'a:B'\ntopics = ['a', '.']", "stages.s.topics[1]", 3, "topic pattern"),
+        ("[services.s]\nactor = 'a.b'", "services.s.actor", 2, "package.module:Class"),
+        ("[services.s]\ntopics = ['a']", "services.s.actor", 1, "is required"),
+        ("[services.s]\nactor = 'a:B'\ntopics = ['a', '.']", "services.s.topics[1]", 3, "topic pattern"),
         ("[stages.s]\nactor = 'a:B'\ntopics = []", "stages.s.topics", 3, "length >= 1"),
     ],
 )
@@ -261,6 +265,19 @@ def test_the_default_configuration_loads_and_says_everything() -> None:
     for line, above in zip(text.splitlines()[1:], text.splitlines(), strict=False):
         if "=" in line and not line.startswith("# "):
             assert above.startswith("# "), f"no comment above {line}"
+
+
+def test_what_lies_beside_the_file_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["first"])
+    file = tmp_path / "heliograph.toml"
+    for given, environ in ((None, {}), (file, {}), (None, {"HELIOGRAPH_CONFIG": str(file)})):
+        config.import_beside(given, environ)
+        assert sys.path == (["first", str(tmp_path)] if given or environ else ["first"])
+    anybody = tmp_path / "tmp"
+    anybody.mkdir()
+    anybody.chmod(0o1777)
+    config.import_beside(anybody / "heliograph.toml", {})
+    assert str(anybody) not in sys.path
 
 
 def test_the_documentation_has_every_field() -> None:

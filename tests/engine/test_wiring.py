@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from actors import file_lock
+from actors.service import Service
 from actors.spool import Spool
 from actors.topic_policy import DEFAULT_POLICY, Strategy, TopicPolicy
 from engine import config
-from engine.wiring import HubActors, check_nothing_waits, hub_actors, topic_policies
+from engine.wiring import HubActors, check_nothing_waits, hub_actors, service_specs, topic_policies
 from transport.errors import ConfigError
+from transport.event import Event
 from transport.messages import Publish
 from transport.meter import Meter
 
@@ -61,3 +63,39 @@ def test_a_durable_file_is_one_engines(tmp_path: Path, monkeypatch: pytest.Monke
         hub("b")
     one.closing.close()
     hub("b").closing.close()
+
+
+class Listens(Service):
+    async def on_events(self, batch: list[Event]) -> None: ...
+
+
+class Blocks(Service):
+    def on_events(self, batch: list[Event]) -> None:  # type: ignore[override]
+        ...
+
+
+class Works(Service): ...
+
+
+@pytest.mark.parametrize(
+    ("actor", "topics", "complaint"),
+    [
+        ("Nothing", ["a"], "cannot import"),
+        ("TopicPolicy", ["a"], r"not a subclass of heliograph\.Service"),
+        ("Blocks", ["a"], "on_events must be `async def`"),
+        ("Works", ["a"], r"must define on_events\(batch\)"),
+        ("Works", [], None),
+        ("Listens", ["a"], None),
+    ],
+)
+def test_a_service_that_cannot_work_is_an_error_of_the_configuration(
+    actor: str, topics: list[str], complaint: str | None
+) -> None:
+    loaded = config.loads(f"[services.s]\nactor = '{__name__}:{actor}'\ntopics = {topics}")
+    if complaint is None:
+        [spec] = service_specs(loaded)
+        assert (spec.name, spec.topics) == ("s", tuple(topics))
+        return
+    with pytest.raises(ConfigError, match=complaint) as error:
+        service_specs(loaded)
+    assert error.value.field == "services.s.actor"
