@@ -42,7 +42,6 @@ FEEDS = "feeds"
 SERVICES = "services"
 WORKER = "worker"
 DEMO = "demo"
-LINK_TIMEOUT = 10.0  # s for a hub that is ready to answer the daemon
 RELOAD_TIMEOUT = 10.0  # s that a reload waits for processes that are just starting
 SHUT_TIMEOUT = 1.0  # s for the workers to stop accepting before they drain; one that hangs is not waited for
 STOP_TIMEOUT = 10.0  # s that a process has to stop its actors; a worker has drain_timeout before
@@ -144,11 +143,7 @@ class Daemon:
         self._closing.push_async_callback(self._admin.stop)
         await self._supervisor.start()
         self._link.start()
-        try:
-            async with asyncio.timeout(LINK_TIMEOUT):
-                await self._link.wait_connected()
-        except TimeoutError:
-            raise HeliographError(f"the hub did not answer within {LINK_TIMEOUT:g} s") from None
+        await self._link.wait_connected()
         self._state = EngineState.RUNNING
         self._notifier.ready(f"serving {self.port}")
         get_logger().info("engine_ready", port=self.port, admin_port=self.admin_port, workers=server.worker_count())

@@ -12,10 +12,11 @@ from engine.config import Config
 from engine.links import bus_client
 from transport.codec import pack
 from transport.codes import ErrorCode
-from transport.errors import RequestError
+from transport.errors import HeliographError, RequestError
 from transport.messages import HistoryPage, Publish, Published, ReadHistory, Refused, Users, WhoIsPresent
 from transport.position import Position
 
+LINK_TIMEOUT = 10.0  # s for a hub to answer at start
 PUBLISH_TIMEOUT = 5.0  # s for the hub to answer
 IN_FLIGHT = 10_000  # publishes; one more is refused as unavailable
 
@@ -42,8 +43,17 @@ class HubLink:
         return self._link.connected
 
     async def wait_connected(self) -> None:
-        """Return when the hub is there; raises :class:`ConnectionLost` once stopped."""
-        await self._link.writable()
+        """Return when a hub has answered.
+
+        Raises:
+            HeliographError: none did within :data:`LINK_TIMEOUT`.
+            ConnectionLost: the link was stopped.
+        """
+        try:
+            async with asyncio.timeout(LINK_TIMEOUT):
+                await self._link.writable()
+        except TimeoutError:
+            raise HeliographError(f"the hub did not answer within {LINK_TIMEOUT:g} s") from None
 
     async def publish(self, batch: list[Publish]) -> list[Position]:
         """Publish in order; the positions once the hub has accepted all; one without epoch waits on disk for its place.

@@ -98,6 +98,7 @@ class LocalEngine:
         interval = config.server.heartbeat_interval
         for look in (self._look(interval), self._look_at_feeds(interval)):
             closing.callback(asyncio.create_task(look, name="look at the nodes").cancel)
+        await self._link.wait_connected()
         await admin.start()
         self._watchdog(asyncio.get_running_loop())
         self._notifier.ready(f"serving {self.port}")
