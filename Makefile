@@ -10,8 +10,9 @@ NEEDS_PYTHON := import sys; sys.exit("heliograph needs Python 3.11 or later, thi
 demo: .venv/.runtime  ## the engine with recorded ticks; then: .venv/bin/heliograph subscribe 'price.>'
 	@$(BIN)/heliograph run --demo
 
+# A file of tests stays in one process: most of them wait most of the time, so two at once take half as long.
 test: .venv/.dev node
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
