@@ -24,6 +24,7 @@ from engine.handover import Handover, take_over
 from engine.public_health import WELL
 from engine.socketio_wiring import SocketIoDoors
 from transport.gate import Gate
+from transport.handoff import Handoff
 from transport.listener import Listener, bind
 from transport.messages import Publication
 from transport.websocket import WebSocketConnection
@@ -42,6 +43,7 @@ class Worker(FanOut):
 
     Args:
         sock: bound client socket, shared by port with the other workers.
+        directory: the runtime directory, where the workers find each other; ``None``: this is the only one.
     """
 
     path = "/ws"
@@ -54,15 +56,17 @@ class Worker(FanOut):
         sock: socket.socket,
         failed: Callable[[str], None],
         name: str = "worker-0",
+        directory: str | None = None,
     ) -> None:
         super().__init__(config, context, endpoint, failed, name, self._stats)
-        self._config, self._sock = config, sock
+        self._config, self._sock, self._runtime_dir = config, sock, directory
         self._directory = SessionDirectory(self._clients, name, time.time)
         self._policies = wiring.topic_policies(config)
         self._tls = wiring.client_tls(config)
         self._gate = wiring.gate_policy(config)
         self._listener: Listener | None = None
         self._socketio: SocketIoDoors | None = None
+        self._handoff: Handoff | None = None
         self._health = msgspec.json.encode(WELL)
 
     async def start(self) -> None:
@@ -70,7 +74,9 @@ class Worker(FanOut):
         await super().start()
         loop = asyncio.get_running_loop()
         if self._config.socketio.enabled:
-            self._socketio = SocketIoDoors(self._config, self._clients, loop)
+            if self._runtime_dir is not None:
+                self._handoff = Handoff(self._runtime_dir, self._adopt, loop)
+            self._socketio = SocketIoDoors(self._config, self._clients, loop, self._handoff)
         self._listener = Listener(
             loop,
             self._sock,
@@ -82,6 +88,8 @@ class Worker(FanOut):
             None if self._socketio is None else self._socketio.mounts,
         )
         await self._listener.start()
+        if self._handoff is not None:
+            self._handoff.start()
 
     async def drain(self) -> None:
         """Stop accepting, send `bye` and 1012 to everybody, wait for them to go; at the deadline cut the rest.
@@ -101,7 +109,8 @@ class Worker(FanOut):
             await asyncio.sleep(WAVE_INTERVAL)
             left = self._clients.send_away(wave, patient=loop.time() < patience)
         self._listener.drop_unfinished()
-        await self._listener.wait_closed(max(0.0, began + server.drain_timeout - loop.time()))
+        patience = max(0.0, began + server.drain_timeout - loop.time())
+        await asyncio.gather(self._listener.wait_closed(patience), self._end_handoff(patience))
 
     async def shut(self) -> None:
         """Stop accepting: the engine is about to drain, and who is sent away by another worker shall not come here."""
@@ -122,11 +131,21 @@ class Worker(FanOut):
 
     async def stop(self) -> None:
         """Leave; clients that are still there are cut."""
+        await self._end_handoff(0.0)
         if self._listener is not None:
             await self._listener.stop()
         if self._socketio is not None:
             self._socketio.close()
         await super().stop()
+
+    async def _end_handoff(self, patience: float) -> None:
+        if self._handoff is not None:
+            await self._handoff.end(patience)
+
+    def _adopt(self, sock: socket.socket, peer: tuple[str, int], received: bytes) -> None:
+        """Another worker has accepted a connection of a client that is here."""
+        assert self._listener is not None, "it began before"
+        self._listener.adopt(sock, peer, received)
 
     async def reload(self, config: Config) -> None:
         """Take what a reload can: keys of tokens, limits and delivery, for sessions to come and for pacing."""
@@ -260,7 +279,9 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
             handover.stop()
             await worker.shut()
 
-        worker = Worker(child.config, child.context, child.endpoint("hub"), sock, child.fail, argument["name"])
+        worker = Worker(
+            child.config, child.context, child.endpoint("hub"), sock, child.fail, argument["name"], directory
+        )
         await worker.start()
         handover.start()
         try:
