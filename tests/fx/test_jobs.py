@@ -224,8 +224,9 @@ def test_the_matrix_is_numpys_and_a_change_of_regime_is_told_once(with_store: Ca
         assert data["correlation"] == second.matrix[0].correlation < -0.9
         assert data["previous_correlation"] == first.matrix[0].correlation > 0.9
 
-        again = await job.run(hour(73))
-        assert (again.status, again.matrix, engine.take()) == ("nothing", second.matrix, [])
+        for at in (hour(72), hour(73)):
+            again = await job.run(at)
+            assert (again.status, again.matrix, engine.take()) == ("nothing", second.matrix, [])
         best = await store.last_best_pairs("H1")
         assert sorted(best) == sorted(second.best)
         assert [(one.category, one.rank) for one in second.best] == [
@@ -265,6 +266,18 @@ def test_a_change_that_nobody_got_is_told_by_the_next_run(with_store: Callable[[
         await job.run(hour(72))
         assert len(engine.take()) == 3
         assert [one.regime for one in await store.last_correlations("H1")] == ["negative", "negative", "positive"]
+
+    with_store(test)
+
+
+def test_only_candles_of_the_last_days_count(with_store: Callable[[Test], None]) -> None:
+    async def test(store: Store, engine: FakeEngine) -> None:
+        for pair, closes in zip(PAIRS, path(3, (1, 1, 1), 1e-4, hours=30), strict=True):
+            await put(store, pair, closes[:20])
+            await put(store, pair, closes[20:], hour(48))
+        report = await CorrelationJob(store, engine.publish, PAIRS, DAILY).run(hour(60))
+        assert [one.observations for one in report.matrix] == [9, 9, 9]
+        assert report.matrix[0].time == hour(58)
 
     with_store(test)
 
