@@ -93,7 +93,7 @@ class Worker:
 
     async def start(self) -> None:
         self.handoff.start()
-        options = {} if self._tls is None else {"ssl": self._tls, "ssl_shutdown_timeout": 0.2}
+        options = {} if self._tls is None else {"ssl": self._tls, "ssl_shutdown_timeout": DEADLINE}
         self._server = await self.loop.create_server(lambda: Conversation(self), "127.0.0.1", 0, **options)  # type: ignore[arg-type]
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -405,7 +405,9 @@ def test_who_gives_half_a_connection_is_let_go(
 
             for size in range(len(whole)):
                 give(whole[:size], close=True)
-            give(struct.pack("!HBI", 1, 1, arrival.RECEIVED + 1), close=True)
+            with give(struct.pack("!HBI", 1, 1, arrival.RECEIVED + 1), close=False) as giving:
+                giving.setblocking(False)
+                assert await asyncio.get_running_loop().sock_recv(giving, 1) == b""
             with socket.socket(socket.AF_UNIX) as giving:  # no descriptor
                 giving.connect(path)
                 giving.sendall(whole)
@@ -588,8 +590,10 @@ def test_the_end_closes_relays_and_cuts_those_whose_client_does_not_go(
             while not last.full.is_set():
                 last.transport.write(bytes(65_536))
                 await asyncio.sleep(0)
-            ending = asyncio.create_task(first.handoff.end(0.1))
+            ending = asyncio.create_task(first.handoff.end(DEADLINE))
             assert await reading.reader.read() == b""
+            await eventually(lambda: len(first.handoff.relays) == 1)
+            await first.handoff.end(0.0)
             await ending
             assert not first.handoff.relays
             await eventually(lambda: all(conversation.lost for conversation in second.conversations))
