@@ -94,6 +94,7 @@ def test_complete_candles_are_announced(bench: Bench) -> None:
     bench.run(service.on_events([price(2, 1), price(2, 1, pair="GBP_USD")]))
     ready = {"granularity": "M1", "time": "2026-11-21T12:00:00Z", "pairs": ["EUR_USD", "GBP_USD"], "rows": 2}
     assert bench.engine.published == [("data.ready", "data_ready", ready)]
+    assert bench.run(bench.store.progress("store")).pending == ()
     bench.run(service.on_events([price(2, 1)]))
     assert len(bench.engine.published) == 1
     bench.run(service.on_stop())
