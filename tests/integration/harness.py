@@ -34,7 +34,7 @@ class EngineProcess:
     """``heliograph run`` and its processes, from the constructor, which returns at the ready line, to :meth:`stop`.
 
     Args:
-        config: TOML.
+        config: TOML, or a file of it.
         workers: the command's ``--workers``.
         port: the client port; 0 picks one.
         fields: more configuration, ``table__field=value``.
@@ -43,11 +43,14 @@ class EngineProcess:
         runtime_dir: of this engine; to be given to another one that shall find what this one left.
     """
 
-    def __init__(self, config: str = "", workers: int = 1, port: int = 0, **fields: object) -> None:
+    def __init__(self, config: str | Path = "", workers: int = 1, port: int = 0, **fields: object) -> None:
         # Not pytest's directory: the path of a Unix socket has 107 bytes at most.
         self._directory = Path(tempfile.mkdtemp(prefix="helio-"))
-        file = self._directory / "heliograph.toml"
-        file.write_text(config)
+        if isinstance(config, Path):
+            file = config
+        else:
+            file = self._directory / "heliograph.toml"
+            file.write_text(config)
         self._log, self._out = self._directory / "log", self._directory / "out"
         self.tail = ""
         """The end of the log; after :meth:`destroy`."""
