@@ -270,9 +270,9 @@ def test_the_default_configuration_loads_and_says_everything() -> None:
 def test_what_lies_beside_the_file_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", ["first"])
     file = tmp_path / "heliograph.toml"
-    for given, environ in ((None, {}), (file, {}), (None, {"HELIOGRAPH_CONFIG": str(file)})):
-        config.import_beside(given, environ)
-        assert sys.path == (["first", str(tmp_path)] if given or environ else ["first"])
+    for path, environ in ((None, {}), (file, {}), (None, {"HELIOGRAPH_CONFIG": str(file)})):
+        config.import_beside(path, environ)
+        assert sys.path == (["first", str(tmp_path)] if path or environ else ["first"])
     anybody = tmp_path / "tmp"
     anybody.mkdir()
     anybody.chmod(0o1777)
