@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final, Protocol
-from urllib.parse import parse_qsl
 
 from transport import engineio, http
 from transport.codes import CloseCode
@@ -148,13 +147,13 @@ class EngineServer:
             return True
         if self.pass_on(request, transport, peer, received):
             return True
-        query = _query(request)
+        query = http.parameters(request)
         self._find(query, "websocket")
         return False
 
     def open(self, connection: WebSocketConnection, request: http.Request) -> Handler | None:
         """See :meth:`transport.door.Mount.open`."""
-        sid = _query(request).get("sid")
+        sid = http.parameters(request).get("sid")
         if sid is not None:
             socket = self.sessions[sid]
             self._fresh.pop(socket, None)
@@ -189,7 +188,7 @@ class EngineServer:
 
     def pass_on(self, request: http.Request, transport: asyncio.Transport, peer: tuple[str, int], data: bytes) -> bool:
         """See :meth:`transport.polling.Server.pass_on`."""
-        handoff, sid = self._handoff, _query(request).get("sid")
+        handoff, sid = self._handoff, http.parameters(request).get("sid")
         if handoff is None or sid is None or handoff.owns(sid):
             return False
         return handoff.pass_on(sid, transport, peer, data)
@@ -198,7 +197,7 @@ class EngineServer:
         """See :meth:`transport.polling.Server.expect`."""
         if request.method == "OPTIONS":
             return 0
-        query = _query(request)
+        query = http.parameters(request)
         socket = self._find(query, "polling")
         if socket is None:
             if request.method != "GET":
@@ -216,7 +215,7 @@ class EngineServer:
         if request.method == "OPTIONS":
             self._allow(connection, request)
             return
-        socket = self._find(_query(request), "polling")
+        socket = self._find(http.parameters(request), "polling")
         if socket is None:
             self._shake_hands(connection, request)
         elif request.method == "GET":
@@ -318,7 +317,3 @@ class EngineServer:
         for connection in tuple(self._idle):
             if not connection.open:
                 connection.close()
-
-
-def _query(request: http.Request) -> dict[str, str]:
-    return dict(parse_qsl(request.query, keep_blank_values=True))

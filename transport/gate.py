@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
+from transport.codes import RefusalReason
 from transport.http import Headers, HttpError, Request, is_local, same_site
 from transport.peers import Proxies, is_here, network
 from transport.token_bucket import TokenBucket
 
+REFUSALS: Final[dict[int, RefusalReason]] = {
+    HTTPStatus.TOO_MANY_REQUESTS: RefusalReason.CONNECT_RATE,
+    HTTPStatus.FORBIDDEN: RefusalReason.ORIGIN,
+    HTTPStatus.REQUEST_TIMEOUT: RefusalReason.TIMEOUT,
+}
+"""What it means to operators that a client gets such an answer; others are a wrong request."""
 ADDRESSES: Final = 65_536  # whose connects are counted at once, about 20 MB; the least recently seen are forgotten
 
 

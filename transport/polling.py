@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from transport import http
 from transport.codes import RefusalReason
 from transport.door import Owner
+from transport.gate import REFUSALS
 from transport.keepalive import Keepalive
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ class PollingConnection(asyncio.Protocol):
         self._owner.joined(self)
         self._owner.opened(self)
         self._transport.set_protocol(self)
-        # So `pause_writing` says that something is left of an answer.
-        self._transport.set_write_buffer_limits(high=0)
+        # So `pause_writing` says that something is left of an answer. Not 0: uvloop's TLS takes nothing for too much then.
+        self._transport.set_write_buffer_limits(high=1, low=0)
         self.data_received(received)
 
     def respond(
@@ -142,6 +143,8 @@ class PollingConnection(asyncio.Protocol):
         if self._stage < Stage.CLOSING:
             if self.socket is not None:
                 self.socket.lost(self, True)
+            else:
+                self._owner.refused(REFUSALS.get(error.status, RefusalReason.REQUEST))
             error.headers += self._cors
             self._answer(error.response(), True)
 
@@ -150,13 +153,14 @@ class PollingConnection(asyncio.Protocol):
         if self._stage >= Stage.CLOSING:
             return
         self._server.idle(self, False)
+        idle = self._stage is Stage.IDLE
         self._enter(Stage.CLOSING, self._server.limits.close_timeout)
         self._received.clear()
-        if self._transport.can_write_eof():
+        if idle or not self._transport.can_write_eof():  # a client's pool may keep an idle one after our end, too
+            self._transport.close()
+        else:
             # Half of it only: to close with bytes unread would reset the connection and destroy the answer.
             self._transport.write_eof()
-        else:
-            self._transport.close()
 
     def abort(self) -> None:
         """Drop it and what was not sent yet."""
@@ -169,7 +173,8 @@ class PollingConnection(asyncio.Protocol):
             return
         self._received += data
         if self._stage is not Stage.SERVING:
-            self._read()
+            if self._received:
+                self._read()
         elif len(self._received) > PIPELINED:
             self.abort()
 
@@ -198,7 +203,6 @@ class PollingConnection(asyncio.Protocol):
         elif self._stage is Stage.CLOSING:
             self.abort()
         else:
-            self._owner.refused(RefusalReason.TIMEOUT)
             self.refuse(http.HttpError(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time"))
 
     # Requests.
@@ -224,6 +228,7 @@ class PollingConnection(asyncio.Protocol):
 
     def _read_head(self) -> bool:
         """Whether there is a request that is for us, and all but its body is well."""
+        self.socket, self._cors = None, ()  # it may be another client's, behind a proxy that shares connections
         parsed = http.parse(self._received)
         if parsed is None:
             if self._stage is Stage.IDLE:
@@ -240,9 +245,8 @@ class PollingConnection(asyncio.Protocol):
             self._enter(Stage.CLOSING, None)  # and hears of its end
             return False
         self._enter(Stage.BODY, BODY_TIMEOUT)
-        self.socket, self._cors = None, ()
         del self._received[:size]
-        first = "sid=" not in request.query
+        first = "sid" not in http.parameters(request)
         self.host, self._cors = self._owner.gate.visit(self._peer[0], request, first)
         self.address = f"{self.host}:{self._peer[1]}" if self.host == self._peer[0] else self.host
         self._last = request.version == "1.0" or request.headers.get("connection", "").lower() == "close"

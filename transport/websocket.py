@@ -25,16 +25,13 @@ from websockets.server import ServerProtocol
 from transport import deflate, frames, http
 from transport.codes import CloseCode, RefusalReason
 from transport.door import Door, Handler, Mount, Owner
+from transport.gate import REFUSALS
 from transport.keepalive import Keepalive
 from transport.reassembly import BadMessage, Reassembly, check_text
 from transport.token_bucket import TokenBucket
 
 NO_STATUS: Final = 1005  # RFC 6455 section 7.4.1: the peer closed without saying why; never sent
 ABNORMAL: Final = 1006  # the connection went away without a close frame; never sent
-_REFUSALS: Final[dict[int, RefusalReason]] = {
-    HTTPStatus.TOO_MANY_REQUESTS: RefusalReason.CONNECT_RATE,
-    HTTPStatus.FORBIDDEN: RefusalReason.ORIGIN,
-}
 
 _log = logging.getLogger(__name__)
 # The library says "connection closed" at INFO for each client.
@@ -300,7 +297,7 @@ class WebSocketConnection(asyncio.Protocol):
                 return
             answer = self._answer(request, mount)
         except http.HttpError as error:
-            self._owner.refused(_REFUSALS.get(error.status, RefusalReason.REQUEST))
+            self._owner.refused(REFUSALS.get(error.status, RefusalReason.REQUEST))
             answer = error.response()
         except Exception:
             _log.exception("the door failed", extra={"address": self.address})
