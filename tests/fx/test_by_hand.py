@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fx.analytics_options import AnalyticsOptions
@@ -107,9 +108,7 @@ def test_clients_of_the_engine_get_prices_alerts_and_news(place: Place) -> None:
                 "price": {"bid": Decimal("1.12000"), "ask": Decimal("1.12020"), "mid": Decimal("1.12010")},
                 "time": "2026-03-02T05:30:00Z",
             }
-            assert found["alert.volatility.EUR_USD"].data == json.loads(
-                json.dumps(result.json["alerts"][0], default=_iso)
-            )
+            assert found["alert.volatility.EUR_USD"].data == msgspec.to_builtins(result.json["alerts"][0])
 
             # Once more tells the same price; one that is newer in the engine is not replaced by an older one.
             assert len((await with_prices(hand)).json["prices"]) == 1
