@@ -49,21 +49,26 @@ class PostgresStore(SqlStore):
     async def open(self) -> list[str]:
         """See :meth:`fx.store.Store.open`."""
         try:
+            await self._connect()
+            return await self._migrate()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _connect(self) -> None:
+        try:
             self._pool = await asyncpg.create_pool(
                 self._dsn,
-                min_size=1,
+                min_size=0,  # else the pool itself tries to connect, and logs each time that it cannot
                 max_size=CONNECTIONS,
                 timeout=CONNECT_TIMEOUT_S,
                 command_timeout=STATEMENT_TIMEOUT_S,
                 server_settings={"application_name": "heliograph-fx"},
             )
+            async with self._pool.acquire():
+                pass
         except Exception as error:
-            raise self._translated(error) from error
-        try:
-            return await self._migrate()
-        except BaseException:
-            await self.close()
-            raise
+            raise self._translated(error) from None
 
     async def close(self) -> None:
         """See :meth:`fx.store.Store.close`."""
@@ -95,10 +100,10 @@ class PostgresStore(SqlStore):
         if isinstance(error, asyncpg.PostgresError):
             kind = StoreUnavailable if (error.sqlstate or "").startswith(_AWAY) else StoreError
             return kind(f"{self._name} refuses: {error.args[0] if error.args else type(error).__name__}")
-        if isinstance(error, (OSError, asyncpg.InterfaceError)):  # TimeoutError is an OSError
-            reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-            return StoreUnavailable(f"{self._name} is away: {reason}")
-        return StoreError("dsn: not understood; it is like postgresql://user@host:5432/database")
+        if isinstance(error, ValueError):
+            return StoreError("dsn: not understood; it is like postgresql://user@host:5432/database")
+        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        return StoreUnavailable(f"{self._name} is away: {reason}")
 
 
 async def _drive(connection: Any, steps: Steps[T]) -> T:
