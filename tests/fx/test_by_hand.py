@@ -129,7 +129,7 @@ def test_without_the_engine_results_are_stored_all_the_same(place: Place, capsys
     captured = capsys.readouterr()
     assert "is the engine running? `heliograph run --config" in captured.err
     assert "EUR_USD" in captured.out
-    assert "too few candles: GBP_USD" in captured.out
+    assert "too few candles of GBP_USD" in captured.out
     (metric,), (run,) = place.stored()
     assert (metric.time, metric.periods, metric.regime) == (hour(6), 5, "normal")  # nobody has been told yet
     assert (run.job, run.status, run.rows) == ("hourly_volatility", "failed", 1)

@@ -28,16 +28,17 @@ from transport.event import to_json
 ACTOR: Final = "fx.analytics:AnalyticsService"
 FAILED, BAD_USAGE = 1, 2
 OPEN_TIMEOUT_S: Final = 5.0
+NAMED: Final = 5  # of the pairs that have nothing; programs get them all
 
 ConfigFile: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="The engine's [default: $HELIOGRAPH_CONFIG, or engine.toml here]"),
+    typer.Option("--config", metavar="FILE", help="The engine's (default: $HELIOGRAPH_CONFIG, or engine.toml here)"),
 ]
 At: TypeAlias = Annotated[
-    str | None, typer.Option("--at", metavar="TIME", help="Compute as of this time, ISO 8601 [default: now]")
+    str | None, typer.Option("--at", metavar="TIME", help="Compute as of this time, ISO 8601 (default: now)")
 ]
 Url: TypeAlias = Annotated[
-    str | None, typer.Option("--url", metavar="ws://…", help="The engine [default: as configured; $HELIOGRAPH_URL]")
+    str | None, typer.Option("--url", metavar="ws://…", help="The engine (default: $HELIOGRAPH_URL, or as configured)")
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout")]
 
@@ -121,7 +122,10 @@ def summary(job: str, at: datetime, report: Report) -> dict[str, Any]:
 def note(report: Report) -> str:
     """What every job tells people."""
     rows = f"{report.rows} rows stored" if report.rows else "nothing new"
-    missing = f", too few candles: {', '.join(report.missing)}" if report.missing else ""
+    named = ", ".join(report.missing[:NAMED]) + (
+        f" and {more} more" if (more := len(report.missing) - NAMED) > 0 else ""
+    )
+    missing = f", too few candles of {named}" if report.missing else ""
     return f"{rows}, {len(report.alerts)} alerts published{missing}"
 
 

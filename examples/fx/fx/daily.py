@@ -22,8 +22,11 @@ async def daily(hand: Hand) -> Result:
     report = await hand.run(job)
     errors = hand.errors(report)
     if not report.matrix:
-        least = hand.options.correlation.least
-        errors.append(f"no two pairs have {least} common returns; `python -m fx.load --help` says how to get candles")
+        options = hand.options.correlation
+        errors.append(
+            f"no two pairs have {options.least} common returns of {options.granularity}: take shorter candles in "
+            "options.correlation, or see `python -m fx.load --help`"
+        )
     json = summary(job.name, hand.at, report) | {
         "matrix": [one._asdict() for one in report.matrix],
         "best": [one._asdict() for one in report.best],

@@ -71,13 +71,13 @@ async def publish_prices(hand: Hand) -> list[Price]:
 
 def _volatilities(report: VolatilityReport) -> Table:
     table = Table("pair", "until (UTC)", title="Volatility")
-    for name in ("periods", "annualized", "of the range", "ATR"):
+    for name in ("periods", "annualized", "range", "ATR"):
         table.add_column(name, justify="right")
     table.add_column("regime")
     for metric in report.metrics:
         table.add_row(
             metric.instrument,
-            f"{metric.time:%Y-%m-%d %H:%M}",
+            f"{metric.time:%m-%d %H:%M}",
             f"{metric.periods} × {metric.granularity}",
             f"{metric.annualized:.2%}",
             "" if metric.range_volatility is None else f"{metric.range_volatility:.2%}",

@@ -54,7 +54,7 @@ class Series(NamedTuple):
 def main(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE|PAIR=FILE]…", help="CSV: timestamp,bid,ask [default: heliograph's recordings]"),
+        typer.Argument(metavar="[FILE|PAIR=FILE]…", help="CSV: timestamp,bid,ask (default: heliograph's recordings)"),
     ] = None,
     instrument: Annotated[
         str | None, typer.Option("--instrument", metavar="PAIR", help="Of all files, where names do not tell it")
