@@ -10,6 +10,8 @@ from actors.ports import Uplink
 from transport.codec import pack
 from transport.messages import AskSeat, Occupied, Seat
 
+REFS = 2**32
+"""Questions of a worker's life; their numbers on the bus also say over which link."""
 Told = Callable[[bool], None]
 
 
@@ -41,6 +43,7 @@ class Occupancy:
         self.known = Census(0, 0)
         self._clients = self._subscriptions = 0  # here
         self._heard = 0  # seats that this hub has given over this link
+        self._links = 0
         self._asked: dict[int, tuple[bool, Told]] = {}
         self._next_ref = 0
         self._changed = self._used = False
@@ -71,13 +74,18 @@ class Occupancy:
 
     def withdraw(self, ref: int) -> None:
         """Who asked wants it no more; a seat that is still given goes back."""
-        if ref in self._asked:
+        if ref in self._asked and self._uplink.connected:
             take, _ = self._asked[ref]
             self._asked[ref] = (take, self._give_back)
+        else:  # no hub has heard it that could still answer
+            self._asked.pop(ref, None)
 
     def answered(self, seat: Seat) -> None:
-        """The hub's answer."""
-        _, told = self._asked.pop(seat.ref, (False, self._give_back))
+        """The hub's answer; one of a former hub, which may wait in a mailbox, is void."""
+        link, ref = divmod(seat.ref, REFS)
+        if link != self._links:
+            return
+        _, told = self._asked.pop(ref)
         self.known = Census(seat.clients, seat.subscriptions, self.limit)
         if seat.given:
             self._heard += 1
@@ -87,10 +95,11 @@ class Occupancy:
     def again(self) -> None:
         """A hub has appeared that knows nobody."""
         self._heard = 0
+        self._links += 1
         if self._used:
             self._uplink.send(pack(Occupied(self._clients, self._subscriptions, 0)))
         for ref, (take, _) in self._asked.items():
-            self._uplink.send(pack(AskSeat(ref, take)))
+            self._send(ref, take)
 
     def begin(self, limit: int | None) -> None:
         """There will be Socket.IO clients here: the hub waits for this worker's word."""
@@ -103,8 +112,11 @@ class Occupancy:
         self._asked[self._next_ref] = (take, told)
         if self._uplink.connected:  # else it is asked when it is found
             self._tell()
-            self._uplink.send(pack(AskSeat(self._next_ref, take)))
+            self._send(self._next_ref, take)
         return self._next_ref
+
+    def _send(self, ref: int, take: bool) -> None:
+        self._uplink.send(pack(AskSeat(self._links * REFS + ref, take)))
 
     def _give_back(self, given: bool) -> None:
         if given:
