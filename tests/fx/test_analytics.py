@@ -91,10 +91,10 @@ def test_the_schedules() -> None:
     hourly, daily = (
         trigger(text) for text in (service.settings.volatility.schedule, service.settings.correlation.schedule)
     )
-    assert hourly.get_next_fire_time(None, hour(9.5)) == hour(10)
-    assert daily.get_next_fire_time(None, hour(0.5)) == hour(24) + timedelta(minutes=5)
+    assert hourly.get_next_fire_time(None, hour(9.5)) == hour(10) + timedelta(seconds=5)
+    assert daily.get_next_fire_time(None, hour(0.5)) == hour(24) + timedelta(minutes=5, seconds=5)
     weekdays = trigger("30 6 * * mon-fri")
-    assert weekdays.get_next_fire_time(None, hour(5 * 24)) == hour(7 * 24 + 6.5)
+    assert weekdays.get_next_fire_time(None, hour(5 * 24)) == hour(7 * 24 + 6.5) + timedelta(seconds=5)
 
 
 def test_what_is_due_runs_and_tells(bench: Bench) -> None:

@@ -323,6 +323,7 @@ def test_a_run_that_fails_is_in_the_log(with_store: Callable[[Test], None]) -> N
         ({"pairs": ["nonsense!"]}, "pairs"),
         ({"colour": 1}, "colour"),
         ({"volatility": {"periods": 1}}, "options.volatility.periods"),
+        ({"volatility": {"schedule": "0 * * * * *"}}, "options.volatility.schedule"),
         ({"volatility": {"schedule": "every hour"}}, "options.volatility.schedule"),
         ({"volatility": {"thresholds": {"ABC_DEF": 0.1}}}, "options.volatility.thresholds"),
         ({"volatility": {"granularity": "M2"}}, "options.volatility.granularity"),

@@ -17,6 +17,9 @@ from heliograph import ConfigError
 Granularity: TypeAlias = Literal["M1", "M5", "M15", "M30", "H1", "H4", "D"]
 Volatility: TypeAlias = Annotated[float, Meta(gt=0, le=100)]
 TIMEZONE = "UTC"
+SETTLED_S = 5
+"""The last prices of a candle that has just ended are stored by then."""
+_FIELDS = ("minute", "hour", "day", "month", "day_of_week")
 MAX_CANDLES = 20_000
 """Of a pair, in memory for a correlation."""
 
@@ -122,12 +125,15 @@ class AnalyticsOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 def trigger(schedule: str) -> CronTrigger:
-    """When ``schedule`` is due.
+    """When ``schedule`` is due: :data:`SETTLED_S` seconds into each of its minutes.
 
     Raises:
         ValueError: it is none.
     """
-    return CronTrigger.from_crontab(schedule, timezone=TIMEZONE)
+    fields = schedule.split()
+    if len(fields) != len(_FIELDS):
+        raise ValueError(f"these are {len(fields)}")
+    return CronTrigger(second=SETTLED_S, timezone=TIMEZONE, **dict(zip(_FIELDS, fields, strict=True)))
 
 
 def step_s(granularity: str) -> int:
