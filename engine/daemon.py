@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from actors.backoff import BackoffPolicy
 from engine.admin import AdminServer, no_feed
 from engine.config import Config, for_children, needs_restart, reloaded
 from engine.control import ControlServer
@@ -44,6 +45,8 @@ WORKER = "worker"
 DEMO = "demo"
 RELOAD_TIMEOUT = 10.0  # s that a reload waits for processes that are just starting
 SHUT_TIMEOUT = 1.0  # s for the workers to stop accepting before they drain; one that hangs is not waited for
+SERVICES_BACKOFF = BackoffPolicy(first_s=0.1, cap_s=30.0, jitter=False, stable_s=60.0)
+"""Between two lives of the services' process, which an application's code may end as often as it likes."""
 STOP_TIMEOUT = 10.0  # s that a process has to stop its actors; a worker has drain_timeout before
 
 
@@ -223,7 +226,13 @@ class Daemon:
             "node": server.node_name(),
         }
 
-        def child(role: str, index: int | None = None, wanted: bool = True, **more: Any) -> ChildProcess:
+        def child(
+            role: str,
+            index: int | None = None,
+            wanted: bool = True,
+            backoff: BackoffPolicy | None = None,
+            **more: Any,
+        ) -> ChildProcess:
             name = role if index is None else f"{role}-{index}"
             return ChildProcess(
                 role=role,
@@ -231,6 +240,7 @@ class Daemon:
                 argument={**common, "name": name, "role": role, "index": index or 0, **more},
                 shutdown=(server.drain_timeout if role == WORKER else 0) + STOP_TIMEOUT,
                 wanted=wanted,
+                backoff=backoff,
             )
 
         exchange = [] if self._demo_port is None else [child(DEMO, port=self._demo_port)]
@@ -241,7 +251,7 @@ class Daemon:
             for index in range(2 * count)
         ]
         # Services before feeds: they get the first events, too, and the last ones.
-        services = [child(SERVICES)] if self._config.services else []
+        services = [child(SERVICES, backoff=SERVICES_BACKOFF)] if self._config.services else []
         return [*exchange, child(HUB), *services, child(FEEDS, wanted=bool(self._config.upstreams)), *workers]
 
     def _own(self, config: Config) -> Config:

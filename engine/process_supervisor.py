@@ -9,6 +9,7 @@ is heard before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import os
 import secrets
@@ -20,6 +21,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
+from actors.backoff import Backoff, BackoffPolicy
 from actors.supervision import ChildPolicy, RestartPolicy, Strategy
 from engine.forkserver import EXIT_CONFIG, Forked, ForkServer
 from transport.errors import ConfigError, HeliographError
@@ -50,6 +52,8 @@ class ChildProcess:
         shutdown: seconds from SIGTERM to SIGKILL.
         wanted: whether :meth:`ProcessSupervisor.start` starts it; else :meth:`ProcessSupervisor.want` or
             :meth:`ProcessSupervisor.attempt` may, later.
+        backoff: of one that runs the code of an application: however often it dies, it is restarted after a pause, and
+            the others go on; at the start nobody waits for it once it has died.
     """
 
     role: str
@@ -57,6 +61,7 @@ class ChildProcess:
     argument: dict[str, Any]
     shutdown: float = SHUTDOWN_TIMEOUT
     wanted: bool = True
+    backoff: BackoffPolicy | None = None
 
 
 @dataclass(kw_only=True)
@@ -80,7 +85,7 @@ class Process:
     incarnation: str = ""
     restarts: int = 0
     info: dict[str, Any] = field(default_factory=dict)
-    is_ready: asyncio.Event = field(default_factory=asyncio.Event)
+    is_settled: asyncio.Event = field(default_factory=asyncio.Event)  # nobody has to wait for it
     killed: str = ""  # why we killed it, in this life
     alarm: asyncio.TimerHandle | None = None
 
@@ -116,6 +121,7 @@ class ProcessSupervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._escalated: asyncio.Future[Exception] = self._loop.create_future()
         self._stopping = False
+        self._stop_asked = asyncio.Event()
 
     @property
     def processes(self) -> Mapping[str, Process]:
@@ -184,13 +190,13 @@ class ProcessSupervisor:
 
     async def stop(self) -> None:
         """Stop all in reverse order: SIGTERM, and after the child's ``shutdown`` SIGKILL. Nothing restarts any more."""
-        self._stopping = True
+        self._stop_begins()
         for group in reversed(self._groups()):
             await asyncio.gather(*map(self._stop, group))
 
     def kill(self) -> None:
         """SIGKILL to all; a :meth:`stop` that waits for them returns at once."""
-        self._stopping = True
+        self._stop_begins()
         for process in self._processes.values():
             self._kill(process, "stopped at once")
 
@@ -200,7 +206,7 @@ class ProcessSupervisor:
         if process is not None and process.state is ProcessState.STARTING:
             process.info = dict(info)
             process.pid = info.get("pid", process.pid)  # its word may be here before its forkserver's
-            process.is_ready.set()
+            process.is_settled.set()
             process.on_trial = False
             self._expect(process, self._heartbeat_timeout, f"silent for {self._heartbeat_timeout:g} s")
             self._set(process, ProcessState.READY)
@@ -211,6 +217,10 @@ class ProcessSupervisor:
         if process is not None and process.state is ProcessState.READY:
             self._expect(process, self._heartbeat_timeout, f"silent for {self._heartbeat_timeout:g} s")
         return process is not None
+
+    def _stop_begins(self) -> None:
+        self._stopping = True
+        self._stop_asked.set()
 
     def _groups(self) -> list[list[Process]]:
         return [list(group) for _, group in groupby(self._processes.values(), attrgetter("spec.role"))]
@@ -226,7 +236,9 @@ class ProcessSupervisor:
     async def _keep(self, process: Process) -> None:
         """One child, life after life."""
         name = process.spec.name
+        backoff = None if process.spec.backoff is None else Backoff(process.spec.backoff)
         while True:
+            began = self._loop.time()
             reason = await self._live(process)
             if self._stopping:
                 reason = ""
@@ -238,6 +250,11 @@ class ProcessSupervisor:
                 break
             if self._escalated.done():
                 break
+            if backoff is not None:
+                if await self._pause(process, reason, backoff.failed(self._loop.time() - began)):
+                    continue
+                reason = ""
+                break
             decision = self._policy.exited(name, abnormal=True, now=self._loop.time())
             if decision.escalate is not None:
                 self._escalate(HeliographError(f"{decision.escalate}; at last: {reason}"))
@@ -245,6 +262,16 @@ class ProcessSupervisor:
             process.restarts += 1
             self._set(process, ProcessState.RESTARTING, reason)
         self._set(process, ProcessState.STOPPED, reason)
+
+    async def _pause(self, process: Process, reason: str, seconds: float) -> bool:
+        """Between two lives of a child that may die as often as it likes; whether there is another one."""
+        process.restarts += 1
+        process.is_settled.set()
+        self._set(process, ProcessState.RESTARTING, reason)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop_asked.wait()
+        return not self._stop_asked.is_set()
 
     async def _live(self, process: Process) -> str:
         """One life: from the fork to the exit; why it ended."""
@@ -269,10 +296,11 @@ class ProcessSupervisor:
             code = await asyncio.shield(forked.exit)
         finally:
             process.pid = None
-            process.is_ready.clear()
+            process.is_settled.clear()
             if process.alarm is not None:
                 process.alarm.cancel()
-        if code == EXIT_CONFIG and not self._stopping and not process.on_trial:
+        first = process.spec.backoff is None or not process.restarts  # later it would not be the start that fails
+        if code == EXIT_CONFIG and first and not self._stopping and not process.on_trial:
             self._escalate(ConfigError(f"{process.spec.name} refuses its configuration; its log says why"))
         return process.killed or _described(code)
 
@@ -326,7 +354,7 @@ class ProcessSupervisor:
 
 async def _all_ready(group: Sequence[Process]) -> None:
     for process in group:
-        await process.is_ready.wait()
+        await process.is_settled.wait()
 
 
 def _described(code: int) -> str:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import zmq
 
+from actors.backoff import BackoffPolicy
 from engine.config import Config, loads
 from engine.control import ControlServer
 from engine.forkserver import ForkServer
@@ -40,10 +41,19 @@ class Node:
         self.ready_timeout = ready_timeout
         self.changed = asyncio.Event()
 
-    def child(self, name: str, role: str = ROLE, shutdown: float = 5.0, **argument: Any) -> None:
+    def child(
+        self,
+        name: str,
+        role: str = ROLE,
+        shutdown: float = 5.0,
+        backoff: BackoffPolicy | None = None,
+        **argument: Any,
+    ) -> None:
         config = msgspec.to_builtins(self.config)
         base = {"do": "serve", "name": name, "config": config, "runtime_dir": str(self.runtime_dir.path)}
-        self.children.append(ChildProcess(role=role, name=name, argument=base | argument, shutdown=shutdown))
+        self.children.append(
+            ChildProcess(role=role, name=name, argument=base | argument, shutdown=shutdown, backoff=backoff)
+        )
 
     async def start(self) -> None:
         self.supervisor = ProcessSupervisor(
@@ -213,6 +223,39 @@ def test_one_that_keeps_dying_escalates(tmp_path: Path) -> None:
             assert engine["doomed"].restarts == 10
             assert len(engine.escalated) == 1
             assert engine["fine"].state is ProcessState.READY, "stopping is the daemon's decision"
+
+    asyncio.run(scenario())
+
+
+def test_an_applications_process_may_die_as_often_as_it_likes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node(tmp_path) as engine:
+            quick, slow = (
+                BackoffPolicy(first_s=0.001, cap_s=0.002),
+                BackoffPolicy(first_s=3_600, cap_s=3_600, jitter=False),
+            )
+            engine.child("doomed", role="tests.engine.roles_too", do="exit", code=3, backoff=quick)
+            engine.child("once", role="tests.engine.roles_too", do="exit", code=3, backoff=slow)
+            engine.child("fine")
+            await engine.start()
+            assert engine["fine"].state is ProcessState.READY
+            await engine.until(lambda: engine["doomed"].restarts > 12)
+            assert not engine.escalated
+            assert (engine["once"].state, engine["once"].restarts) == (ProcessState.RESTARTING, 1)
+            assert engine["once"].reason == "exited with code 3"
+            async with asyncio.timeout(10):
+                await engine.supervisor.stop()  # does not wait for the next life
+            assert engine["once"].state is ProcessState.STOPPED
+
+    asyncio.run(scenario())
+
+
+def test_also_an_applications_process_may_refuse_its_configuration_at_the_start(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with node(tmp_path) as engine:
+            engine.child("one", do="refuse", backoff=BackoffPolicy(first_s=3_600, cap_s=3_600, jitter=False))
+            with pytest.raises(ConfigError, match="one refuses its configuration"):
+                await engine.start()
 
     asyncio.run(scenario())
 
