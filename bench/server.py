@@ -139,8 +139,14 @@ class Server:
                 stream.close()
 
 
-def engine(workers: int = 1, source: Path = ROOT, demo: bool = False, config: Path | None = None) -> Server:
+def engine(
+    workers: int = 1,
+    source: Path = ROOT,
+    demo: bool = False,
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Server:
     """A ``heliograph run`` of the code in ``source``; with ``demo`` it also has a feed."""
     options = ["--port", "0", "--admin-port", "0", "--workers", str(workers), *(["--demo"] if demo else [])]
     options += [] if config is None else ["--config", str(config)]
-    return Server([sys.executable, "-m", "engine", "run", *options], source)
+    return Server([sys.executable, "-m", "engine", "run", *options], source, environment=environment)

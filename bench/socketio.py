@@ -5,7 +5,8 @@
 ``delivery``: 500 subscribers on one topic, the same work for all, in turns: native clients and Socket.IO clients of one
 engine, python-socketio's server, socket.io in Node; each on one core, the load client on another. A run in which either
 uses more than 0.9 of its core is saturated: a server that cannot keep up shows what a delivery costs it at its limit.
-``memory``: the FX market-data server of examples/fx on two workers, its clients subscribed to two pairs each.
+``memory``: the FX market-data server of examples/fx in one process (its default) and with two workers, its clients
+subscribed to two pairs each.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -38,14 +40,15 @@ FX = Dialect(
     path=SOCKETIO.path,
     subscribe=("40", '42["subscribe",{"pairs":["EUR_USD","GBP_USD"]}]'),
     publish='{"op":"publish","id":%S,"topic":"price.EUR_USD","type":"price_update",'
-    '"data":{"instrument":"EUR_USD","bid":1.08412,"ask":1.08425,"time":%T}}',
+    '"data":{"instrument":"EUR_USD","bid":%T,"ask":%T}}',  # the time of publishing is the price
     after="40",
     publish_path=NATIVE.path,
-    marker='"time":',
+    marker='"bid":',
 )
 FX_CONFIG = ROOT / "examples" / "fx" / "engine.toml"
 FX_CLIENTS = (100, 500, 1_000)
 FX_GOALS = {100: 100, 500: 300, 1_000: 500}  # MB
+FX_WORKERS = (0, 2)
 FX_RATE = 20  # prices/s
 SETTLE = 3.0  # s for an idle engine to come to rest
 NATIVELY, AS_SOCKETIO = "heliograph, native", "heliograph, Socket.IO"
@@ -109,8 +112,11 @@ def _config(stack: ExitStack) -> Path:
 def memory(options: Options) -> list[Row]:
     """Memory of all processes of the FX server, CPU and deliveries at 20 prices a second."""
     rows: list[Row] = []
-    for clients in FX_CLIENTS:
-        with engine(2, config=FX_CONFIG) as server:
+    for workers, clients in product(FX_WORKERS, FX_CLIENTS):
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            engine(workers, config=FX_CONFIG, environment={"FX_DSN": f"sqlite:///{directory}/fx.db"}) as server,
+        ):
             time.sleep(SETTLE)
             idle = server.pss()
             run = wsload.Run(
@@ -127,6 +133,7 @@ def memory(options: Options) -> list[Row]:
             load = run.wait()
         rows.append(
             {
+                "workers": workers or "one process",
                 "clients": load.open,
                 "MB idle": idle,
                 "MB": loaded,
