@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Coroutine
@@ -33,21 +34,27 @@ class ApplicationSpace:
         own = type(namespace).encode is not Namespace.encode
         self.form = SocketIoForm(path, self._encode if own else None, namespace.notices)
 
-    def arrive(self, connection: NamespaceConnection, auth: Any) -> Coroutine[Any, Any, None] | None:
+    def arrive(self, connection: NamespaceConnection, auth: Any) -> Coroutine[Any, Any, Any] | None:
         connection.guest = SocketClient(connection)
         answer = self._namespace.on_connect(connection.guest, auth)
         return answer if inspect.iscoroutine(answer) else None
 
-    def event(self, connection: NamespaceConnection, packet: Packet) -> Coroutine[Any, Any, None] | None:
+    def event(self, connection: NamespaceConnection, packet: Packet) -> Coroutine[Any, Any, Any] | None:
         try:
             result = self._call(connection, packet)
         except Exception as error:
             self._failed(connection, packet, error)
             return None
         if inspect.iscoroutine(result):
-            return self._finish(connection, packet, result)
+            return result
         self._acknowledge(connection, packet, result)
         return None
+
+    def done(self, connection: NamespaceConnection, packet: Packet, task: asyncio.Task[Any]) -> None:
+        if (error := task.exception()) is None:
+            self._acknowledge(connection, packet, task.result())
+        else:
+            self._failed(connection, packet, error)
 
     def _call(self, connection: NamespaceConnection, packet: Packet) -> Any:
         method = self._methods.get(packet.name) or self._methods.get(ANY)
@@ -57,14 +64,6 @@ class ApplicationSpace:
         if method.named:
             return method.call(connection.guest, packet.name, *arguments)
         return method.call(connection.guest, *arguments)
-
-    async def _finish(self, connection: NamespaceConnection, packet: Packet, work: Coroutine[Any, Any, Any]) -> None:
-        try:
-            result = await work
-        except Exception as error:
-            self._failed(connection, packet, error)
-        else:
-            self._acknowledge(connection, packet, result)
 
     def _acknowledge(self, connection: NamespaceConnection, packet: Packet, result: Any) -> None:
         if packet.id is None:
@@ -77,7 +76,7 @@ class ApplicationSpace:
         else:
             connection.session.send(frames)
 
-    def _failed(self, connection: NamespaceConnection, packet: Packet, error: Exception) -> None:
+    def _failed(self, connection: NamespaceConnection, packet: Packet, error: BaseException) -> None:
         if not isinstance(error, RequestError):
             place = {"namespace": self._path, "event": packet.name[:100]}
             _log.error("the application failed at an event of a client", exc_info=error, extra=place)

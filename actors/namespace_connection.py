@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actors.clients import UNWELCOME, Unwelcome
@@ -47,11 +48,14 @@ class Space(Protocol):
 
     form: SocketIoForm
 
-    def arrive(self, connection: NamespaceConnection, auth: Any) -> Coroutine[Any, Any, None] | None:
+    def arrive(self, connection: NamespaceConnection, auth: Any) -> Coroutine[Any, Any, Any] | None:
         """A client has a seat; raises :class:`ConnectionRefused`. A coroutine is run before it is let in."""
 
-    def event(self, connection: NamespaceConnection, packet: Packet) -> Coroutine[Any, Any, None] | None:
+    def event(self, connection: NamespaceConnection, packet: Packet) -> Coroutine[Any, Any, Any] | None:
         """An event of a client; a coroutine is run as a task of the client's."""
+
+    def done(self, connection: NamespaceConnection, packet: Packet, task: asyncio.Task[Any]) -> None:
+        """That task has ended, and was not cancelled."""
 
     def left(self, connection: NamespaceConnection, reason: str) -> None:
         """A client that was in is gone."""
@@ -107,7 +111,7 @@ class NamespaceConnection:
         self._early_bytes = 0
         self._ref = 0  # of the question for a seat
         self._seated = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     # of the socket ---------------------------------------------------------------------------------------------------
@@ -190,17 +194,15 @@ class NamespaceConnection:
             if arriving is None:
                 self._enter()
             else:
-                self._spawn(self._arrive(arriving))
+                self._spawn(arriving, self._arrived)
 
-    async def _arrive(self, arriving: Coroutine[Any, Any, None]) -> None:
-        try:
-            await arriving
-        except Exception as error:
-            self._fail(error)
-        else:
+    def _arrived(self, task: asyncio.Task[Any]) -> None:
+        if (error := task.exception()) is None:
             self._enter()
+        else:
+            self._fail(error)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """The application does not let it in, or has a bug."""
         if self._state is not State.KNOCKING:
             return
@@ -272,7 +274,7 @@ class NamespaceConnection:
         """The client has said something."""
         work = self.space.event(self, packet)
         if work is not None:
-            self._spawn(work)
+            self._spawn(work, partial(self.space.done, self, packet))
 
     def counted(self) -> None:
         """Its subscriptions may be others now."""
@@ -282,16 +284,16 @@ class NamespaceConnection:
         self.visitor.door.clients.occupancy.subscribed(now - self.subscriptions)
         self.subscriptions = now
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any], then: Callable[[asyncio.Task[Any]], None]) -> None:
         task = self.visitor.door.loop.create_task(work)
         self._tasks.add(task)
         self.visitor.began()
-        task.add_done_callback(self._done)
+        task.add_done_callback(partial(self._done, then))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, then: Callable[[asyncio.Task[Any]], None], task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a task of a client failed", exc_info=error, extra={"namespace": self.namespace})
+        if not task.cancelled():
+            then(task)
         self.visitor.ended()
 
     # the way out -----------------------------------------------------------------------------------------------------

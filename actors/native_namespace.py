@@ -7,7 +7,7 @@ request is refused.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from actors.clients import Clients
@@ -32,10 +32,10 @@ class NativeSpace:
         self._decoder = NamedDecoder()
         self.form = SocketIoForm(path)
 
-    def arrive(self, connection: NamespaceConnection, auth: Any) -> Coroutine[Any, Any, None] | None:
-        return None
+    def arrive(self, connection: NamespaceConnection, auth: Any) -> None:
+        """Everybody who has a session."""
 
-    def event(self, connection: NamespaceConnection, packet: Packet) -> Coroutine[Any, Any, None] | None:
+    def event(self, connection: NamespaceConnection, packet: Packet) -> None:
         session = connection.session
         request_id = NOBODY if packet.id is None else packet.id
         try:
@@ -48,7 +48,9 @@ class NativeSpace:
                 self._clients.handle(session, request)
         except RequestError as error:
             session.error(request_id, error)
-        return None
+
+    def done(self, connection: NamespaceConnection, packet: Packet, task: asyncio.Task[Any]) -> None:
+        raise AssertionError("no request is a task")
 
     def left(self, connection: NamespaceConnection, reason: str) -> None:
         """Its session knows all there is."""

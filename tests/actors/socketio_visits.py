@@ -167,8 +167,11 @@ def config(toml: str = "", actor: type[Namespace] | None = None) -> Config:
 def run(test: Callable[[House], Awaitable[None]], settings: Config | None = None, workers: int = 1) -> None:
     """A test in a house of its own."""
 
+    chosen = settings or config()
+    chosen = msgspec.structs.replace(chosen, server=msgspec.structs.replace(chosen.server, workers=workers))
+
     async def main() -> None:
-        async with House(settings or config(), workers) as house:
+        async with House(chosen, workers) as house:
             await test(house)
 
     uvloop.run(main())
