@@ -456,7 +456,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 def test_options_say_which_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FX_DSN", raising=False)
-    assert repr(open_store({})) == "SqliteStore(fx.db)"
+    assert repr(open_store({})) == f"SqliteStore({Path(__file__).parents[2] / 'examples/fx/fx.db'})"
     assert repr(open_store({"dsn": "sqlite:////var/lib/fx.db"})) == "SqliteStore(/var/lib/fx.db)"
     secret = tmp_path / "dsn"
     secret.write_text(f"postgresql://fx:{PASSWORD}@db/fx\n")

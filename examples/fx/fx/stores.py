@@ -10,7 +10,8 @@ from typing import Any, Final
 from fx.sqlite_store import SqliteStore
 from fx.store import Store
 
-DEFAULT_DSN: Final = "sqlite:///fx.db"
+DEFAULT_DSN: Final = f"sqlite:///{Path(__file__).resolve().parents[1] / 'fx.db'}"
+"""Beside ``engine.toml``, wherever the engine and the jobs are started."""
 VARIABLE: Final = "FX_DSN"
 """Of the environment; for a DSN that is secret."""
 
