@@ -282,9 +282,9 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
         worker = Worker(
             child.config, child.context, child.endpoint("hub"), sock, child.fail, argument["name"], directory
         )
-        await worker.start()
-        handover.start()
         try:
+            await worker.start()
+            handover.start()
             await child.serve(
                 meter=worker.meter,
                 drain=worker.drain,
