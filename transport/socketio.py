@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from transport.errors import CodecError
+from transport.codes import ErrorCode
+from transport.errors import CodecError, RequestError
 from transport.event import to_json
 from transport.frames import binary_frame, text_frame
 
@@ -71,7 +72,12 @@ class Packet(NamedTuple):
             SocketIoError: nested too deep, a number of thousands of digits, or a placeholder for nothing.
         """
         values = [_value(item) for item in self.data]
-        return [_fill(value, self.attachments) for value in values] if self.attachments else values
+        if not self.attachments:
+            return values
+        try:
+            return [_fill(value, self.attachments) for value in values]
+        except RecursionError as error:
+            raise SocketIoError(f"an argument: {error}") from None
 
 
 class Decoder:
@@ -185,7 +191,6 @@ def _value(item: msgspec.Raw) -> Any:
 
 
 def _fill(value: Any, attachments: tuple[bytes, ...]) -> Any:
-    # What could be decoded is not nested too deep for this.
     if isinstance(value, list):
         return [_fill(item, attachments) for item in value]
     if not isinstance(value, dict):
@@ -218,7 +223,10 @@ def encode(kind: Kind, namespace: str, packet_id: int | None = None, data: Any =
     """
     attachments: list[bytes] = []
     if kind in _BINARY:
-        data = _extract(data, attachments)
+        try:
+            data = _extract(data, attachments)
+        except RecursionError as error:
+            raise RequestError(ErrorCode.BAD_REQUEST, f"data has no JSON form: {error}", "data") from None
     count = None
     if attachments:
         kind, count = _BINARY[kind], len(attachments)

@@ -223,6 +223,24 @@ def test_a_placeholder_for_no_attachment_is_refused(number: str) -> None:
         packet.values()
 
 
+def test_at_any_depth_an_argument_is_values_or_refused() -> None:
+    refused = []
+    for depth in range(100, 3_000, 100):
+        decoder = Decoder(1_000_000)
+        try:
+            decoder.text(b'51-["a",%b{"_placeholder":true,"num":0}%b]' % (b"[" * depth, b"]" * depth))
+            packet = decoder.binary(b"x")
+            assert packet is not None
+            packet.values()
+        except SocketIoError:
+            refused.append(depth)
+    assert refused[0] > 100
+    assert refused[-1] == 2_900
+
+
 def test_data_without_a_json_form_is_refused() -> None:
-    with pytest.raises(RequestError, match="nan"):
-        encode(Kind.EVENT, "/", None, ["a", float("nan")])
+    endless: list[Any] = []
+    endless.append(endless)
+    for value, said in ((float("nan"), "nan"), (endless, "recursion"), (object(), "object")):
+        with pytest.raises(RequestError, match=said):
+            encode(Kind.EVENT, "/", None, ["a", value])
