@@ -88,8 +88,8 @@ class LocalEngine:
         self._link.start()
         closing.callback(self._link.stop)
         closing.push_async_callback(admin.stop)
+        closing.push_async_callback(self._worker.stop)  # also one that fails when it has its link
         await self._worker.start()
-        closing.push_async_callback(self._worker.stop)
         closing.push_async_callback(self._worker.drain)
         await self._services.start()
         closing.push_async_callback(self._services.stop)

@@ -1,0 +1,45 @@
+"""Applications that ``[socketio]`` names: what is wrong with them ends the start, and nothing is left waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from engine.config import loads
+from engine.local import LocalEngine
+from heliograph import Namespace
+from transport.errors import ConfigError
+
+
+class Picky(Namespace):
+    """Refuses its options."""
+
+    def __init__(self, *, options: Mapping[str, Any], engine: Any) -> None:
+        super().__init__(options=options, engine=engine)
+        raise ValueError("pairs: must be a list")
+
+
+@pytest.mark.parametrize(
+    ("actor", "field", "text"),
+    [
+        ("nowhere:X", "socketio.namespaces./.actor", "cannot import"),
+        ("json:JSONDecoder", "socketio.namespaces./.actor", "subclass of heliograph.Namespace"),
+        (f"{__name__}:Picky", "socketio.namespaces./.options", "pairs: must be a list"),
+    ],
+)
+def test_it_says_what_is_wrong_and_stops(actor: str, field: str, text: str) -> None:
+    async def main() -> None:
+        toml = f'[socketio]\nenabled = true\nnamespaces."/".actor = "{actor}"\n'
+        engine = LocalEngine(loads(toml, {"server.port": 0, "admin.port": 0, "server.workers": 0}))
+        try:
+            with pytest.raises(ConfigError, match=text) as caught:
+                await engine.start()
+            assert caught.value.field == field
+        finally:
+            async with asyncio.timeout(20):
+                await engine.stop()
+
+    asyncio.run(main())
