@@ -1,6 +1,6 @@
 """Is a price lost while the FX server's database, or its Redis, is away? The whole server, with its Socket.IO clients.
 
-    python -m bench.fx_outage --database postgres|redis [--seconds 20] [--rate 200] [--clients 20]
+    python -m bench.fx_outage --database postgres|redis [--seconds 20] [--rate 200] [--clients 20] [--workers 2]
 
 Prices come over Redis at a steady rate, into clients of python-socketio and into PostgreSQL. After a while the one or
 the other is killed with ``kill -9`` and started again ``--seconds`` later. In the end each price that Redis has handed
@@ -187,7 +187,7 @@ async def until(condition: Callable[[], Any], what: str) -> float:
         await asyncio.sleep(LOOK_S)
 
 
-async def measure(away: str, seconds: float, rate: float, clients: int) -> tuple[report.Row, list[str]]:
+async def measure(away: str, seconds: float, rate: float, clients: int, workers: int) -> tuple[report.Row, list[str]]:
     """One outage: figures, and what is wrong."""
     async with AsyncExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fx-")))
@@ -200,7 +200,8 @@ async def measure(away: str, seconds: float, rate: float, clients: int) -> tuple
             "HELIOGRAPH_REDIS__URL": broker.url,
             "HELIOGRAPH_SERVER__RUNTIME_DIR": str(place / "run"),
         }
-        options = ["--config", str(APPLICATION / "engine.toml"), "--port", "0", "--admin-port", "0", "--workers", "2"]
+        options = ["--config", str(APPLICATION / "engine.toml"), "--port", "0", "--admin-port", "0"]
+        options += ["--workers", str(workers)]
         server = stack.enter_context(Server([sys.executable, "-m", "engine", "run", *options], environment=environment))
         store = open_store({"dsn": dsn})
         await store.open()
@@ -209,7 +210,7 @@ async def measure(away: str, seconds: float, rate: float, clients: int) -> tuple
 
         async def status() -> str:
             health = await asyncio.to_thread(server.health)
-            return str(health["components"][component]["status"])
+            return str(health["components"].get(component, {}).get("status"))  # none: it has not begun
 
         async def others() -> list[str]:
             health = await asyncio.to_thread(server.health)
@@ -262,6 +263,7 @@ async def measure(away: str, seconds: float, rate: float, clients: int) -> tuple
             "away": away,
             "seconds": seconds,
             "clients": clients,
+            "workers": workers,
             "prices": total,
             "not taken by Redis": len(publisher.open),
             "in /health after, s": told,
@@ -302,8 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=200.0)
     parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args(arguments)
-    row, wrong = asyncio.run(measure(chosen.database, chosen.seconds, chosen.rate, chosen.clients))
+    row, wrong = asyncio.run(measure(chosen.database, chosen.seconds, chosen.rate, chosen.clients, chosen.workers))
     print(report.listing(row))
     for text in wrong:
         print(f"WRONG: {text}", file=sys.stderr)
