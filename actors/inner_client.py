@@ -174,7 +174,8 @@ class InnerClient(_Connection):
                     answer.set_result(msgspec.json.decode(raw, type=kind))
 
     async def _ask(self, request: Request, kind: type[AnswerT]) -> AnswerT:
-        await self._readable.wait()
+        while not self._readable.is_set():  # one by one: whoever was woken before may have used up the room
+            await self._readable.wait()
         self._check_open()
         request.id = next(self._ids)
         answer: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 import actors.inner_client
 from actors.inner_client import InnerClient, Stream
 from actors.messages import HubLost
+from actors.subscription import EVERYTHING
 from engine.config import loads
 from tests.actors import test_fanout
 from tests.actors.test_fanout import FakeSocket, Spine, run, until
@@ -77,19 +77,19 @@ def test_a_stream_begins_at_its_answer_and_goes_on_from_a_position() -> None:
     async def scenario(_: Spine, client: InnerClient) -> None:
         await client.publish("a.x", 1)
         stream = await client.subscribe(["a.*", "b"])
-        begin = await stream.take()
-        assert isinstance(begin, PositionMessage)
         for topic, value in (("a.x", 2), ("b", 3), ("c", 4), ("a.y", 5)):
             await client.publish(topic, value)
+        begin = await stream.take()
+        assert isinstance(begin, PositionMessage), "before what follows on it"
         assert [event.data for event in await events(stream, 3)] == [2, 3, 5]
         stream.close()
         again = await client.subscribe("a.*", since=begin.position)
+        await client.publish("a.y", 6)
         missed = await again.take()
         assert isinstance(missed, list)
         assert [event.data for event in missed] == [2, 5]
         reached = await again.take()
         assert isinstance(reached, PositionMessage), "behind what was missed"
-        await client.publish("a.y", 6)
         assert [event.data for event in await events(again, 1)] == [6]
         later = await client.subscribe("a.*", since=reached.position)
         assert [event.data for event in await events(later, 1)] == [6]
@@ -132,13 +132,23 @@ def test_it_counts_for_no_limit_and_stays_when_clients_are_sent_away(monkeypatch
         await until(lambda: socket.closed)
         await client.publish("a", 1)
         assert len(await events(stream, 1)) == 1
-        assert {part["problems"] == [] async for part in _checked(spine)} == {True}
 
     with_client(scenario)
 
 
-async def _checked(spine: Spine) -> Any:
-    yield await spine.worker.order({"do": "index", "check": True})
+def test_the_worker_looks_after_it_as_after_others() -> None:
+    async def scenario(spine: Spine, client: InnerClient) -> None:
+        stream = await client.subscribe("a")
+        told = set(spine.worker._actors.broadcaster._reached._sessions())
+        assert told == {client.session, stream.session}, "else it has no position after quiet times"
+        order = {"do": "index", "check": True}
+        assert (await spine.worker.order(order))["problems"] == []
+        assert stream.session.subscriptions is not None
+        stream.session.subscriptions["b"] = EVERYTHING
+        assert len((await spine.worker.order(order))["problems"]) == 1
+        del stream.session.subscriptions["b"]
+
+    with_client(scenario)
 
 
 def test_closed_it_leaves_nothing_and_whoever_waits_is_told() -> None:
@@ -184,16 +194,11 @@ def test_too_many_requests_wait_for_answers(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(test_fanout, "CONFIG", loads("[limits]\nunacknowledged_publishes = 2"))
 
     async def scenario(spine: Spine, client: InnerClient) -> None:
-        most = 0
-
-        async def publish(value: int) -> None:
-            nonlocal most
-            await client.publish("a", value)
-            most = max(most, client.session.unacknowledged)
-
-        await asyncio.gather(*map(publish, range(20)))
+        publishing = [asyncio.create_task(client.publish("a", n)) for n in range(20)]
+        while not all(task.done() for task in publishing):
+            assert client.session.unacknowledged <= 2
+            await asyncio.sleep(0)
         assert len(await client.history("a")) == 20
-        assert most <= 2
 
     with_client(scenario)
 
