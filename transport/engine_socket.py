@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 OVERFLOW: Final = 4  # times `write_buffer`: who has so much waiting and is written more does not come for it
 
+# After these a polling client is to come back, and finds its session gone. Told `close`, python's stays away for good.
+_COME_BACK: Final = frozenset(
+    {
+        CloseCode.GOING_AWAY,
+        CloseCode.INTERNAL,
+        CloseCode.RESTART,
+        CloseCode.TRY_LATER,
+        CloseCode.SLOW,
+        CloseCode.LIMIT,
+    }
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -165,7 +177,8 @@ class EngineSocket:
             self._sessions.keepalive.watch(self, self._sessions.beat)
 
     def close(self, code: int, reason: str = "") -> None:
-        """End it behind what was written: a WebSocket with a close frame, a polling client with a close packet.
+        """End it behind what was written: a WebSocket with a close frame, a polling client with a close packet, or
+        where it may come back with an answer that is its last.
 
         The handler's ``on_closed`` follows in the loop's next turn or later. Without effect once it is closing.
         """
@@ -176,7 +189,7 @@ class EngineSocket:
             self.write = _discard
             self._connection.close(code, reason)
         else:
-            self._polling.add(engineio.CLOSE)
+            self._polling.add(_last_packet(code))
             self._end(code, reason, State.CLOSING)
 
     def pause_reading(self) -> None:
@@ -427,7 +440,7 @@ class EngineSocket:
             self.close(code, reason)
         elif self._state is State.OPEN:
             self._polling.take()
-            self._polling.add(engineio.CLOSE)
+            self._polling.add(_last_packet(code))
             self._polling.answer()
             self._end(code, reason, State.CLOSED)
 
@@ -464,6 +477,10 @@ class EngineSocket:
         handler, self._handler = self._handler, None
         if handler is not None:
             self._guard(handler.on_closed, *self._why)
+
+
+def _last_packet(code: int) -> bytes:
+    return engineio.NOOP if code in _COME_BACK else engineio.CLOSE
 
 
 def _discard(frames: bytes) -> None:
