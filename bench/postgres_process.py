@@ -132,6 +132,16 @@ class PostgresProcess:
         while any(map(_lives, family)):  # one that is left has the shared memory, and the next server would not start
             time.sleep(LOOK_S)
 
+    def freeze(self, frozen: bool = True) -> None:
+        """All its processes hang, or go on."""
+        assert self._process is not None
+        postmaster = psutil.Process(self._process.pid)
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            if frozen:
+                process.suspend()
+            else:
+                process.resume()
+
     def dsn(self, database: str = "postgres", password: str = PASSWORD) -> str:
         """Of a database of this server."""
         return f"postgresql://{USER}:{password}@127.0.0.1:{self.port}/{database}"

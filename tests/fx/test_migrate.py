@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fx.migrate import BAD_USAGE, FAILED, main
+from fx.by_hand import BAD_USAGE, FAILED
+from fx.migrate import main
 from fx.schema import MIGRATIONS
 
 

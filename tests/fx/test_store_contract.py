@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
@@ -429,6 +430,31 @@ def test_a_store_that_is_not_open_is_unavailable(database: Database) -> None:
         database.run(store.sessions())
     database.run(store.open())
     assert database.run(store.sessions()) == SESSIONS
+
+
+def test_a_postgres_that_hangs_is_unavailable(
+    postgres_server: PostgresProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fx.postgres_store.STATEMENT_TIMEOUT_S", 0.2)
+    store = open_store({"dsn": postgres_server.new_database()})
+
+    async def scenario() -> None:
+        await store.open()
+        postgres_server.freeze()
+        try:
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable, match="no answer in time"):
+                    await store.count_prices()
+        finally:
+            postgres_server.freeze(False)
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(StoreUnavailable):
+                    assert await store.count_prices() == 0
+                    break
+        await store.close()
+
+    asyncio.run(scenario())
 
 
 def test_errors_of_postgres_have_no_password(postgres_server: PostgresProcess) -> None:

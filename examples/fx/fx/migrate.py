@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from fx.by_hand import BAD_USAGE, FAILED, ConfigFile, complain
 from fx.settings import settings
 from fx.store import Store, StoreError
 from fx.stores import open_store
 from heliograph import ConfigError
 
 ACTOR: Final = "fx.store_service:StoreService"
-FAILED, BAD_USAGE = 1, 2
 
 
 def main(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", metavar="FILE", help="The engine's [default: $HELIOGRAPH_CONFIG, or engine.toml here]"
-        ),
-    ] = None,
+    config: ConfigFile = None,
     dsn: Annotated[
         str | None, typer.Option("--dsn", metavar="sqlite:///FILE|postgresql://…", help="Instead of the configured one")
     ] = None,
@@ -34,9 +28,9 @@ def main(
         store = open_store({"dsn": dsn} if dsn is not None else settings(ACTOR, config).options)
         applied = asyncio.run(_migrate(store))
     except (ConfigError, ValueError) as error:
-        sys.exit(_complain(error, BAD_USAGE))
+        sys.exit(complain(error, BAD_USAGE))
     except StoreError as error:
-        sys.exit(_complain(error, FAILED))
+        sys.exit(complain(error, FAILED))
     for title in applied:
         sys.stdout.write(f"applied {title}\n")
     sys.stdout.write(f"{store!r} is up to date\n")
@@ -47,11 +41,6 @@ async def _migrate(store: Store) -> list[str]:
         return await store.open()
     finally:
         await store.close()
-
-
-def _complain(error: Exception, code: int) -> int:
-    sys.stderr.write(f"fx: {error}\n")
-    return code
 
 
 if __name__ == "__main__":
