@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from actors.clients import UNWELCOME, Unwelcome
 from actors.namespace import ConnectionRefused, SocketClient
 from actors.session import Session
-from transport.codes import ByeReason, CloseCode
+from transport.codes import ByeReason, CloseCode, ErrorCode
 from transport.errors import RequestError
 from transport.socketio import Kind, Packet, encode
 from transport.socketio_form import SocketIoForm
-from transport.wire_forms import bye
 
 if TYPE_CHECKING:
     from actors.socketio_door import Visitor
@@ -169,7 +168,8 @@ class NamespaceConnection:
             if unwelcome.code == CloseCode.RESTART:  # who is only told stays away; a lost connection comes again
                 self.visitor.socket.close(unwelcome.code, unwelcome.message)
             else:
-                self._say_no(unwelcome.message, self._bye(unwelcome.code, unwelcome.reason))
+                why = ErrorCode.LIMIT_EXCEEDED if unwelcome.error is None else unwelcome.error.code
+                self._say_no(unwelcome.message, self._advice(unwelcome.code, why))
             return
         self._timer = door.loop.call_later(door.connect_timeout, self._too_late)
         self._ref = door.clients.occupancy.take(lambda given: self._taken(given, auth))
@@ -183,7 +183,8 @@ class NamespaceConnection:
             return
         if not given:
             most = self.visitor.door.clients.occupancy.limit
-            self._refuse(f"the server is full: it takes {most} clients", CloseCode.TRY_LATER, ByeReason.LIMIT)
+            text = f"the server is full: it takes {most} clients"
+            self._refuse(text, CloseCode.TRY_LATER, ErrorCode.LIMIT_EXCEEDED)
             return
         self._seated = True
         try:
@@ -214,7 +215,7 @@ class NamespaceConnection:
             self._say_no(error.message, {"code": error.code.value})
         else:
             _log.error("the application's on_connect failed", exc_info=error, extra={"namespace": self.namespace})
-            self._refuse("a bug in the application; see the server's log", CloseCode.INTERNAL, ByeReason.INTERNAL)
+            self._refuse("a bug in the application; see the server's log", CloseCode.INTERNAL, ErrorCode.INTERNAL)
 
     def _enter(self) -> None:
         if self._state is not State.KNOCKING:
@@ -244,20 +245,20 @@ class NamespaceConnection:
             self.visitor.door.loop.call_soon(self._too_much)
 
     def _too_late(self) -> None:
-        self._refuse("it takes too long to be let in; try later", CloseCode.TRY_LATER, ByeReason.LIMIT)
+        self._refuse("it takes too long to be let in; try later", CloseCode.TRY_LATER, ErrorCode.UNAVAILABLE)
 
     def _too_much(self) -> None:
-        self._refuse("too much waits for it", CloseCode.TRY_LATER, ByeReason.SLOW)
+        self._refuse("too much waits for it", CloseCode.SLOW, ErrorCode.LIMIT_EXCEEDED)
 
-    def _refuse(self, message: str, code: CloseCode, reason: ByeReason) -> None:
+    def _refuse(self, message: str, code: CloseCode, why: ErrorCode) -> None:
         if self._state is State.KNOCKING:
             self._end(code, message)
-            self._say_no(message, self._bye(code, reason))
+            self._say_no(message, self._advice(code, why))
 
-    def _bye(self, code: CloseCode, reason: ByeReason) -> dict[str, Any]:
-        fields = bye(code, reason, self.visitor.door.clients.reconnect_in(code))
-        del fields["op"]
-        return fields
+    def _advice(self, code: CloseCode, why: ErrorCode) -> dict[str, Any]:
+        """What a program can go by: the error, and when it may come back, if it may."""
+        reconnect_in = self.visitor.door.clients.reconnect_in(code)
+        return {"code": why.value} if reconnect_in is None else {"code": why.value, "reconnect_in": reconnect_in}
 
     def _say_no(self, message: str, data: Any) -> None:
         fields = {"message": message} if data is None else {"message": message, "data": data}
@@ -303,7 +304,7 @@ class NamespaceConnection:
         if self._state is State.OPEN:
             self.visitor.door.clients.dismiss(self.session, CloseCode.KICKED, ByeReason.KICKED)
         elif self._state is State.KNOCKING:
-            self._refuse("refused by the application", CloseCode.KICKED, ByeReason.KICKED)
+            self._refuse("refused by the application", CloseCode.KICKED, ErrorCode.FORBIDDEN)
 
     def close(self, code: int, reason: str = "") -> None:
         """The session ends it, from our side: who may come back loses its connection, which it then makes again; who
@@ -313,7 +314,7 @@ class NamespaceConnection:
         if code not in UNWELCOME:
             self.visitor.socket.close(code, reason)
         elif self._state is State.KNOCKING:
-            self._refuse("the server does not want this client", CloseCode(code), ByeReason(reason))
+            self._refuse("the server does not want this client", CloseCode(code), ErrorCode.FORBIDDEN)
         else:
             self.visitor.socket.write(encode(Kind.DISCONNECT, self.namespace))
             self._end(code, BY_SERVER)

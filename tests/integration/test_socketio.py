@@ -165,7 +165,7 @@ def test_one_client_more_than_there_are_seats_is_refused_over_both_workers(engin
             assert len(inside) == CLIENTS, results
             for each in outside:
                 assert each.refusals[0]["message"] == f"the server is full: it takes {CLIENTS} clients"
-                assert each.refusals[0]["data"]["code"] == 1013
+                assert each.refusals[0]["data"]["code"] == "limit_exceeded"
             status, figures = engine.admin("/metrics")
             assert status == 200
             assert b'heliograph_connections{transport="socketio"}' in figures
