@@ -33,12 +33,13 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-extensions",
     "--disable-sync",
+    "--disable-features=BackForwardCache",  # a page that was left has gone, and so have its connections
     "--remote-debugging-port=0",
 )
 
 
 class Browser:
-    """One page of a browser with a profile of its own: ``async with Browser("chromium") as page``.
+    """The page of a browser with a profile of its own: ``async with Browser("chromium") as page``.
 
     Args:
         command: its binary.
@@ -57,6 +58,7 @@ class Browser:
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._session: str | None = None
+        self._loaded = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
@@ -141,6 +143,8 @@ class Browser:
             case "Runtime.exceptionThrown":
                 details = params["exceptionDetails"]
                 self.console.append(details.get("exception", {}).get("description", details["text"]))
+            case "Page.loadEventFired":
+                self._loaded.set()
             case "Fetch.requestPaused":
                 task = asyncio.create_task(self._fulfil(params["requestId"], params["request"]["url"]))
                 self._tasks.add(task)
@@ -161,10 +165,14 @@ class Browser:
         await self._send("Fetch.enable", patterns=[{"urlPattern": served} for served in self._served])
 
     async def open(self, url: str) -> None:
-        """Go to a page; returns when its scripts have run."""
+        """Go to a page; returns when its scripts have run. Console and :attr:`asked` begin anew."""
+        self.console.clear()
+        self.asked.clear()
+        self._loaded.clear()
         answer = await self._send("Page.navigate", url=url)
         assert "errorText" not in answer, (url, answer)
-        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            await self._loaded.wait()
 
     async def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression; of a promise, what it resolves to."""

@@ -18,11 +18,12 @@ import pytest
 
 from tests.browser import Browser
 from tests.feeds.redis_server import RedisServer, running
-from tests.fx.clients import Client, JavaScript, JavaScriptClient, PythonClient, expect
+from tests.fx.clients import Client, JavaScriptClient, PythonClient, expect
 from tests.fx.pages import served
 from tests.integration.harness import ROOT, EngineProcess
 from tests.javascript import CLIENT, NODE_MODULES, SCRIPTS, Node, browser_client
 
+KINDS = ("python", "node", "chromium")
 CONFIG = ROOT / "examples/fx/engine.toml"
 T = TypeVar("T")
 
@@ -106,7 +107,9 @@ class Machine:
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
-        self._started: dict[str, JavaScript] = {}
+        self._node: Node | None = None
+        self._browser: Browser | None = None
+        self._has_clients = False  # the page that the browser shows
 
     def run(self, test: Coroutine[Any, Any, T]) -> T:
         """On the loop."""
@@ -123,25 +126,33 @@ class Machine:
         """A new one, not yet open."""
         if kind == "python":
             return PythonClient()
-        if kind not in self._started:
-            needs_packages()
-            command = needs(kind)
-            if kind == "node":
-                self._started[kind] = self.run(self._start_node(command))
-            else:
-                self._started[kind] = self.run(self._start_browser(command))
-        return JavaScriptClient(self._started[kind])
+        needs_packages()
+        if kind == "node":
+            if self._node is None:
+                self._node = self.run(self._stack.enter_async_context(Node(needs("node"))))
+            return JavaScriptClient(self._node)
+        if not self._has_clients:
+            self.run(self._open_clients(self.browser()))
+            self._has_clients = True
+        return JavaScriptClient(self.browser())
 
-    async def _start_node(self, command: str) -> Node:
-        return await self._stack.enter_async_context(Node(command))
+    def browser(self) -> Browser:
+        """With whatever page."""
+        if self._browser is None:
+            self._browser = self.run(self._stack.enter_async_context(Browser(needs("chromium"))))
+        return self._browser
 
-    async def _start_browser(self, command: str) -> Browser:
-        page = await self._stack.enter_async_context(Browser(command))
+    def page(self) -> Browser:
+        """The same, for a test that opens a page of its own."""
+        needs_packages()
+        self._has_clients = False
+        return self.browser()
+
+    async def _open_clients(self, page: Browser) -> None:
         script = browser_client(CLIENT) + b"\n" + (SCRIPTS / "clients.js").read_bytes()
         html = b"<!DOCTYPE html><title>clients</title><script src=clients.js></script>"
-        files = {"/": (html, "text/html"), "/clients.js": (script, "text/javascript")}
-        await page.open(self._stack.enter_context(served(files)))
-        return page
+        with served({"/": (html, "text/html"), "/clients.js": (script, "text/javascript")}) as address:
+            await page.open(address)
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +164,7 @@ def machine() -> Iterator[Machine]:
 
 
 class Fx:
-    """What a scenario needs: ``run(coroutine)``, ``await connect()``, the site."""
+    """What a scenario needs, for one kind of client."""
 
     def __init__(self, site: Site, machine: Machine, kind: str) -> None:
         self.site, self.run, self.kind = site, machine.run, kind
@@ -178,7 +189,7 @@ class Fx:
             self.run(client.close())
 
 
-@pytest.fixture(params=["python", "node", "chromium"])
+@pytest.fixture(params=KINDS)
 def fx(request: pytest.FixtureRequest, site: Site, machine: Machine) -> Iterator[Fx]:
     """The site, for one kind of client."""
     fx = Fx(site, machine, request.param)

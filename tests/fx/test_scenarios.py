@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import re
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
 
 from fx.pairs import DEFAULT_PAIRS
+from tests.feeds.redis_server import RedisServer
 from tests.fx.clients import Client, ask, expect
-from tests.fx.conftest import Fx
+from tests.fx.conftest import CONFIG, KINDS, Fx, Machine, Site
+from tests.integration.harness import EngineProcess
 
 ALL = list(DEFAULT_PAIRS)
 _cents = itertools.count(1)
@@ -215,3 +222,88 @@ def test_what_there_is_not_is_an_error(fx: Fx) -> None:
         assert "no event 'make_money'" in (await ask(client, "make_money", answer="error"))["message"]
 
     fx.run(scenario())
+
+
+def test_6_populate_data_and_stream(site: Site, machine: Machine, tmp_path: Path) -> None:
+    fxs = [Fx(site, machine, kind) for kind in KINDS]
+    clients = [fx.clients(1)[0] for fx in fxs]
+    file = tmp_path / "nzdjpy.csv"
+    file.write_text("timestamp,bid,ask\n2020-01-01 17:00:00+00:00,72.10,72.12\n2020-01-01 17:00:05+00:00,72.20,72.22\n")
+
+    async def scenario() -> None:
+        for fx, client in zip(fxs, clients, strict=True):
+            await fx.connect(client)
+            await ask(client, "subscribe", {"pairs": ["NZD_JPY"]}, answer="subscription_confirmed")
+        await job(site, "fx.load", f"NZD_JPY={file}", "--until", "now")
+        await job(site, "fx.hourly", "--url", site.engine.url)
+        for client in clients:
+            update = await expect(client, "price_update")
+            assert (update["instrument"], update["price"]) == ("NZD_JPY", {"bid": 72.2, "ask": 72.22, "mid": 72.21})
+
+    try:
+        machine.run(scenario())
+    finally:
+        for fx in fxs:
+            fx.close()
+
+
+async def job(site: Site, module: str, *arguments: str) -> None:
+    """Run a module of the application by hand; it must go well."""
+    environ = os.environ | {"FX_DSN": site.store}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments, cwd=CONFIG.parent, env=environ, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+
+def test_prices_flow_again_when_redis_is_back(site: Site, machine: Machine) -> None:
+    fx = Fx(site, machine, "python")
+    (client,) = fx.clients(1)
+
+    async def scenario() -> None:
+        await fx.connect(client)
+        await ask(client, "subscribe", {"pairs": ["EUR_AUD"]}, answer="subscription_confirmed")
+        site.redis.stop()
+        try:
+            await healthy(site, {"status": "degraded", "components": {"feed:redis": {"status": "degraded"}}})
+            await ask(client, "ping", answer="pong")
+        finally:
+            site.redis.start()
+        async with asyncio.timeout(30):
+            while not site.publish("price_updates", instrument="EUR_AUD", bid="1.6", ask="1.7"):
+                await asyncio.sleep(0.02)
+        await price_of(client, "EUR_AUD", 1.65)
+        await healthy(site, {"status": "ok", "components": {}})
+        assert not [event for event in client.events if event[0] == "disconnect"]
+
+    try:
+        machine.run(scenario())
+    finally:
+        fx.close()
+
+
+async def healthy(site: Site, wanted: dict[str, Any]) -> None:
+    """Wait until the client port says so; each worker does."""
+    async with asyncio.timeout(30):
+        while [await asyncio.to_thread(site.health) for _ in range(4)] != [wanted] * 4:
+            await asyncio.sleep(0.05)
+
+
+def test_client_number_1001_is_told_why(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FX_DSN", f"sqlite:///{tmp_path / 'fx.db'}")
+    engine = EngineProcess(CONFIG, 1, socketio__clients=1, redis__url="redis://127.0.0.1:1")
+    fx = Fx(Site(engine, cast(RedisServer, None), ""), machine, "node")
+    first, second = fx.clients(2)
+
+    async def scenario() -> None:
+        assert (await fx.connect(first))["max_clients"] == 1
+        await second.open(fx.site.url)
+        assert "1 client" in await expect(second, "connect_error")
+
+    try:
+        machine.run(scenario())
+    finally:
+        fx.close()
+        engine.stop()
+        engine.destroy()

@@ -11,8 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.browser import Browser
-from tests.fx.conftest import Machine, Site, needs, needs_packages
+from tests.fx.conftest import Machine, Site
 from tests.fx.pages import served
 from tests.integration.harness import ROOT
 from tests.javascript import SEEDS_CLIENT, browser_client
@@ -72,34 +71,33 @@ def test_the_python_snippet(site: Site, tmp_path: Path) -> None:
 
 
 def test_the_page(site: Site, machine: Machine) -> None:
-    needs_packages()
     html = at(site, snippet("html", "<title>WebSocket Test</title>"))
     assert f'<script src="{CDN}"></script>' in html
-    command = needs("chromium")
+    page = machine.page()
 
     async def look() -> None:
         with served({"/test_websocket.html": (html.encode(), "text/html")}) as address:
-            async with Browser(command) as page:
-                await page.serve(CDN, browser_client(SEEDS_CLIENT), "text/javascript")
-                await page.open(f"{address}/test_websocket.html")
-                assert page.asked == [CDN]
-                await page.until("document.getElementById('status').textContent.includes('Connected')")
-                await page.click("button[onclick='subscribe()']")
-                # The page shows no confirmation, so it is asked for.
-                await page.until(
-                    "new Promise(done => socket.emit('get_subscriptions', info => done(info.pair_count === 2)))"
-                )
-                site.publish("price_updates", instrument="GBP_USD", bid="1.5", ask="1.6")
-                site.publish("price_updates", instrument="USD_JPY", bid="150", ask="151")
-                await page.until("document.getElementById('prices').textContent === 'GBP_USD: 1.55'")
-                await page.click("button[onclick='getPrices()']")
-                async with asyncio.timeout(DEADLINE_S):
-                    while not page.console:
-                        await asyncio.sleep(0.01)
-                assert page.console[0].startswith("Prices: ")
-                await page.click("button[onclick='unsubscribe()']")
-                await page.until(
-                    "new Promise(done => socket.emit('get_subscriptions', info => done(info.pair_count === 0)))"
-                )
+            await page.serve(CDN, browser_client(SEEDS_CLIENT), "text/javascript")
+            await page.open(f"{address}/test_websocket.html")
+            assert page.asked == [CDN]
+            await page.until("document.getElementById('status').textContent.includes('Connected')")
+            await page.click("button[onclick='subscribe()']")
+            # The page shows no confirmation, so it is asked for.
+            await page.until(
+                "new Promise(done => socket.emit('get_subscriptions', info => done(info.pair_count === 2)))"
+            )
+            site.publish("price_updates", instrument="GBP_USD", bid="1.5", ask="1.6")
+            site.publish("price_updates", instrument="USD_JPY", bid="150", ask="151")
+            await page.until("document.getElementById('prices').textContent === 'GBP_USD: 1.55'")
+            await page.click("button[onclick='getPrices()']")
+            async with asyncio.timeout(DEADLINE_S):
+                while not page.console:
+                    await asyncio.sleep(0.01)
+            assert page.console[0].startswith("Prices: ")
+            await page.click("button[onclick='unsubscribe()']")
+            await page.until(
+                "new Promise(done => socket.emit('get_subscriptions', info => done(info.pair_count === 0)))"
+            )
+            await page.open("about:blank")
 
     machine.run(look())

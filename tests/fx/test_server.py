@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from fx.server import FxServer
 from tests.actors.socketio_visits import FakeEngineSocket, House, config, run, until
 from transport.messages import Publication
 
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "examples/fx/README.md").read_text(encoding="utf-8")
 TIME = "2025-11-18T10:00:00Z"
 EURO = {"bid": 1.1213, "ask": 1.1217, "time": TIME}
 
@@ -134,3 +138,17 @@ def test_without_a_hub_it_says_so() -> None:
         assert (await client.event("subscriptions_info"))["pairs"] == ["EUR_USD"]
 
     run(test, settings("[limits]\nrequest_timeout = 0.2"))
+
+
+def test_the_readme_has_every_event() -> None:
+    source = (ROOT / "examples/fx/fx/server.py").read_text(encoding="utf-8")
+    taken = set(re.findall(r'@on\("(\w+)"\)', source))
+    emitted = set(re.findall(r'_emitted\(client, "(\w+)"', source))
+    assert {"subscribe", "ping"} < taken and {"pong", "server_stats"} < emitted
+    for name in taken | emitted | {"connection_established", "price_update", "volatility_alert"}:
+        assert f"`{name}`" in README, name
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)h][^)#]*)", README))))
+def test_a_link_of_the_readme_leads_somewhere(link: str) -> None:
+    assert (ROOT / "examples/fx" / link).exists()
