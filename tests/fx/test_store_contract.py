@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import sqlite3
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -500,3 +501,10 @@ def test_options_say_which_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ValueError, match=text) as caught:
             open_store(options)
         assert PASSWORD not in str(caught.value)
+
+
+def test_postgres_without_its_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "fx.postgres_store", raising=False)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(ValueError, match=r"dsn: PostgreSQL needs asyncpg: pip install 'heliograph\[fx\]'"):
+        open_store({"dsn": "postgresql://db/fx"})

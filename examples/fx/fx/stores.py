@@ -29,8 +29,10 @@ def open_store(options: Mapping[str, Any]) -> Store:
     if separator and scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
         return SqliteStore(Path(rest[1:]))
     if separator and scheme in ("postgresql", "postgres"):
-        from fx.postgres_store import PostgresStore  # asyncpg is needed only here
-
+        try:
+            from fx.postgres_store import PostgresStore  # asyncpg is needed only here
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{source}: PostgreSQL needs {error.name}: pip install 'heliograph[fx]'") from None
         return PostgresStore(dsn)
     raise ValueError(f"{source}: sqlite:///FILE or postgresql://user@host:port/database")
 
