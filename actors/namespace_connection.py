@@ -110,7 +110,7 @@ class NamespaceConnection:
         self._early_bytes = 0
         self._ref = 0  # of the question for a seat
         self._seated = False
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     # of the socket ---------------------------------------------------------------------------------------------------
@@ -287,12 +287,14 @@ class NamespaceConnection:
 
     def _spawn(self, work: Coroutine[Any, Any, Any], then: Callable[[asyncio.Task[Any]], None]) -> None:
         task = self.visitor.door.loop.create_task(work)
+        self._tasks = self._tasks or set()
         self._tasks.add(task)
         self.visitor.began()
         task.add_done_callback(partial(self._done, then))
 
     def _done(self, then: Callable[[asyncio.Task[Any]], None], task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        if self._tasks is not None:
+            self._tasks.discard(task)
         if not task.cancelled():
             then(task)
         self.visitor.ended()
@@ -336,7 +338,8 @@ class NamespaceConnection:
         self._stop_timer()
         self.write = _discard
         self._early = None
-        for task in tuple(self._tasks):
+        tasks, self._tasks = self._tasks or (), None
+        for task in tasks:
             task.cancel()
         occupancy = self.visitor.door.clients.occupancy
         if self._ref:

@@ -74,24 +74,28 @@ class SocketIoDoor:
 
 
 class Visitor:
-    """What is behind one Engine.IO session; implements :class:`transport.engine_server.EngineHandler`."""
+    """What is behind one Engine.IO session; implements :class:`transport.engine_socket.EngineHandler`.
+
+    One per client: what few of them need is made when it is needed.
+    """
 
     __slots__ = ("_decoder", "_holds", "_running", "_timer", "_waiting", "connections", "door", "known", "socket")
 
     def __init__(self, door: SocketIoDoor, socket: Socket) -> None:
         self.door, self.socket = door, socket
         self.connections: dict[str, NamespaceConnection] = {}
-        self.known: set[str] = set()  # namespaces that it was in once
+        self.known: tuple[str, ...] = ()  # namespaces that it has knocked at
         self._decoder = Decoder(door.max_payload)
-        self._holds: set[Any] = set()  # who wants it not to be read
+        self._holds: set[Any] | None = None  # who wants it not to be read
         self._running = 0  # tasks
-        self._waiting: deque[tuple[bytes, bool]] = deque()  # what was read before that took effect
+        self._waiting: deque[tuple[bytes, bool]] | None = None  # what was read before that took effect
         self._timer: asyncio.TimerHandle | None = None
         self._watch()
 
     def on_message(self, data: bytes, binary: bool) -> None:
         """One message of Engine.IO's; what is no packet, or comes before a CONNECT, ends the connection."""
         if self._running >= TASKS or self._waiting:
+            self._waiting = self._waiting or deque()
             self._waiting.append((data, binary))
         else:
             self._read(data, binary)
@@ -122,8 +126,7 @@ class Visitor:
 
     def on_closed(self, code: int, reason: str) -> None:
         """The session is over: its clients leave all namespaces."""
-        self._waiting.clear()
-        self._holds.clear()
+        self._waiting = self._holds = None
         for connection in tuple(self.connections.values()):
             connection.lost(code)
         self._stop_watch()
@@ -161,7 +164,8 @@ class Visitor:
         elif len(self.connections) >= NAMESPACES:
             self._refuse(namespace, f"a client may be in {NAMESPACES} namespaces at once")
         else:
-            self.known.add(namespace)
+            if namespace not in self.known:
+                self.known += (namespace,)
             connection = self.connections[namespace] = NamespaceConnection(self, namespace, space)
             self._stop_watch()
             connection.knock(values[0] if values else None)
@@ -171,7 +175,7 @@ class Visitor:
 
     def _close(self, why: str) -> None:
         _log.info("a Socket.IO client was closed: %s", why, extra={"address": self.socket.address})
-        self._waiting.clear()
+        self._waiting = None
         self.socket.close(CloseCode.PROTOCOL_ERROR, why)
 
     # of its namespaces -----------------------------------------------------------------------------------------------
@@ -200,12 +204,13 @@ class Visitor:
     def hold(self, who: Any) -> None:
         """Do not read the client, until all who wanted that have released it."""
         if not self._holds:
+            self._holds = set()
             self.socket.pause_reading()
         self._holds.add(who)
 
     def release(self, who: Any) -> None:
         """See :meth:`hold`; harmless from who does not hold it."""
-        if who in self._holds:
+        if self._holds and who in self._holds:
             self._holds.discard(who)
             if not self._holds:
                 self.socket.resume_reading()
