@@ -30,11 +30,10 @@ class Service:
     **At least once, from a position on.** ``position`` returns what ``on_position`` was given in an earlier life, which
     the service has kept beside what it made of the events: then each event that the engine's log still has is given to
     ``on_events``, whatever dies meanwhile; those behind that position may come again, told apart by topic, epoch and
-    offset. Order is kept per topic and priority. What the log has no longer is told as a gap, as are the oldest of more
-    than 50,000 events or 16 MiB that a service is behind when it begins.
+    offset. Order is kept per topic and priority. What the log has no longer is told as a gap.
 
     **A service that is slow** costs nobody else anything: what its session cannot hold is read from the log when it has
-    come so far, and some of it may come again.
+    come so far.
 
     **An error, or a hook that takes too long, ends this life of the service**: ``on_stop`` is called, and after a
     pause, which grows with failures in a row, another object is made, which begins at its ``position``. Nothing but

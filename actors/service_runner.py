@@ -7,16 +7,22 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
 
 from actors.backoff import Backoff, BackoffPolicy
 from actors.inner_client import InnerClient, Stream
 from actors.loop_actor import LoopActor
 from actors.service import Service
 from transport.client_messages import Gap
-from transport.codes import GapReason
-from transport.errors import HeliographError
+from transport.codes import ErrorCode
+from transport.errors import HeliographError, RequestError
+from transport.event import Event
 from transport.meter import Condition
+from transport.position import Position
+
+PAGE: Final = 1_000  # events of a topic that are read from the log at once
 
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
@@ -157,20 +163,40 @@ class ServiceRunner(LoopActor):
                     return
                 raise
             if isinstance(found, list):
-                await self._within(work, service.on_events(found), "on_events")
-                standing.events += len(found)
+                await self._give(service, found)
             elif isinstance(found, Gap):
-                if found.reason == GapReason.SLOW and position is not None:
-                    # What its session could not hold, the log may have: read on there, from what it has.
-                    stream.close()
-                    stream = self._stream = await client.subscribe(self._spec.topics, since=position)
-                    continue
-                standing.missed += max(0, found.last - found.first + 1)
-                await self._within(work, service.on_gap(found), "on_gap")
+                await self._fill(service, client, found)
             else:
-                position = found.position
-                await self._within(work, service.on_position(position), "on_position")
+                await self._within(work, service.on_position(found.position), "on_position")
             standing.goes_well()
+
+    async def _give(self, service: Service, events: list[Event]) -> None:
+        await self._within(self._spec.policy.work, service.on_events(events), "on_events")
+        self._standing.events += len(events)
+
+    async def _fill(self, service: Service, client: InnerClient, gap: Gap) -> None:
+        """What the service's session has missed, at its place: from the log, page by page; told is what that lacks."""
+        at = gap.first
+        while at <= gap.last and not self._finishing.is_set():
+            try:
+                page = await client.history(gap.topic, PAGE, Position(gap.epoch, at - 1))
+            except RequestError as error:
+                if error.code is ErrorCode.UNAVAILABLE:
+                    raise
+                page = []
+            page = [event for event in page if event.epoch == gap.epoch and at <= event.offset <= gap.last]
+            if not page:
+                break
+            if page[0].offset > at:
+                await self._tell(service, msgspec.structs.replace(gap, first=at, last=page[0].offset - 1))
+            await self._give(service, page)
+            at = page[-1].offset + 1
+        if not gap.first <= gap.last < at and not self._finishing.is_set():
+            await self._tell(service, msgspec.structs.replace(gap, first=at))
+
+    async def _tell(self, service: Service, gap: Gap) -> None:
+        self._standing.missed += max(0, gap.last - gap.first + 1)
+        await self._within(self._spec.policy.work, service.on_gap(gap), "on_gap")
 
     async def _bury(self, service: Service) -> None:
         try:

@@ -10,11 +10,14 @@ import msgspec
 import pytest
 
 import actors.inner_client
+from actors import recall, service_runner
 from actors.backoff import BackoffPolicy
 from actors.inner_client import InnerClient
 from actors.service import Service
 from actors.service_runner import Finish, ServicePolicy, ServiceRunner, ServiceSpec, Standing
 from actors.supervisor import ChildSpec, Supervisor
+from engine.config import loads
+from tests.actors import test_fanout
 from tests.actors.test_fanout import Spine, run, until
 from transport.client_messages import Gap
 from transport.event import Event
@@ -102,6 +105,12 @@ class Stage:
     async def finish(self) -> None:
         await self.spec.ref.ask_async(Finish(), timeout=10)
 
+    async def end(self) -> None:
+        """As a process does; it may be started again."""
+        await self.finish()
+        await self.supervisor.stop_async(timeout=5)
+        self.spec = ChildSpec("service kept", self.spec.create)
+
 
 def with_service(
     test: Callable[[Spine, Stage], Awaitable[None]],
@@ -175,8 +184,7 @@ def test_what_came_while_it_could_not_start_is_not_lost() -> None:
         keep = stage.keep
         stage.start()
         await stage.begun()
-        await stage.finish()
-        await stage.supervisor.stop_async(timeout=5)
+        await stage.end()
         await stage.publish(*range(2_500))
         refused = 2
 
@@ -187,8 +195,6 @@ def test_what_came_while_it_could_not_start_is_not_lost() -> None:
                 raise ConnectionRefusedError("no database")
 
         keep.hooks["on_start"] = refuse
-        again = ChildSpec("service kept", stage.spec.create)
-        stage.spec = again
         stage.start()
         await until(lambda: len(keep.values) == 2_500)
         assert keep.values == list(range(2_500))
@@ -278,27 +284,45 @@ def test_a_slow_service_reads_the_log_and_costs_others_nothing(monkeypatch: pyte
         go_on.set()
         await until(lambda: keep.values and int(keep.values[-1]) == 29)
         assert not keep.gaps and not stage.standing.failures
-        assert [int(value) for value in dict.fromkeys(keep.values)] == list(range(30))
+        assert [int(value) for value in keep.values] == list(range(30)), "each once"
 
     with_service(scenario)
 
 
-def test_what_the_log_has_no_longer_is_told() -> None:
-    async def scenario(spine: Spine, stage: Stage) -> None:
+def test_what_the_log_has_no_longer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_fanout, "CONFIG", loads("[history]\nsize = 5"))
+
+    async def scenario(_: Spine, stage: Stage) -> None:
         keep = stage.keep
         stage.start()
         await stage.begun()
         await stage.publish(1)
-        await until(lambda: keep.values == [1])
-        await stage.finish()
-        await stage.supervisor.stop_async(timeout=5)
-        keep.position = "another:1"  # as of a log that is lost
-        stage.spec = ChildSpec("service kept", stage.spec.create)
+        await until(lambda: keep.at[-1] == 1)
+        await stage.end()
+        await stage.publish(*range(2, 22))
         stage.start()
-        await until(lambda: keep.gaps)
-        assert stage.standing.missed == sum(gap.last - gap.first + 1 for gap in keep.gaps)
-        await stage.publish(2)
-        await until(lambda: keep.values[-1] == 2)
+        await until(lambda: keep.values[-1] == 21)
+        assert keep.values == [1, *range(17, 22)]
+        assert [(gap.first, gap.last) for gap in keep.gaps] == [(2, 16)]
+        assert stage.standing.missed == 15
+
+    with_service(scenario)
+
+
+def test_what_is_more_than_is_recalled_at_once_is_read_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall, "RECALL_EVENTS", 10)
+    monkeypatch.setattr(service_runner, "PAGE", 7)
+
+    async def scenario(_: Spine, stage: Stage) -> None:
+        keep = stage.keep
+        stage.start()
+        await stage.begun()
+        await stage.end()
+        await stage.publish(*range(50))
+        stage.start()
+        await until(lambda: keep.values and keep.values[-1] == 49)
+        assert keep.values == list(range(50))
+        assert not keep.gaps
 
     with_service(scenario)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from actors.inner_client import BATCH, ROOM
-from actors.recall import RECALL_BYTES, RECALL_EVENTS
 from actors.service_runner import ServicePolicy
 from engine import config, wiring
 
@@ -41,4 +40,3 @@ def test_its_numbers_are_those_of_the_code() -> None:
     assert "half a second at first and 30 s at most" in GUIDE
     assert f"up to {BATCH:,}" in GUIDE
     assert f"{ROOM >> 20} MiB for it" in GUIDE
-    assert f"more than {RECALL_EVENTS:,} events or {RECALL_BYTES >> 20} MiB" in GUIDE
