@@ -42,7 +42,7 @@ class StoreService(Service):
         retention_days: how long prices are kept, 30; 0: for ever. Candles are always kept.
 
     Attributes:
-        skipped: events that were not stored, by reason.
+        skipped: events that were not stored, by the field that was wrong.
     """
 
     def __init__(
@@ -77,7 +77,12 @@ class StoreService(Service):
 
     async def on_events(self, batch: list[Event]) -> None:
         """Store what is new."""
-        prices = [price for event in batch if (price := self._price(event)) is not None]
+        prices = []
+        for event in batch:
+            try:
+                prices.append(self._price(event))
+            except BadPrice as error:
+                self._skip(event, error)
         for first in range(0, len(prices), ROWS):
             added = await self._store.add_prices(prices[first : first + ROWS], self.name)
             self._unannounced = self._unannounced or bool(added.completed)
@@ -95,25 +100,22 @@ class StoreService(Service):
         await self._store.add_missed(self.name, missed)
         _log.warning("%s: %d prices are lost (%d to %d): %s", gap.topic, missed, gap.first, gap.last, gap.reason)
 
-    def _price(self, event: Event) -> PriceEvent | None:
+    def _price(self, event: Event) -> PriceEvent:
         pair = self._pairs.get(event.topic)
         if pair is None:
-            return self._skip(event, "pairs", "is not tracked")
+            raise BadPrice("pairs", "it is not tracked")
         if not event.offset:
-            return self._skip(event, "offset", "has no place yet; it comes again with one")
+            raise BadPrice("offset", "it has no place yet, and comes again with one")
         received = datetime.fromtimestamp(event.ts, UTC)
-        try:
-            price = Price.of(pair, event.exact, event.ts)
-        except BadPrice as error:
-            return self._skip(event, error.field, str(error))
+        price = Price.of(pair, event.exact, event.ts)
         if price.time > received + AHEAD:
-            return self._skip(event, "time", f"{timestamp(price.time)} has not come yet")
+            raise BadPrice("time", f"{timestamp(price.time)} has not come yet")
         return PriceEvent(event.topic, event.epoch, event.offset, received, price)
 
-    def _skip(self, event: Event, field: str, why: str) -> None:
-        self.skipped[field] += 1
-        if self.skipped[field] == 1:  # the first of its kind is enough for the log
-            _log.warning("%s (%s, %d): not stored: %s", event.topic, event.epoch, event.offset, why)
+    def _skip(self, event: Event, error: BadPrice) -> None:
+        self.skipped[error.field] += 1
+        if self.skipped[error.field] == 1:  # the first of its kind is enough for the log
+            _log.warning("%s (%s, %d): not stored: %s", event.topic, event.epoch, event.offset, error)
 
     async def _announce(self) -> None:
         if not self._unannounced:
