@@ -70,6 +70,8 @@ def test_a_websocket_is_told_the_same_first() -> None:
             socket = here.echoes[0].socket
             assert (opened["sid"], opened["upgrades"]) == (socket.sid, [])
             assert (socket.user, socket.token, socket.token_in_query) == ("alice", "secret", True)
+            assert socket._connection is not None
+            assert socket._connection.token is None
             assert socket.transport == "websocket"
             assert socket.address == "{}:{}".format(*client.local_address)
 
@@ -400,11 +402,12 @@ def test_a_drain_sends_everybody_away(eventually: Eventually) -> None:
             assert (await idle.ask("POST", address, b"4x")).status == 200
             await client.answer()
             client.send("GET", address)
-            _, away, _ = await here.poll()
+            _, away, other = await here.poll()
             await eventually(lambda: waiting.socket._polling.get is not None)
             await here.listener.stop_accepting()
             here.listener.drop_unfinished()
             gone = asyncio.ensure_future(here.listener.wait_closed(DEADLINE))
+            assert (await other.ask("GET", POLLING)).status == 503
             last = await client.answer()
             # No close packet: python's client would not come back.
             assert (last.body, last.headers["connection"]) == (b"6", "close")
@@ -468,6 +471,20 @@ def test_packets_of_one_read_change_over_at_once() -> None:
     run(test)
 
 
+def test_a_session_that_ends_takes_the_websocket_that_it_tries_with_it(eventually: Eventually) -> None:
+    async def test() -> None:
+        async with place() as here:
+            address, echo, _ = await here.poll()
+            async with connect(here.url(address)) as websocket:
+                await websocket.send("2probe")
+                assert await received(websocket) == "3probe"
+                echo.socket.close(1012)
+                assert await closed(websocket) == 1000
+                await eventually(lambda: echo.heard == [("closed", 1012)])
+
+    run(test)
+
+
 @pytest.mark.parametrize("packets", [["5"], ["2"], ["2probe", "4x"], ["2probe", "2probe"], [b"2probe"], []])
 def test_a_websocket_that_does_not_take_over_is_closed_and_polling_goes_on(packets: list[Any]) -> None:
     async def test() -> None:
@@ -498,6 +515,7 @@ def test_backpressure_changes_over_too(eventually: Eventually) -> None:
             echo.on = lambda data: echo.socket.pause_reading()
             client.send("POST", address, b"4stop")
             await eventually(lambda: echo.heard == ["paused", b"stop"])
+            echo.on = lambda data: None
             async with connect(here.url(address)) as websocket:
                 for packet in ("2probe", "5", "4next"):
                     await websocket.send(packet)
@@ -505,6 +523,7 @@ def test_backpressure_changes_over_too(eventually: Eventually) -> None:
                 assert await received(websocket) == "3probe"
                 assert await received(websocket) == bytes(20_000)
                 await eventually(lambda: echo.heard[2:4] == ["rewired", "resumed"])
+                assert not echo.socket._heeded()
                 echo.on = None
                 await websocket.send("4last")
                 echo.socket.resume_reading()
