@@ -70,6 +70,11 @@ class SocketIoDoors:
         for server in self._servers:
             server.limits = connection_limits(config)
 
+    @property
+    def sessions(self) -> int:
+        """Of Engine.IO, those included that are about to end."""
+        return sum(len(server.sessions) for server in self._servers)
+
     def close(self) -> None:
         """Before the clients actor ends."""
         for engine in self._engines:

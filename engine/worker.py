@@ -33,6 +33,7 @@ WAVE_INTERVAL = 0.1  # s between two groups of clients that are sent away
 LEAST_WAVE = 100  # clients; so many may come back elsewhere at once
 ANSWERS = 0.75  # of drain_timeout: so long a publisher may wait for its answers before it is sent away
 HANDSHAKE_GRACE = 2.0  # s for handshakes under way when a successor has taken over
+LOOK_AGAIN = 0.01  # s between two looks at who is still there, in a drain
 SLICE = 0.002  # s for which an operator's question may hold up the loop, more or less
 CHECK_TIMEOUT = 15.0  # s that a check of the index may take in all
 PROBLEMS = 100  # that a check names; with so many it ends
@@ -100,6 +101,7 @@ class Worker(FanOut):
             return
         loop, server = asyncio.get_running_loop(), self._config.server
         began = loop.time()
+        deadline = began + server.drain_timeout
         await self._listener.stop_accepting()
         spread = min(server.drain_spread, server.drain_timeout / 2)
         wave = max(LEAST_WAVE, math.ceil(len(self._clients.sessions) * WAVE_INTERVAL / spread))
@@ -108,8 +110,12 @@ class Worker(FanOut):
         while left:
             await asyncio.sleep(WAVE_INTERVAL)
             left = self._clients.send_away(wave, patient=loop.time() < patience)
+        await _until(lambda: not self._clients.sessions, deadline)  # all have been told
         self._listener.drop_unfinished()
-        patience = max(0.0, began + server.drain_timeout - loop.time())
+        if (doors := self._socketio) is not None:
+            # Who polls comes for what it is told, perhaps through another worker.
+            await _until(lambda: not doors.sessions, deadline)
+        patience = max(0.0, deadline - loop.time())
         await asyncio.gather(self._listener.wait_closed(patience), self._end_handoff(patience))
 
     async def shut(self) -> None:
@@ -258,6 +264,14 @@ class Worker(FanOut):
             body = {"ready": ready} if ready else {"ready": False, "reason": "no hub"}
             return (200 if ready else 503), "application/json", msgspec.json.encode(body)
         return None
+
+
+async def _until(condition: Callable[[], bool], deadline: float) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        if condition() or loop.time() >= deadline:
+            return
+        await asyncio.sleep(LOOK_AGAIN)
 
 
 def main(argument: dict[str, Any], parent_fd: int) -> None:

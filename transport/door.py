@@ -70,7 +70,7 @@ class Connected(Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether it serves somebody who was let in."""
+        """Whether it is known what the client wants: nothing that it has begun to say is incomplete."""
 
     @property
     def closing(self) -> bool:
@@ -139,6 +139,9 @@ class Mount(Protocol):
 
     def open(self, connection: WebSocketConnection, request: Request) -> Handler | None:
         """As :meth:`Door.open`, for a WebSocket at one of its paths."""
+
+    def shut(self) -> None:
+        """No connection is accepted any more: none of those here is kept for another request. Idempotent."""
 
     def drain(self) -> None:
         """Send everybody away who is still there."""

@@ -78,7 +78,8 @@ class EngineServer:
 
     Attributes:
         sessions: by name.
-        draining: clients are sent away, and nobody is let in.
+        draining: nobody is let in.
+        closing: each answer is its connection's last.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class EngineServer:
     ) -> None:
         self.options = options
         self.sessions: dict[str, EngineSocket] = {}
-        self.draining = False
+        self.draining = self.closing = False
         self._accept, self._handoff = accept, handoff
         times = (options.ping_interval, options.ping_timeout, options.upgrade_timeout, limits.close_timeout)
         self.keepalive = Keepalive(loop, min(1.0, min(times) / 10))
@@ -164,16 +165,22 @@ class EngineServer:
         connection.write(self._greeting(socket, ()))
         return socket if self._begin(socket) else None
 
+    def shut(self) -> None:
+        """Requests to come are another worker's: it passes on those of sessions that are here."""
+        if not self.closing:
+            self.closing = True
+            self._sweep_idle()
+
     def drain(self) -> None:
         """Send everybody away who is still there, and let nobody in."""
-        self.draining = True
+        self.draining = self.closing = True
         for socket in tuple(self.sessions.values()):
             socket.close(CloseCode.RESTART)
         self._sweep_idle()
 
     def stop(self) -> None:
         """Drop everybody."""
-        self.draining = True
+        self.draining = self.closing = True
         for socket in tuple(self.sessions.values()):
             socket.abort()
         if self._sweep is not None:
@@ -238,7 +245,7 @@ class EngineServer:
         """Called by the session."""
         self.sessions.pop(socket.sid, None)
         self._fresh.pop(socket, None)
-        if self.draining and self._sweep is None:
+        if self.closing and self._sweep is None:
             self._sweep = self.keepalive.loop.call_later(SWEEP, self._sweep_idle)
 
     # inside ----------------------------------------------------------------------------------------------------------
@@ -315,5 +322,5 @@ class EngineServer:
     def _sweep_idle(self) -> None:
         self._sweep = None
         for connection in tuple(self._idle):
-            if not connection.open:
+            if connection.spent:
                 connection.close()

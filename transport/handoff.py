@@ -28,6 +28,7 @@ BACKLOG: Final = 1024  # connections that wait for a worker that hangs; the next
 ACCEPTS: Final = 32  # a turn of the loop
 UNFINISHED: Final = 64  # connections of whose bytes the kernel has not taken all, and as many that did not all come
 TIMEOUT: Final = 5.0  # s for their rest
+GOODBYE: Final = 1.0  # s for the client of a relay to take what is left and to answer TLS's end; a pool may not
 FULL_PAUSE: Final = 1.0  # s without accepting when descriptors run out
 # So much of a request waits in the kernel for a worker that hangs; the rest waits here.
 _SEND_BUFFER: Final = 8 * 1024  # the kernel doubles it
@@ -90,11 +91,12 @@ class Handoff:
             self._drop(arrival)
 
     async def end(self, patience: float) -> None:
-        """Stop, and close the relays behind what was written; what is left after ``patience`` seconds is cut."""
+        """Stop, and close the relays behind what was written; what is left after ``patience`` seconds, or after
+        :data:`GOODBYE`, is cut."""
         self.stop()
         for relay in tuple(self.relays):
             relay.close()
-        cut = self._loop.call_later(patience, self._cut)
+        cut = self._loop.call_later(min(patience, GOODBYE), self._cut)
         try:
             await self._ended.wait()
             if self._sending:

@@ -153,6 +153,8 @@ class Listener:
             self._loop.remove_reader(self._sock)
             self._sock.close()
         self._refusals.stop()
+        for mount in self._mounted():
+            mount.shut()
 
     def drop_unfinished(self) -> None:
         """Drop those still in the handshake, to whom nothing was promised: a silent one would hold up the end."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transport.websocket import ConnectionLimits
 
 KEEP_ALIVE: Final = 65.0  # s between two requests, longer than the proxies' in front
+IDLE_END: Final = 0.5  # s for a client to answer TLS's goodbye on a connection that it does not use
 BODY_TIMEOUT: Final = 30.0  # s for a body, from its head on
 PIPELINED: Final = 65_536  # bytes that may come before the answer to what came before them
 _TEXT: Final = "text/plain; charset=UTF-8"
@@ -43,7 +44,7 @@ class Server(Protocol):
         """What a connection may take."""
 
     @property
-    def draining(self) -> bool:
+    def closing(self) -> bool:
         """Whether each answer is its connection's last."""
 
     def expect(self, connection: PollingConnection, request: http.Request) -> int:
@@ -82,6 +83,7 @@ class PollingConnection(asyncio.Protocol):
 
     __slots__ = (
         "_cors",
+        "_fresh",
         "_last",
         "_owner",
         "_peer",
@@ -105,6 +107,7 @@ class PollingConnection(asyncio.Protocol):
         self._request: http.Request | None = None  # whose body is awaited
         self._size = self.bucket = 0
         self._cors: http.Headers = ()
+        self._fresh = True  # nothing was asked yet
         self._last = False  # the request wants no other one after it
         self._unsent = False  # something of an answer
         self.socket: EngineSocket | None = None
@@ -112,8 +115,13 @@ class PollingConnection(asyncio.Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether it has a request, or the last one's session is there."""
-        return Stage.IDLE < self._stage < Stage.CLOSING or (self.socket is not None and not self.socket.gone)
+        """Whether it is not amid the head of a request."""
+        return self._stage is not Stage.HEAD
+
+    @property
+    def spent(self) -> bool:
+        """Whether the session of its last request has ended or changed over, or there was none."""
+        return self.socket is None or self.socket.gone or self.socket.transport != "polling"
 
     @property
     def closing(self) -> bool:
@@ -125,7 +133,7 @@ class PollingConnection(asyncio.Protocol):
         self._owner.joined(self)
         self._owner.opened(self)
         self._transport.set_protocol(self)
-        # So `pause_writing` says that something is left of an answer. Not 0: uvloop's TLS takes nothing for too much then.
+        # So `pause_writing` says that something is left of an answer. With 0, nothing is too much to uvloop's TLS.
         self._transport.set_write_buffer_limits(high=1, low=0)
         self.data_received(received)
 
@@ -134,7 +142,7 @@ class PollingConnection(asyncio.Protocol):
     ) -> None:
         """Answer the request that is served; without effect once the client has gone."""
         if self._stage is Stage.SERVING:
-            last = self._last or self._server.draining
+            last = self._last or self._server.closing
             self._answer(http.response(status, content_type, body, headers + self._cors, last), last)
 
     def refuse(self, error: http.HttpError) -> None:
@@ -154,7 +162,7 @@ class PollingConnection(asyncio.Protocol):
             return
         self._server.idle(self, False)
         idle = self._stage is Stage.IDLE
-        self._enter(Stage.CLOSING, self._server.limits.close_timeout)
+        self._enter(Stage.CLOSING, IDLE_END if idle else self._server.limits.close_timeout)
         self._received.clear()
         if idle or not self._transport.can_write_eof():  # a client's pool may keep an idle one after our end, too
             self._transport.close()
@@ -246,8 +254,9 @@ class PollingConnection(asyncio.Protocol):
             return False
         self._enter(Stage.BODY, BODY_TIMEOUT)
         del self._received[:size]
-        first = "sid" not in http.parameters(request)
-        self.host, self._cors = self._owner.gate.visit(self._peer[0], request, first)
+        begins, fresh = request.method == "GET" and "sid" not in http.parameters(request), self._fresh
+        self._fresh = False
+        self.host, self._cors = self._owner.gate.visit(self._peer[0], request, begins, fresh)
         self.address = f"{self.host}:{self._peer[1]}" if self.host == self._peer[0] else self.host
         self._last = request.version == "1.0" or request.headers.get("connection", "").lower() == "close"
         self._size = _length(request, self._server.expect(self, request))

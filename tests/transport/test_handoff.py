@@ -577,8 +577,13 @@ def test_a_relay_ends_with_either_side_behind_what_was_written(
 
 
 def test_the_end_closes_relays_and_cuts_those_whose_client_does_not_go(
-    directory: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext], eventually: Eventually
+    directory: str,
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(handoff, "GOODBYE", DEADLINE)
+
     async def test() -> None:
         async with house(directory, contexts) as built:
             first, second = built.workers
@@ -593,7 +598,8 @@ def test_the_end_closes_relays_and_cuts_those_whose_client_does_not_go(
             ending = asyncio.create_task(first.handoff.end(DEADLINE))
             assert await reading.reader.read() == b""
             await eventually(lambda: len(first.handoff.relays) == 1)
-            await first.handoff.end(0.0)
+            monkeypatch.setattr(handoff, "GOODBYE", 0.0)
+            await first.handoff.end(DEADLINE)
             await ending
             assert not first.handoff.relays
             await eventually(lambda: all(conversation.lost for conversation in second.conversations))
