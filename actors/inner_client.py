@@ -90,8 +90,8 @@ class InnerClient(_Connection):
     """What :class:`heliograph.Client` is for another program, without reconnecting: there is nothing that could break.
 
     All of it on the loop of ``clients``. Requests fail with :class:`RequestError`, ``unavailable``, while the hub is
-    away; a publish that was under way then has an unknown outcome. From :data:`~engine.config.Limits` on
-    ``unacknowledged_publishes`` requests without an answer, the next one waits.
+    away; what was under way then has an unknown outcome. With too many requests unanswered
+    (:attr:`ClientLimits.unacknowledged_publishes`) the next one waits.
     """
 
     def __init__(self, clients: Clients) -> None:
