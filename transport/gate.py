@@ -72,21 +72,22 @@ class Gate:
         Raises:
             HttpError: 429, it connects too often; 403, it is a page that may not.
         """
-        client, proxied = self._client(peer, request, True)
+        client, proxied = self._client(peer, request, True, True)
         if request.upgrade:
             self._check(peer, request, proxied)
         return client
 
-    def visit(self, peer: str, request: Request, first: bool) -> tuple[str, Headers]:
+    def visit(self, peer: str, request: Request, begins: bool, counted: bool) -> tuple[str, Headers]:
         """As :meth:`admit`, for a request whose answer a page wants to read: also the headers that let it (CORS).
 
         Args:
-            first: it begins something, and counts; those that follow it do not.
+            begins: it counts as a connection; those that go on with something do not.
+            counted: its connection was, by :meth:`wait`, and this is the first request on it.
 
         Raises:
             HttpError: 429 and 403, as above.
         """
-        client, proxied = self._client(peer, request, first)
+        client, proxied = self._client(peer, request, begins, counted)
         origin = request.headers.get("origin")
         if origin is None:
             return client, ()
@@ -99,10 +100,11 @@ class Gate:
             ("Vary", "Origin"),
         )
 
-    def _client(self, peer: str, request: Request, counted: bool) -> tuple[str, bool]:
+    def _client(self, peer: str, request: Request, begins: bool, counted: bool) -> tuple[str, bool]:
         proxied = self._proxies.trusts(peer)
         client = self._proxies.client(peer, request.headers.get("x-forwarded-for")) if proxied else peer
-        if counted and proxied and client != peer and self._policy.connect_rate is not None:
+        uncounted = client != peer if proxied else not counted
+        if begins and uncounted and self._policy.connect_rate is not None:
             wait = self._count(client, self._policy.connect_rate)
             if wait:
                 raise too_often(wait)

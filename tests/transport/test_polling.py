@@ -283,6 +283,15 @@ def test_a_proxy_s_clients_are_counted_by_session_not_by_request() -> None:
     run(test)
 
 
+def test_sessions_that_begin_on_one_connection_are_counted_too() -> None:
+    async def test() -> None:
+        async with place(policy=GatePolicy(connect_rate=2.0)) as here:
+            client = await here.http()
+            assert [(await client.ask("GET", POLLING)).status for _ in range(3)] == [200, 200, 429]
+
+    run(test)
+
+
 def test_websockets_of_pages_that_may_not_are_refused() -> None:
     async def test() -> None:
         async with place() as here:
