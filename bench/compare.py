@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import median
 
 from bench import report, wsload
-from bench.fanout import note, numbers
-from bench.report import Row
+from bench.fanout import numbers
+from bench.report import Row, note
 from bench.server import ROOT, engine
 from bench.wsload import Load
 

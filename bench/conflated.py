@@ -21,8 +21,7 @@ from statistics import median
 import psutil  # type: ignore[import-untyped]
 
 from bench import report, wsload
-from bench.fanout import note
-from bench.report import Row
+from bench.report import Row, note
 from bench.server import Server, engine
 from bench.wsload import CLIENT_CORE, NATIVE, TOPIC
 

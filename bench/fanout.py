@@ -15,11 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from bench import report, wsload
 from bench.peers import PEERS, NodePeer, Peer
-from bench.report import Row
+from bench.report import Row, note
 from bench.server import Server, engine
 from bench.wsload import NATIVE, Dialect, Load
 
@@ -224,11 +222,6 @@ MODES: dict[str, Callable[[Options], list[Row]]] = {
 }
 
 
-def note(text: str) -> None:
-    """Progress, on stderr."""
-    print(f"  {text}", file=sys.stderr, flush=True)
-
-
 def numbers(text: str) -> list[int]:
     """``100,1000``."""
     return [int(part) for part in text.split(",")]
@@ -247,15 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments, Options())
     what = list(MODES) if "all" in options.what else options.what or ["rates"]
-    if (warning := report.warning()) is not None:
-        note(warning)
-    results: dict[str, list[Row]] = {}
-    for name in what:
-        results[name] = rows = MODES[name](options)
-        if not options.json:
-            print(f"\n{name}: {(MODES[name].__doc__ or '').splitlines()[0]}\n{report.table(rows)}", flush=True)
-    if options.json:
-        print(msgspec.json.encode(results).decode())
+    report.show(MODES, what, options)
     return 0
 
 

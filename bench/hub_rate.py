@@ -25,8 +25,7 @@ import zmq
 
 from bench import report
 from bench.conftest import DATA
-from bench.fanout import note
-from bench.report import Row
+from bench.report import Row, note
 from bench.wsload import CLIENT_CORE, SERVER_CORE
 from engine import log
 from engine.config import Config

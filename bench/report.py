@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
+
+import msgspec
 
 from bench.wsload import CLIENT_CORE, SERVER_CORE, Load
 
@@ -54,6 +57,24 @@ def summary(loads: Sequence[Load]) -> dict[str, Any]:
         "others": max(load.others for load in chosen),
         "whole": all(load.whole for load in chosen),
     }
+
+
+def show(modes: Mapping[str, Callable[[Any], list[Row]]], what: Sequence[str], options: Any) -> None:
+    """Run those modes and print what they found, a table each, or all as JSON where ``options.json`` is true."""
+    if (wrong := warning()) is not None:
+        note(wrong)
+    results: dict[str, list[Row]] = {}
+    for name in what:
+        results[name] = rows = modes[name](options)
+        if not options.json:
+            print(f"\n{name}: {(modes[name].__doc__ or '').splitlines()[0]}\n{table(rows)}", flush=True)
+    if options.json:
+        print(msgspec.json.encode(results).decode())
+
+
+def note(text: str) -> None:
+    """Progress, on stderr."""
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def warning() -> str | None:

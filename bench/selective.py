@@ -22,8 +22,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from bench import report, wsload
-from bench.fanout import note
-from bench.report import Row
+from bench.report import Row, note
 from bench.server import engine
 from bench.wsload import MESSAGE_BYTES, TOPIC, Count, Load
 from transport.filters import MISSING, Filter

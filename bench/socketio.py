@@ -20,12 +20,10 @@ from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
-import msgspec
-
 from bench import report, wsload
-from bench.fanout import missing, note, numbers
+from bench.fanout import missing, numbers
 from bench.peers import PEERS, SOCKETIO
-from bench.report import Row
+from bench.report import Row, note
 from bench.server import ROOT, Server, engine
 from bench.wsload import NATIVE, TOPIC, Dialect, Load
 
@@ -161,15 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments, Options())
     what = list(MODES) if "all" in options.what or not options.what else options.what
-    if (warning := report.warning()) is not None:
-        note(warning)
-    results: dict[str, list[Row]] = {}
-    for name in what:
-        results[name] = rows = MODES[name](options)
-        if not options.json:
-            print(f"\n{name}: {(MODES[name].__doc__ or '').splitlines()[0]}\n{report.table(rows)}", flush=True)
-    if options.json:
-        print(msgspec.json.encode(results).decode())
+    report.show(MODES, what, options)
     return 0
 
 

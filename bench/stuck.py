@@ -32,8 +32,7 @@ import msgspec
 
 from bench import report, wsload
 from bench.compare import STRANGERS, interval
-from bench.fanout import note
-from bench.report import Row
+from bench.report import Row, note
 from bench.server import Server, engine
 from bench.wsload import NATIVE, TOPIC, Load
 
