@@ -470,6 +470,8 @@ class EngineSocket:
     def _leave(self) -> None:
         if self._state is not State.CLOSED:
             self._state = State.CLOSED
+            if self._long_poll is not None:
+                self._long_poll.end()
             self._sessions.keepalive.forget(self)
             self._sessions.ended(self)
 

@@ -105,6 +105,10 @@ class LongPoll:
         self.get = None
         return True
 
+    def end(self) -> None:
+        """Nobody is told any more that what waited has gone; so the collector is not needed to free both."""
+        self._emptied = _nothing
+
     def _schedule(self) -> None:
         if self.get is not None and self._waiting and not self._scheduled:
             self._scheduled = True
@@ -114,3 +118,6 @@ class LongPoll:
         self._scheduled = False
         if self._waiting:
             self.answer()
+
+
+def _nothing() -> None: ...

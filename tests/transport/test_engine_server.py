@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import ssl
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ from tests.transport.engine_place import CALM, DEADLINE, LIMITS, POLLING, QUICK,
 from tests.transport.test_tls import certify
 from transport import engine_server, engineio
 from transport.engine_server import EngineOptions
+from transport.engine_socket import EngineSocket
 from transport.tls import ServerTls
 
 Eventually = Callable[..., Awaitable[None]]
@@ -586,6 +588,40 @@ def test_sessions_whose_client_never_comes_back_are_few(
             assert [len(echo.heard) for echo in here.echoes] == [1, 1, 1, 0, 0, 0]
 
     run(test)
+
+
+def test_what_has_ended_is_freed_without_the_collector(eventually: Eventually) -> None:
+    def alive() -> int:
+        return sum(isinstance(each, EngineSocket) for each in gc.get_objects())
+
+    async def test() -> None:
+        async with place() as here:
+            gc.collect()
+            before = alive()
+            address, _, client = await here.poll()
+            async with connect(here.url(address)) as websocket:
+                for packet in ("2probe", "5", "4x"):
+                    await websocket.send(packet)
+                while await received(websocket) != "4x":
+                    pass
+                assert alive() == before + 1
+            address, _, client = await here.poll()
+            assert (await client.ask("POST", address, b"1")).body == b"ok"
+            assert (await client.ask("GET", address)).body == b"6"
+            client.writer.close()
+            await eventually(lambda: all(isinstance(echo.heard[-1], tuple) for echo in here.echoes))
+            await eventually(lambda: len(here.listener.connections) <= 1)
+            here.clients[0].writer.close()
+            await eventually(lambda: not here.listener.connections)
+            here.echoes.clear()
+            del _
+            assert alive() == before
+
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()
 
 
 # Other workers.
