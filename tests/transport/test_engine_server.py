@@ -424,6 +424,31 @@ def test_a_drain_sends_everybody_away(eventually: Eventually) -> None:
     run(test)
 
 
+def test_once_nothing_is_accepted_each_answer_is_the_last_of_its_connection(eventually: Eventually) -> None:
+    async def test() -> None:
+        async with place() as here:
+            address, polling, client = await here.poll()
+            client.send("GET", address)
+            other = await here.http()
+            assert (await other.ask("POST", address, b"4x")).headers.get("connection") != "close"
+            await client.answer()
+            pool = await here.http()
+            assert (await pool.ask("OPTIONS", POLLING)).status == 200
+            await here.listener.stop_accepting()
+            assert await pool.to_eof() == b""  # nobody comes back on it
+            # Who polls goes on; its next connection comes to a successor, which passes it on.
+            client.send("GET", address)
+            await eventually(lambda: polling.socket._polling.get is not None)
+            polling.write(engineio.message_frame(b"y", False))
+            for one, answer in ((client, await client.answer()), (other, await other.ask("POST", address, b"4x"))):
+                assert (answer.status, answer.headers["connection"]) == (200, "close")
+                assert await one.to_eof() == b""
+            assert polling.heard == [b"x", b"x"]
+            assert not polling.socket.gone
+
+    run(test)
+
+
 # The change to a WebSocket.
 
 
