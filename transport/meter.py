@@ -225,8 +225,8 @@ COUNTERS = (
 )  # fmt: skip
 """Fields of :class:`Meter` that only rise."""
 GAUGES = (
-    "connections", "subscriptions", "filtered", "selections", "held_events", "group_members", "group_waiting",
-    "group_unacknowledged", "slow_sessions", "outbox_bytes", "accept_paused", "bus_queue", "bus_closed",
-    "stages_bypassed", "history_bytes", "history_topics", "history_waiting", "backplane_spooled",
+    "connections", "socketio", "subscriptions", "filtered", "selections", "held_events", "group_members",
+    "group_waiting", "group_unacknowledged", "slow_sessions", "outbox_bytes", "accept_paused", "bus_queue",
+    "bus_closed", "stages_bypassed", "history_bytes", "history_topics", "history_waiting", "backplane_spooled",
 )  # fmt: skip
 """Fields of :class:`Meter` whose sum over processes means something."""

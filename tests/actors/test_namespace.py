@@ -309,6 +309,7 @@ def test_a_client_for_whom_much_runs_is_not_read_and_keeps_its_order(monkeypatch
         socket = await house.enter()
         for number in range(4):
             socket.emit("wait", ack=number)
+        socket.emit("echo", ack=8)
         socket.emit("echo", ack=9)
         await until(lambda: len(running) == 2)
         assert socket.paused
@@ -317,8 +318,8 @@ def test_a_client_for_whom_much_runs_is_not_read_and_keeps_its_order(monkeypatch
             await until(lambda n=number: len(running) > n)
             assert len(running) <= number + 2
             running[number].set()
-        await socket.ack(3)
-        await until(lambda: not socket.paused)
+        await until(lambda: not socket.paused and len(socket.got) == 6)
+        assert [text for text in socket.got if "[]" in str(text)] == ["438[]", "439[]"]
 
     talk(test)
 

@@ -160,7 +160,7 @@ class Node:
 
 MOST = 3
 STEP = st.tuples(
-    st.sampled_from(["knock", "knock", "leave", "withdraw", "up", "up", "down", "down", "lost", "hub"]),
+    st.sampled_from(["knock", "knock", "leave", "withdraw", "up", "up", "down", "down", "settle", "lost", "hub"]),
     st.integers(0, 1),
 )
 
@@ -213,10 +213,12 @@ class Engine:
                 getattr(self, what)(node)
             case "hub":
                 self.hub()
+            case "settle":
+                await self.settle(10)
         await asyncio.sleep(0)  # what is told once a turn
 
-    async def settle(self) -> None:
-        for _ in range(200):
+    async def settle(self, rounds: int = 200) -> None:
+        for _ in range(rounds):
             for node in self.nodes:
                 self.up(node)
                 self.down(node)
@@ -283,6 +285,24 @@ def test_a_question_that_nobody_hears_leaves_nothing() -> None:
         assert not node.occupancy._asked
 
     within(test)
+
+
+def test_an_answer_of_a_former_hub_is_void() -> None:
+    async def main() -> None:
+        engine = Engine()
+        await engine.settle()
+        node = engine.nodes[0]
+        node.knock()
+        engine.up(node)
+        former = node.link.peer
+        assert former is not None and former.out
+        engine.hub()
+        [late] = former.take()
+        node.occupancy.answered(late)
+        await engine.settle()
+        assert (node.inside, engine.seats.clients) == (1, 1)
+
+    uvloop.run(main())
 
 
 def test_who_asked_and_went_gives_the_seat_back() -> None:

@@ -127,6 +127,7 @@ def test_namespaces() -> None:
         assert str(socket.take()[0]).startswith('40{"sid":')
         assert not house.workers[0]._clients.sessions
         socket.say('2["ping"]')  # it may not have heard yet that it is out
+        assert socket.closed is None
         socket.say("0")
         assert len(house.workers[0]._clients.sessions) == 1
         socket.hung_up()
@@ -299,10 +300,13 @@ def test_events_go_on_over_another_write() -> None:
         await socket.ack(1)
         await house.publish("a", 1)
         await socket.event("event")
+        [session] = house.workers[0]._clients.sessions.values()
+        assert session.write == socket.write  # the socket's own, nothing in between
         written: list[bytes] = []
         socket.write = written.append
         assert socket.visitor is not None
         socket.visitor.on_rewired()
+        assert session.write == socket.write
         await house.publish("a", 2)
         await until(lambda: written)
         assert not socket.take()

@@ -89,6 +89,7 @@ def busy() -> Meter:
         route_hits=5,
         route_misses=6,
         connections=8,
+        socketio=3,
         subscriptions=9,
         slow_sessions=10,
         outbox_bytes=11,
@@ -176,7 +177,8 @@ def test_values_reach_the_text() -> None:
     def value(name: str, **labels: str) -> float:
         return found[name, frozenset(labels.items())]
 
-    assert value("connections", transport="websocket") == 16
+    assert value("connections", transport="websocket") == 10
+    assert value("connections", transport="socketio") == 6
     assert value("deliveries_total") == 4
     assert value("events_dropped_total", reason="slow") == 6
     assert value("disconnects_total", code="1000") == 8
