@@ -79,11 +79,23 @@ class Visitor:
     One per client: what few of them need is made when it is needed.
     """
 
-    __slots__ = ("_decoder", "_holds", "_running", "_timer", "_waiting", "connections", "door", "known", "socket")
+    __slots__ = (
+        "_decoder",
+        "_holds",
+        "_running",
+        "_timer",
+        "_waiting",
+        "connections",
+        "door",
+        "known",
+        "paused",
+        "socket",
+    )
 
     def __init__(self, door: SocketIoDoor, socket: Socket) -> None:
         self.door, self.socket = door, socket
         self.connections: dict[str, NamespaceConnection] = {}
+        self.paused = False  # it does not read
         self.known: tuple[str, ...] = ()  # namespaces that it has knocked at
         self._decoder = Decoder(door.max_payload)
         self._holds: set[Any] | None = None  # who wants it not to be read
@@ -111,11 +123,13 @@ class Visitor:
 
     def on_paused(self) -> None:
         """Write no more."""
+        self.paused = True
         for connection in tuple(self.connections.values()):
             connection.session.on_paused()
 
     def on_resumed(self) -> None:
         """There is room again."""
+        self.paused = False
         for connection in tuple(self.connections.values()):
             connection.session.on_resumed()
 
@@ -151,6 +165,9 @@ class Visitor:
 
     def _connect(self, packet: Packet) -> None:
         namespace = packet.namespace
+        if self.paused:  # answers that are no session's are bounded by this
+            self.socket.close(CloseCode.SLOW, "it does not read")
+            return
         try:
             values = packet.values()
         except SocketIoError as error:

@@ -293,6 +293,36 @@ def test_a_slow_client_is_told_what_it_misses() -> None:
     run(test, config("[delivery]\noutbox_events = 3"))
 
 
+def test_who_does_not_read_gets_no_answers_to_connect() -> None:
+    async def test(house: House) -> None:
+        socket = await house.enter()
+        assert socket.visitor is not None
+        socket.visitor.on_paused()
+        socket.say("0/nowhere,")
+        assert socket.closed is not None and socket.closed[0] == 4008
+        assert not socket.got
+
+    run(test)
+
+
+def test_who_does_not_read_from_the_first_packet_on_is_slow() -> None:
+    async def test(house: House) -> None:
+        socket = house.visit()
+        written = socket.write
+
+        def write(data: bytes) -> None:
+            written(data)
+            assert socket.visitor is not None
+            socket.visitor.on_paused()
+
+        socket.write = write
+        socket.say("0")
+        [session] = house.workers[0]._clients.sessions.values()
+        assert session.outbox is not None
+
+    run(test)
+
+
 def test_events_go_on_over_another_write() -> None:
     async def test(house: House) -> None:
         socket = await house.enter()
