@@ -21,6 +21,8 @@ NAMESPACES: Final = 16
 """That one client may be in at once."""
 TASKS: Final = 16
 """Methods of the application that run for one client at once; beyond, it is not read."""
+STRANGERS: Final = 4_096
+"""Clients of a worker that are in no namespace: they count for no limit. The oldest are closed."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,10 +69,24 @@ class SocketIoDoor:
     ) -> None:
         self.loop, self.clients, self.spaces = loop, clients, spaces
         self.connect_timeout, self.max_payload = connect_timeout, max_payload
+        self._strangers: dict[Visitor, None] = {}  # in the order of their coming
 
     def accept(self, socket: Socket) -> Visitor:
         """An Engine.IO session has begun."""
         return Visitor(self, socket)
+
+    def nowhere(self, visitor: Visitor) -> None:
+        """It is in no namespace."""
+        self._strangers[visitor] = None
+        if len(self._strangers) > STRANGERS:
+            _log.warning("too many Socket.IO clients that are in no namespace: the oldest are closed")
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]  # at once: of those that come in one turn each closes another
+            oldest.socket.close(CloseCode.TRY_LATER, "too many clients")
+
+    def somewhere(self, visitor: Visitor) -> None:
+        """It is in one, or gone."""
+        self._strangers.pop(visitor, None)
 
 
 class Visitor:
@@ -205,9 +221,11 @@ class Visitor:
             self._watch()
 
     def _watch(self) -> None:
+        self.door.nowhere(self)
         self._timer = self.door.loop.call_later(self.door.connect_timeout, self._nowhere)
 
     def _stop_watch(self) -> None:
+        self.door.somewhere(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -15,13 +15,12 @@ from actors.native_namespace import NativeSpace
 from actors.socketio_door import SocketIoDoor
 from engine.config import Config
 from engine.socketio_config import SocketIo
-from engine.wiring import connection_limits, imported
+from engine.wiring import WorkerActors, connection_limits, imported
 from transport.engine_server import EngineOptions, EngineServer, Handoff
 from transport.errors import ConfigError
 from transport.socketio import MAIN
 
 if TYPE_CHECKING:
-    from actors.clients import Clients
     from transport.engine_socket import EngineSocket
 
 Accept = Callable[["EngineSocket"], Any]
@@ -32,6 +31,7 @@ class SocketIoDoors:
     """What answers the Engine.IO clients of a worker, by path. On its loop.
 
     Args:
+        actors: of the worker.
         handoff: to the other workers, where there are some.
 
     Attributes:
@@ -43,9 +43,9 @@ class SocketIoDoors:
     """
 
     def __init__(
-        self, config: Config, clients: Clients, loop: asyncio.AbstractEventLoop, handoff: Handoff | None = None
+        self, config: Config, actors: WorkerActors, loop: asyncio.AbstractEventLoop, handoff: Handoff | None = None
     ) -> None:
-        socketio = config.socketio
+        socketio, clients = config.socketio, actors.door
         self._engines: list[NamespaceEngine] = []
         spaces: dict[str, Space] = {MAIN: NativeSpace(clients)}
         for path, namespace in socketio.namespaces.items():

@@ -77,7 +77,7 @@ class Worker(FanOut):
         if self._config.socketio.enabled:
             if self._runtime_dir is not None:
                 self._handoff = Handoff(self._runtime_dir, self._adopt, loop)
-            self._socketio = SocketIoDoors(self._config, self._clients, loop, self._handoff)
+            self._socketio = SocketIoDoors(self._config, self._actors, loop, self._handoff)
         self._listener = Listener(
             loop,
             self._sock,

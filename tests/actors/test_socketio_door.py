@@ -175,6 +175,26 @@ def test_who_is_in_no_namespace_for_long_is_closed() -> None:
     run(test, config("connect_timeout = 0.05"))
 
 
+def test_clients_that_are_nowhere_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socketio_door, "STRANGERS", 2)
+
+    async def test(house: House) -> None:
+        inside = await house.enter()
+        strangers = [house.visit() for _ in range(3)]
+        assert [each.closed is None for each in (inside, *strangers)] == [True, False, True, True]
+        strangers[1].say("0")
+        house.visit()
+        assert strangers[2].closed is None
+        inside.say("1")  # the youngest who is nowhere
+        assert inside.closed is None
+        assert strangers[2].closed is not None
+        for each in (inside, *strangers):
+            each.hung_up()
+        assert inside.visitor is None
+
+    run(test)
+
+
 def test_namespaces_of_one_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socketio_door, "NAMESPACES", 1)
 
