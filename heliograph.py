@@ -43,12 +43,16 @@ if TYPE_CHECKING:
     from engine.alert_subscription import AlertSubscription
     from engine.alerts import Alerts
     from engine.client import Client
+    from engine.config import Config
+    from engine.config import load as load_config
     from engine.embedded import Engine
     from engine.market_alerts import MarketAlert, MarketContext, PatternAlert
     from engine.mock_exchange import MockExchange
     from engine.mock_faults import Fault, Phase
     from engine.pipeline import Pipeline
     from engine.preferences import PreferenceRule, Preferences, PreferencesBuilder
+    from engine.recording import Instrument, Quote
+    from engine.recording import instruments as recordings
     from transport.client_messages import Gap
     from transport.codes import ErrorCode, Priority
     from transport.errors import (
@@ -80,6 +84,7 @@ _HOME = {
     "ChildSpec": "actors.supervisor",
     "Client": "engine.client",
     "CodecError": "transport.errors",
+    "Config": "engine.config",
     "ConfigError": "transport.errors",
     "Connect": "actors.connection",
     "ConnectionLost": "transport.errors",
@@ -99,6 +104,7 @@ _HOME = {
     "FeedSpec": "actors.feed",
     "Gap": "transport.client_messages",
     "HeliographError": "transport.errors",
+    "Instrument": "engine.recording",
     "LoopActor": "actors.loop_actor",
     "MailboxFull": "transport.errors",
     "MappedProtocol": "actors.feed_protocol",
@@ -118,6 +124,7 @@ _HOME = {
     "ProtocolSpec": "actors.feed_protocol",
     "Publication": "transport.messages",
     "Publish": "transport.messages",
+    "Quote": "engine.recording",
     "RecoveryPolicy": "actors.recovery",
     "Repeated": "actors.sequence",
     "RequestError": "transport.errors",
@@ -131,10 +138,12 @@ _HOME = {
     "Unsupported": "transport.errors",
     "UpstreamRefused": "actors.failure",
     "WouldDeadlock": "transport.errors",
+    "load_config": "engine.config:load",
     "on": "actors.namespace",
+    "recordings": "engine.recording:instruments",
     "topic": "transport.topics",
 }
-"""Where each public name lives."""
+"""Where each public name lives; ``module:name`` where it has another one there."""
 
 __all__ = [
     "ActorError",
@@ -149,6 +158,7 @@ __all__ = [
     "ChildSpec",
     "Client",
     "CodecError",
+    "Config",
     "ConfigError",
     "Connect",
     "ConnectionLost",
@@ -168,6 +178,7 @@ __all__ = [
     "FeedSpec",
     "Gap",
     "HeliographError",
+    "Instrument",
     "LoopActor",
     "MailboxFull",
     "MappedProtocol",
@@ -187,6 +198,7 @@ __all__ = [
     "ProtocolSpec",
     "Publication",
     "Publish",
+    "Quote",
     "RecoveryPolicy",
     "Repeated",
     "RequestError",
@@ -201,7 +213,9 @@ __all__ = [
     "UpstreamRefused",
     "WouldDeadlock",
     "__version__",
+    "load_config",
     "on",
+    "recordings",
     "topic",
 ]
 
@@ -231,10 +245,10 @@ from engine.version import VERSION as __version__  # noqa: E402, N811  only now 
 
 def __getattr__(name: str) -> object:
     try:
-        module = _HOME[name]
+        module, _, there = _HOME[name].partition(":")
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value: object = getattr(importlib.import_module(module), name)
+    value: object = getattr(importlib.import_module(module), there or name)
     globals()[name] = value
     return value
 

@@ -15,11 +15,10 @@ import msgspec
 import pytest
 
 from fx.analytics_options import AnalyticsOptions
-from fx.by_hand import BAD_USAGE, FAILED, Hand, command
+from fx.by_hand import BAD_USAGE, FAILED, Hand, command, settings
 from fx.daily import daily
 from fx.hourly import hourly
 from fx.load import main as load
-from fx.settings import settings
 from fx.sqlite_store import SqliteStore
 from fx.store import JobRun, VolatilityMetric
 from heliograph import Client, Engine, Event

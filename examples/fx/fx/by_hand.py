@@ -1,4 +1,4 @@
-"""What the jobs' commands share: the store and the engine that a job needs, its output, and exit codes.
+"""What the commands share: configuration, the store and the engine that a job needs, its output, and exit codes.
 
 Exit codes: 0 fine, also where nothing was new; 1 failed, or there is no data; 2 bad usage or configuration.
 """
@@ -8,24 +8,25 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from fx.analytics_options import AnalyticsOptions
 from fx.job import Job, Report, ReportT, run_logged
-from fx.settings import settings
 from fx.store import Store, StoreError
-from heliograph import Client, ConfigError, ConnectionLost, HeliographError
-from transport.event import to_json
+from heliograph import Client, Config, ConfigError, ConnectionLost, HeliographError, load_config
 
 ACTOR: Final = "fx.analytics:AnalyticsService"
+BESIDE: Final = Path(__file__).parents[1] / "engine.toml"
+"""Taken where neither ``--config`` nor ``$HELIOGRAPH_CONFIG`` names another."""
 FAILED, BAD_USAGE = 1, 2
 OPEN_TIMEOUT_S: Final = 5.0
 NAMED: Final = 5  # of the pairs that have nothing; programs get them all
@@ -41,6 +42,36 @@ Url: TypeAlias = Annotated[
     str | None, typer.Option("--url", metavar="ws://…", help="The engine (default: $HELIOGRAPH_URL, or as configured)")
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout")]
+
+_to_json = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Settings(NamedTuple):
+    """Of one service, and the engine that it belongs to."""
+
+    file: Path
+    options: Mapping[str, Any]
+    url: str
+
+
+def settings(actor: str, file: Path | None = None) -> Settings:
+    """The options of the service whose ``actor`` is this class, ``"fx.analytics:AnalyticsService"``.
+
+    Raises:
+        ConfigError: no such file, service, or engine that can be reached; names the field.
+    """
+    file = file or Path(os.environ.get("HELIOGRAPH_CONFIG") or BESIDE)
+    config = load_config(file)
+    for service in config.services.values():
+        if service.actor == actor:
+            return Settings(file, service.options, os.environ.get("HELIOGRAPH_URL") or _url(config))
+    raise ConfigError(f'has no service with actor = "{actor}"', str(file))
+
+
+def _url(config: Config) -> str:
+    server = config.server
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(server.host, server.host)
+    return f"{'ws' if server.tls_cert_file is None else 'wss'}://{host}:{server.port}/ws"
 
 
 class Hand(NamedTuple):
@@ -88,7 +119,7 @@ def command(
     except (HeliographError, StoreError) as error:
         return complain(error, FAILED)
     if as_json:
-        sys.stdout.write(to_json(result.json).decode() + "\n")
+        sys.stdout.write(_to_json(result.json).decode() + "\n")
     else:
         console = Console()
         for table in result.tables:

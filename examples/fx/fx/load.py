@@ -15,13 +15,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from engine.recording import Instrument, Quote, instruments
 from fx.analytics_options import AnalyticsOptions
-from fx.by_hand import ACTOR, BAD_USAGE, FAILED, ConfigFile, complain, time_of
+from fx.by_hand import ACTOR, BAD_USAGE, FAILED, ConfigFile, complain, settings, time_of
 from fx.prices import Price, between
-from fx.settings import settings
 from fx.store import PriceEvent, Store, StoreError
-from heliograph import ConfigError
+from heliograph import ConfigError, Instrument, Quote, recordings
 
 BATCH: Final = 1_000  # prices in a transaction
 _MINUTE_MS: Final = 60_000
@@ -73,7 +71,7 @@ def main(
     try:
         options = AnalyticsOptions.of(settings(ACTOR, config).options)
         end = None if until is None else time_of(None if until == "now" else until, "--until")
-        series = [found for one in instruments(named) if (found := survey(one, end)) is not None]
+        series = [found for one in recordings(named) if (found := survey(one, end)) is not None]
         if not series:
             raise ConfigError("no file has bid and ask")
         asyncio.run(_load(options.store(), series))

@@ -8,8 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from fx.by_hand import BAD_USAGE, FAILED, ConfigFile, complain
-from fx.settings import settings
+from fx.by_hand import BAD_USAGE, FAILED, ConfigFile, complain, settings
 from fx.store import Store, StoreError
 from fx.stores import open_store
 from heliograph import ConfigError
