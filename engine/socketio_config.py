@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from engine.tables import Masked, Name, Positive, about
+from engine.tables import Masked, Name, Positive, about, check_importable
 from transport.errors import ConfigError
 from transport.socketio import MAX_NAMESPACE
 
@@ -23,7 +23,7 @@ class SocketIoNamespace(Masked, frozen=True, kw_only=True, forbid_unknown_fields
     options: Annotated[dict[str, Any], about("`self.options` of the class")] = {}
 
     def __post_init__(self) -> None:
-        check_importable(self.actor, "actor")
+        check_importable(self.actor, "Class", "actor")
 
 
 class SocketIo(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,16 +61,9 @@ class SocketIo(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
             _check_path(path, f"engines.{path}")
             if path == self.path:
                 raise ConfigError("is socketio.path already", f"engines.{path}")
-            check_importable(actor, f"engines.{path}")
+            check_importable(actor, "Class", f"engines.{path}")
 
 
 def _check_path(path: str, field: str) -> None:
     if _PATH.fullmatch(path) is None or path in _OURS:
         raise ConfigError(f'{path!r} must be like "/socket.io/", and none of {", ".join(sorted(_OURS))}', field)
-
-
-def check_importable(path: str, field: str) -> None:
-    """Raise :class:`ConfigError` for what is not written like ``package.module:Class``."""
-    module, colon, name = path.partition(":")
-    if not (colon and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])):
-        raise ConfigError(f'{path!r} must be "package.module:Class"', field)
