@@ -175,14 +175,23 @@ def test_an_engine_that_takes_no_alerts_is_reported(bench: Bench) -> None:
     asyncio.run(test())
 
 
-@pytest.mark.parametrize(("hours_ago", "made_up"), [(30, {HOURLY, DAILY}), (1.5, {HOURLY}), (0, set())])
-def test_a_run_that_was_missed_is_made_up_for_once(bench: Bench, hours_ago: float, made_up: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("hours_ago", "status", "made_up"),
+    [
+        (30, "ok", {HOURLY, DAILY}),
+        (1.5, "ok", {HOURLY}),
+        (0, "ok", set()),
+        (0, "failed", {HOURLY, DAILY}),
+        (0, "running", {HOURLY, DAILY}),
+    ],
+)
+def test_a_run_that_is_owed_is_made_up_for_once(bench: Bench, hours_ago: float, status: str, made_up: set[str]) -> None:
     async def test() -> None:
         first, at = bench.service(), hour(12.25)
         await first.store.open()
         for name in (HOURLY, DAILY):
             run = await first.store.job_started(name, at - timedelta(hours=hours_ago))
-            await first.store.job_finished(run, at, "ok")
+            await first.store.job_finished(run, at, status)
         await first.store.close()
         service = bench.service()
         service.clock = lambda: at

@@ -465,6 +465,7 @@ def test_errors_of_postgres_have_no_password(postgres_server: PostgresProcess) -
         (postgres_server.dsn("nothing"), StoreError, "does not exist"),
         (f"postgresql://fx:{PASSWORD}@127.0.0.1:1/db", StoreUnavailable, "127.0.0.1:1/db is away"),
         (f"postgresql://fx:{PASSWORD}@127.0.0.1:x/db", StoreError, "dsn"),
+        (f"postgresql://127.0.0.1:1/{PASSWORD}@db/fx", StoreUnavailable, "PostgreSQL is away"),  # user 127.0.0.1
     ):
         store = open_store({"dsn": dsn})
         with pytest.raises(kind, match=text) as caught:
@@ -482,7 +483,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_say_which_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FX_DSN", raising=False)
+    monkeypatch.setenv("FX_DSN", "")
     assert repr(open_store({})) == f"SqliteStore({Path(__file__).parents[2] / 'examples/fx/fx.db'})"
     assert repr(open_store({"dsn": "sqlite:////var/lib/fx.db"})) == "SqliteStore(/var/lib/fx.db)"
     secret = tmp_path / "dsn"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fx.sqlite_store import SqliteStore
@@ -85,6 +86,22 @@ def test_prices_are_stored_once_also_in_another_life(bench: Bench) -> None:
     assert bench.run(bench.store.count_prices()) == ROWS + 3
     assert sum(candle.volume for candle in bench.run(bench.store.candles("EUR_USD", "M1"))) == ROWS + 3
     assert bench.run(bench.store.progress("store")).position == "log:9"
+
+
+def test_a_price_without_a_time_has_its_events(bench: Bench) -> None:
+    service = bench.begin()
+    at = NOON - timedelta(seconds=3)
+    bench.run(
+        service.on_events([msgspec.structs.replace(price(1), source_ts=at.timestamp()), price(2, pair="GBP_USD")])
+    )
+    assert [bench.run(bench.store.last_price(pair)).price.time for pair in ("EUR_USD", "GBP_USD")] == [at, NOON]
+    bench.run(service.on_stop())
+
+
+def test_an_option_that_there_is_not_is_named(bench: Bench) -> None:
+    bench.options["retention"] = 3
+    with pytest.raises(ValueError, match="^retention: there is no such option; there is dsn, "):
+        bench.begin()
 
 
 def test_complete_candles_are_announced(bench: Bench) -> None:

@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
 
 from fx.analytics_options import TIMEZONE, AnalyticsOptions, trigger
 from fx.correlation_job import CorrelationJob
 from fx.job import Job, Publish, Report, run_logged
-from fx.store import Store, StoreError
+from fx.store import JobRun, Store, StoreError
 from fx.volatility_job import VolatilityJob
 from heliograph import HeliographError, Service
 
@@ -37,7 +38,8 @@ def jobs(store: Store, publish: Publish, options: AnalyticsOptions) -> list[tupl
 class AnalyticsService(Service):
     """Runs each job when it is due, never twice at once, and tries again what failed.
 
-    A run that fell into a time when the service was down is made up for at the start, once: the newest matters.
+    A run that fell into a time when the service was down is made up for at the start, once: the newest matters. So is
+    the last one, if it failed or never ended.
     Options: :class:`fx.analytics_options.AnalyticsOptions`.
     """
 
@@ -61,8 +63,7 @@ class AnalyticsService(Service):
             self._jobs[job.name] = job
             due = trigger(schedule)
             last = await self.store.jobs(job.name, limit=1)
-            missed = last and (when := due.get_next_fire_time(None, last[0].started)) and when <= self.clock()
-            first = {"next_run_time": _now()} if missed else {}
+            first = {"next_run_time": _now()} if last and self._owed(last[0], due) else {}
             self.scheduler.add_job(self.run, due, args=[job.name], id=job.name, **first)
         self.scheduler.start()
 
@@ -103,6 +104,11 @@ class AnalyticsService(Service):
         finally:
             self._running.discard(task)
         return None
+
+    def _owed(self, last: JobRun, due: CronTrigger) -> bool:
+        """Whether the last run has to be repeated, or was to be followed by one before now."""
+        when = due.get_next_fire_time(None, last.started)
+        return last.status in ("failed", "running") or (when is not None and when <= self.clock())
 
     def _failed(self, name: str, reason: str) -> None:
         _log.warning("%s failed: %s", name, reason)

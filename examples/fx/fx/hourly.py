@@ -56,7 +56,9 @@ async def publish_prices(hand: Hand) -> list[Price]:
     known = {}
     for event in await hand.client.snapshot([price_topic(pair) for pair in pairs]):
         try:
-            known[event.topic] = Price.of(event.topic.removeprefix("price."), event.exact, event.ts).time
+            known[event.topic] = Price.of(
+                event.topic.removeprefix("price."), event.exact, event.source_ts or event.ts
+            ).time
         except BadPrice:
             pass  # somebody's mistake; ours replaces it
     sent = []

@@ -133,6 +133,8 @@ async def _execute(connection: Any, step: Step) -> Result:
 def _name(dsn: str) -> str:
     try:
         parts = urlsplit(dsn)
-        return f"PostgreSQL at {parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+        if "@" not in parts.path:  # else it is half a password that has a slash
+            return f"PostgreSQL at {parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
     except ValueError:
-        return "PostgreSQL"
+        pass
+    return "PostgreSQL"

@@ -25,6 +25,7 @@ FORGET_ROWS: Final = 2_000
 """Deleted at once: more than come meanwhile, and some milliseconds."""
 AHEAD: Final = timedelta(days=1)
 """A price that says it is from later is wrong: every candle up to then would be complete."""
+_OPTIONS: Final = frozenset({"dsn", "dsn_file", "pairs", "retention_days"})
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class StoreService(Service):
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         super().__init__(name=name, options=options, engine=engine)
+        for option in sorted(options.keys() - _OPTIONS):
+            raise ValueError(f"{option}: there is no such option; there is {', '.join(sorted(_OPTIONS))}")
         self._store = open_store(options)
         self._now = now
         self._pairs = {price_topic(pair): pair for pair in pairs(options)}
@@ -107,7 +110,7 @@ class StoreService(Service):
         if not event.offset:
             raise BadPrice("offset", "it has no place yet, and comes again with one")
         received = datetime.fromtimestamp(event.ts, UTC)
-        price = Price.of(pair, event.exact, event.ts)
+        price = Price.of(pair, event.exact, event.source_ts or event.ts)
         if price.time > received + AHEAD:
             raise BadPrice("time", f"{timestamp(price.time)} has not come yet")
         return PriceEvent(event.topic, event.epoch, event.offset, received, price)

@@ -47,7 +47,7 @@ def _dsn(options: Mapping[str, Any]) -> tuple[str, str]:
         except (OSError, UnicodeDecodeError):
             raise ValueError(f"dsn_file: {file} cannot be read") from None
     if dsn is None:
-        return os.environ.get(VARIABLE, DEFAULT_DSN), VARIABLE
+        return os.environ.get(VARIABLE) or DEFAULT_DSN, VARIABLE
     if not isinstance(dsn, str):
         raise ValueError("dsn: a text")
     return dsn, "dsn"
