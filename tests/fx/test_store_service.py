@@ -100,7 +100,7 @@ def test_a_price_without_a_time_has_its_events(bench: Bench) -> None:
 
 def test_an_option_that_there_is_not_is_named(bench: Bench) -> None:
     bench.options["retention"] = 3
-    with pytest.raises(ValueError, match="^retention: there is no such option; there is dsn, "):
+    with pytest.raises(ValueError, match="retention: there is no such option"):
         bench.begin()
 
 
