@@ -141,7 +141,7 @@ class Mount(Protocol):
         """As :meth:`Door.open`, for a WebSocket at one of its paths."""
 
     def shut(self) -> None:
-        """No connection is accepted any more: none of those here is kept for another request. Idempotent."""
+        """No connection is accepted any more: who would begin anew is to do so elsewhere. Idempotent."""
 
     def drain(self) -> None:
         """Send everybody away who is still there."""

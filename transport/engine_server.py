@@ -79,7 +79,7 @@ class EngineServer:
     Attributes:
         sessions: by name.
         draining: nobody is let in.
-        closing: each answer is its connection's last.
+        closing: a connection is kept only for a session that still polls.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class EngineServer:
         return socket if self._begin(socket) else None
 
     def shut(self) -> None:
-        """Requests to come are another worker's: it passes on those of sessions that are here."""
+        """See :meth:`transport.door.Mount.shut`."""
         if not self.closing:
             self.closing = True
             self._sweep_idle()

@@ -162,6 +162,13 @@ class EngineSocket:
         return self._state is State.CLOSED
 
     @property
+    def polls(self) -> bool:
+        """Whether there is, or will be, something for its client to come for with a GET."""
+        if self._connection is not None or self._state is State.CLOSED:
+            return False
+        return self._state is State.OPEN or self._polling.size > 0
+
+    @property
     def buffered(self) -> int:
         """Bytes written that have not been taken yet."""
         if self._connection is not None:

@@ -45,7 +45,7 @@ class Server(Protocol):
 
     @property
     def closing(self) -> bool:
-        """Whether each answer is its connection's last."""
+        """Whether a connection is kept only for a session that still polls."""
 
     def expect(self, connection: PollingConnection, request: http.Request) -> int:
         """A request's head is there: how many bytes its body may have. HttpError is an answer."""
@@ -120,8 +120,8 @@ class PollingConnection(asyncio.Protocol):
 
     @property
     def spent(self) -> bool:
-        """Whether the session of its last request has ended or changed over, or there was none."""
-        return self.socket is None or self.socket.gone or self.socket.transport != "polling"
+        """Whether the session of its last request has nothing more to say by polling, or there was none."""
+        return self.socket is None or not self.socket.polls
 
     @property
     def closing(self) -> bool:
@@ -142,7 +142,7 @@ class PollingConnection(asyncio.Protocol):
     ) -> None:
         """Answer the request that is served; without effect once the client has gone."""
         if self._stage is Stage.SERVING:
-            last = self._last or self._server.closing
+            last = self._last or (self._server.closing and self.spent)
             self._answer(http.response(status, content_type, body, headers + self._cors, last), last)
 
     def refuse(self, error: http.HttpError) -> None:
