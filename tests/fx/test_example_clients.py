@@ -42,7 +42,7 @@ def test_the_client_prints_what_the_guide_says(site: Site) -> None:
         finally:
             it.kill()
     first = plain("".join(lines))[: len(plain(expected))]
-    assert [re.sub(r"\d+/1000", "1/1000", line) for line in first] == plain(expected)
+    assert [re.sub(r"\d+/1000", "1/1000", line) for line in first] == plain(expected.replace("http://localhost:5001", site.url))
     assert lines[-1].strip() == "💱 GBP_USD: bid 1.3, ask 1.3002, mid 1.3001 at 2025-11-18T10:00:00Z"
 
 
@@ -62,13 +62,15 @@ def test_the_page_of_live_prices(site: Site, machine: Machine) -> None:
             await page.open(f"{address}/prices.html?server={site.url}")
             await page.until("document.getElementById('status').textContent === 'Connected'")
             assert await page.evaluate("document.querySelectorAll('tbody tr').length") == 20
-            await page.until(f"{row('AUD/NZD')}.innerText.includes('1.08020')")
+            await page.until(f"{row('AUD/NZD')}.innerText.includes('1.080200')")
             site.publish("price_updates", instrument="AUD_NZD", bid="1.0803", ask="1.0805")
-            await page.until(f"{row('AUD/NZD')}.querySelector('td.rises')?.textContent === '1.08040'")
+            await page.until(f"{row('AUD/NZD')}.querySelector('td.rises')?.textContent === '1.080400'")
             site.publish("price_updates", instrument="AUD_NZD", bid="1.0802", ask="1.0803")
-            await page.until(f"{row('AUD/NZD')}.querySelector('td.falls')?.textContent === '1.08025'")
+            await page.until(f"{row('AUD/NZD')}.querySelector('td.falls')?.textContent === '1.080250'")
             site.publish("volatility_alerts", instrument="AUD_NZD", message="AUD_NZD moves")
             await page.until("document.querySelector('#news li')?.textContent.includes('AUD_NZD moves')")
+            site.publish("volatility_alerts", instrument="AUD_NZD", volatility=0.1623, threshold=0.15)
+            await page.until("document.querySelector('#news li').textContent.endsWith('16.2 % a year, threshold 15.0 %')")
             assert page.console == []
             await page.open("about:blank")
 
