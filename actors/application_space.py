@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import operator
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -94,14 +95,17 @@ class ApplicationSpace:
     def subscriptions(self, connection: NamespaceConnection) -> int:
         assert connection.guest is not None, "it has asked for something"
         try:
-            return self._namespace.subscriptions_of(connection.guest)
+            return operator.index(self._namespace.subscriptions_of(connection.guest))
         except Exception:
             _log.exception("the application's subscriptions_of failed", extra={"namespace": self._path})
             return connection.subscriptions
 
     def _encode(self, event: Publication) -> bytes | None:
         try:
-            return self._namespace.encode(event)
+            packet = self._namespace.encode(event)
+            if packet is None or isinstance(packet, bytes):
+                return packet
+            raise TypeError(f"encode returns bytes or None, not {packet!r:.100}")
         except Exception:
             # Called by the actors on the events' way.
             _log.exception("the application's encode failed", extra={"namespace": self._path, "topic": event.topic})

@@ -199,6 +199,8 @@ class Clients(LoopActor):
         if unwelcome is None and session.user is not None and self._is_busy(session.user):
             unwelcome = Unwelcome(CloseCode.LIMIT, ByeReason.LIMIT, "the user has too many sessions")
         if unwelcome is not None:
+            if unwelcome.error is not None:
+                _log.info("a token was refused: %s", unwelcome.message, extra={"address": session.connection.address})
             self.forget(session, unwelcome.code)
             raise unwelcome
         if session.user is not None:

@@ -124,20 +124,22 @@ class SocketClient:
         """Send it away; it does not come back by itself."""
         self._owner.disconnect()
 
-    def subscribe(self, topics: Iterable[str], *, snapshot: bool = False, reply: Reply | None = None) -> None:
+    def subscribe(self, topics: str | Iterable[str], *, snapshot: bool = False, reply: Reply | None = None) -> None:
         """Events of these topics come from now on; with ``snapshot`` the last of each comes first.
+
+        Where tokens are asked for, the client's has to allow them.
 
         Args:
             reply: is called with the answer's fields, ``op`` is ``ok`` or ``error`` (``code``, ``message``, ``field``),
                 and returns frames (:meth:`packet`), or ``b""``. They are sent where the answer's place is: before the
-                first event.
+                first event. It is called once, unless the client goes before the answer is there.
         """
-        request = Subscribe(id="", topics=list(topics), snapshot=snapshot)
+        request = Subscribe(id="", topics=_listed(topics), snapshot=snapshot)
         self._ask(request, self._owner.session.clients.subscribe, reply)
 
-    def unsubscribe(self, topics: Iterable[str], *, reply: Reply | None = None) -> None:
+    def unsubscribe(self, topics: str | Iterable[str], *, reply: Reply | None = None) -> None:
         """No more events of these topics; ``"*"``: of none. What it does not have is no error."""
-        request = Unsubscribe(id="", topics="*" if topics == "*" else list(topics))
+        request = Unsubscribe(id="", topics="*" if topics == "*" else _listed(topics))
         self._ask(request, self._owner.session.clients.unsubscribe, reply)
 
     def _ask(self, request: Any, ask: Callable[[Session, Any], None], reply: Reply | None) -> None:
@@ -158,7 +160,10 @@ class SocketClient:
         def answer(fields: Mapping[str, Any]) -> bytes:
             try:
                 if reply is not None:
-                    return reply(fields)
+                    frames = reply(fields)
+                    if isinstance(frames, bytes):
+                        return frames
+                    raise TypeError(f"a reply returns frames, client.packet(…) or b'', not {frames!r:.100}")
                 if fields["op"] == "error":
                     _log.warning("a subscription of the application was refused: %s", fields["message"])
             except Exception:
@@ -203,11 +208,16 @@ class Namespace:
         """
 
     def on_disconnect(self, client: SocketClient, reason: str) -> None:
-        """A client that was connected has gone; must not be ``async def``."""
+        """A client has gone for which :meth:`on_connect` had returned; once, and not ``async def``. It may have gone
+        before it heard that it is connected. An async ``on_connect`` under way is cancelled instead."""
 
     def subscriptions_of(self, client: SocketClient) -> int:
         """What ``engine.census()`` counts for a client; asked after each answer to its subscribe and unsubscribe."""
         return len(client.topics)
+
+
+def _listed(topics: str | Iterable[str]) -> list[str]:
+    return [topics] if isinstance(topics, str) else list(topics)
 
 
 class EventMethod(NamedTuple):

@@ -31,6 +31,7 @@ EARLY_BYTES: Final = 1 << 20
 """Of what is written to a client before it is in; with more it is refused."""
 BY_CLIENT: Final = "client namespace disconnect"
 BY_SERVER: Final = "server namespace disconnect"
+GONE: Final = "transport close"
 """Why a client left a namespace, as Socket.IO's own servers say it."""
 _REASONS: Final[dict[int, str]] = {
     CloseCode.GOING_AWAY: "ping timeout",
@@ -57,7 +58,7 @@ class Space(Protocol):
         """That task has ended, and was not cancelled."""
 
     def left(self, connection: NamespaceConnection, reason: str) -> None:
-        """A client that was in is gone."""
+        """A client that was let in is gone; once."""
 
     def subscriptions(self, connection: NamespaceConnection) -> int:
         """Those of a client that are to be counted."""
@@ -218,7 +219,11 @@ class NamespaceConnection:
             self._refuse("a bug in the application; see the server's log", CloseCode.INTERNAL, ErrorCode.INTERNAL)
 
     def _enter(self) -> None:
+        """The application lets it in; it may have gone meanwhile."""
+        if self._early_bytes > EARLY_BYTES:
+            self._too_much()
         if self._state is not State.KNOCKING:
+            self.space.left(self, GONE)
             return
         self._state = State.OPEN
         self._stop_timer()
@@ -237,12 +242,12 @@ class NamespaceConnection:
         if self._early is None:  # a flush that began before holds on to this
             self.write(data)
             return
-        self._early.append(data)
         self._early_bytes += len(data)
         if self._early_bytes > EARLY_BYTES:
             self._early.clear()
-            self._early_bytes = 0
             self.visitor.door.loop.call_soon(self._too_much)
+        else:
+            self._early.append(data)
 
     def _too_late(self) -> None:
         self._refuse("it takes too long to be let in; try later", CloseCode.TRY_LATER, ErrorCode.UNAVAILABLE)
@@ -267,12 +272,14 @@ class NamespaceConnection:
         except RequestError as error:
             _log.error("a refusal has data that cannot be sent: %s", error, extra={"namespace": self.namespace})
             frames = encode(Kind.CONNECT_ERROR, self.namespace, data={"message": message})
-        self.visitor.socket.write(frames)
+        self.visitor.refuse(frames)
 
     # while it is in --------------------------------------------------------------------------------------------------
 
     def event(self, packet: Packet) -> None:
-        """The client has said something."""
+        """The client has said something; nobody listens once it is to go."""
+        if self.session.leaving:
+            return
         work = self.space.event(self, packet)
         if work is not None:
             self._spawn(work, partial(self.space.done, self, packet))
@@ -329,7 +336,7 @@ class NamespaceConnection:
 
     def lost(self, code: int) -> None:
         """The socket is gone."""
-        self._end(code, _REASONS.get(code, "transport close"))
+        self._end(code, _REASONS.get(code, GONE))
 
     def _end(self, code: int, reason: str) -> None:
         was, self._state = self._state, State.CLOSED

@@ -44,8 +44,7 @@ class NativeSpace:
             if len(packet.data) > 1:
                 raise RequestError(ErrorCode.BAD_REQUEST, f"one map, not {len(packet.data)} arguments")
             request = self._decoder.decode(packet.name, packet.data[0] if packet.data else b"{}", request_id)
-            if not session.leaving:
-                self._clients.handle(session, request)
+            self._clients.handle(session, request)
         except RequestError as error:
             session.error(request_id, error)
 

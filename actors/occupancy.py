@@ -83,7 +83,7 @@ class Occupancy:
     def answered(self, seat: Seat) -> None:
         """The hub's answer; one of a former hub, which may wait in a mailbox, is void."""
         link, ref = divmod(seat.ref, REFS)
-        if link != self._links:
+        if link != self._links or ref not in self._asked:  # or who asked went when the hub had gone
             return
         _, told = self._asked.pop(ref)
         self.known = Census(seat.clients, seat.subscriptions, self.limit)

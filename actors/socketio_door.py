@@ -21,6 +21,8 @@ NAMESPACES: Final = 16
 """That one client may be in at once."""
 TASKS: Final = 16
 """Methods of the application that run for one client at once; beyond, it is not read."""
+REFUSALS: Final = 16
+"""For one connection; then it is closed, and the limits on new ones count."""
 STRANGERS: Final = 4_096
 """Clients of a worker that are in no namespace: they count for no limit. The oldest are closed."""
 
@@ -98,6 +100,7 @@ class Visitor:
     __slots__ = (
         "_decoder",
         "_holds",
+        "_refused",
         "_running",
         "_timer",
         "_waiting",
@@ -116,6 +119,7 @@ class Visitor:
         self._decoder = Decoder(door.max_payload)
         self._holds: set[Any] | None = None  # who wants it not to be read
         self._running = 0  # tasks
+        self._refused = 0  # times
         self._waiting: deque[tuple[bytes, bool]] | None = None  # what was read before that took effect
         self._timer: asyncio.TimerHandle | None = None
         self._watch()
@@ -170,7 +174,8 @@ class Visitor:
             return
         connection = self.connections.get(namespace)
         if connection is None or not connection.open:
-            if namespace not in self.known:  # else it may not have heard yet that it is out
+            # One that was in may not have heard yet that it is out; who is being let in cannot leave.
+            if namespace not in self.known or (connection is not None and kind is Kind.DISCONNECT):
                 self._close("a packet for a namespace that it is not in")
         elif kind is Kind.EVENT:
             connection.event(packet)
@@ -204,7 +209,14 @@ class Visitor:
             connection.knock(values[0] if values else None)
 
     def _refuse(self, namespace: str, message: str) -> None:
-        self.socket.write(encode(Kind.CONNECT_ERROR, namespace, data={"message": message}))
+        self.refuse(encode(Kind.CONNECT_ERROR, namespace, data={"message": message}))
+
+    def refuse(self, frames: bytes) -> None:
+        """It may not enter a namespace. Who is refused again and again has to make another connection for more."""
+        self.socket.write(frames)
+        self._refused += 1
+        if self._refused >= REFUSALS:
+            self._close("refused too often")
 
     def _close(self, why: str) -> None:
         _log.info("a Socket.IO client was closed: %s", why, extra={"address": self.socket.address})

@@ -119,6 +119,27 @@ class Desk(Namespace):
         return [event.data for event in await self.engine.snapshot(topic)]
 
 
+class Sloppy(Namespace):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.count: Any = None
+
+    def encode(self, event: Publication) -> Any:
+        return '["tick",1]' if event.type == "text" else b'["tick",%b]' % event.data
+
+    def subscriptions_of(self, client: SocketClient) -> Any:
+        return self.count
+
+    @on("join")
+    def join(self, client: SocketClient, topic: str) -> None:
+        client.subscribe(topic, snapshot=True, reply=lambda fields: client.emit("joined"))  # type: ignore[arg-type,return-value]
+
+    @on("quit")
+    def quit(self, client: SocketClient, topic: str) -> tuple[str, ...]:
+        client.unsubscribe(topic)
+        return client.topics
+
+
 class Catch(Namespace):
     @on("*")
     def any(self, client: SocketClient, name: str, *values: Any) -> Any:
@@ -393,6 +414,67 @@ def test_a_bug_in_a_reply_costs_nobody_anything(caplog: pytest.LogCaptureFixture
         await until(lambda: "reply failed" in caplog.text)
         await house.publish("a", 1, type="tick")
         assert await socket.event("tick") == 1
+
+    talk(test)
+
+
+def test_what_is_returned_that_is_none_of_what_was_asked_for_costs_nobody_anything(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(house: House) -> None:
+        await house.publish("prices", 1, type="text")
+        socket = await house.enter()
+        socket.emit("join", "prices")
+        await until(lambda: "a reply returns frames" in caplog.text)
+        assert "subscriptions_of failed" in caplog.text
+        assert "encode returns bytes or None" in caplog.text
+        await house.publish("prices", 2, type="text")
+        await house.publish("prices", 3)
+        assert await socket.event("tick") == 3
+        socket.emit("quit", "prices", ack=1)
+        assert await socket.ack(1) == ["prices"], "one topic need not be in a list"
+
+    talk(test, actor=Sloppy)
+
+
+def test_who_goes_while_it_is_let_in_is_told_of_once() -> None:
+    async def test(house: House) -> None:
+        socket = house.visit()
+        socket.say('0{"later":1}')  # its on_connect returns in the next turn
+        visitor = socket.visitor
+        assert visitor is not None
+        connection = visitor.connections["/"]
+        assert connection._tasks is not None
+        [task] = connection._tasks
+        while not task.done():
+            await asyncio.sleep(0)
+        assert (connection.open, gone) == (False, []), "nobody was told yet that it has returned"
+        socket.hung_up()
+        await until(lambda: gone)
+        assert gone == ["transport close"]
+
+    talk(test)
+
+
+def test_it_does_not_come_in_with_less_than_was_sent_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespace_connection, "EARLY_BYTES", 10)
+
+    async def test(house: House) -> None:
+        socket = house.visit()
+        socket.say("0")  # "hello" is too much, and the application has said yes in the same turn
+        assert "too much" in str(socket.take())
+        assert gone == ["transport close"]
+
+    talk(test)
+
+
+def test_who_is_to_go_is_not_heard_any_more() -> None:
+    async def test(house: House) -> None:
+        socket = await house.enter()
+        socket.emit("bye")
+        socket.emit("echo", 1, ack=1)
+        await until(lambda: "41" in socket.got)
+        assert "431[1]" not in socket.got
 
     talk(test)
 

@@ -287,6 +287,23 @@ def test_a_question_that_nobody_hears_leaves_nothing() -> None:
     within(test)
 
 
+def test_an_answer_that_comes_when_the_hub_and_who_asked_have_gone_is_void() -> None:
+    async def main() -> None:
+        engine = Engine()
+        await engine.settle()
+        node = engine.nodes[0]
+        node.knock()
+        engine.up(node)
+        assert node.link.peer is not None
+        [late] = node.link.peer.take()
+        node.link.peer = None
+        node.occupancy.withdraw(node.pending.pop())
+        node.occupancy.answered(late)
+        assert node.inside == 0
+
+    uvloop.run(main())
+
+
 def test_an_answer_of_a_former_hub_is_void() -> None:
     async def main() -> None:
         engine = Engine()

@@ -153,6 +153,29 @@ def test_what_is_no_packet_or_comes_before_its_time_ends_the_connection(
     assert not caplog.records
 
 
+def test_who_is_refused_again_and_again_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socketio_door, "REFUSALS", 3)
+
+    async def test(house: House) -> None:
+        socket = house.visit()
+        socket.say('0{"token":"x"}', "0/other,")
+        assert socket.closed is None
+        socket.say('0{"token":"y"}')
+        assert socket.closed == (1002, "refused too often")
+
+    run(test, config(f'[auth]\nsecret = "{SECRET}"'))
+
+
+def test_who_is_being_let_in_cannot_leave() -> None:
+    async def test(house: House) -> None:
+        socket = house.visit()
+        socket.say("0", '2["ping"]', "1")  # its seat is asked for
+        assert socket.closed is not None
+        await until(lambda: not house.workers[0]._clients.sessions)
+
+    run(test, config("clients = 1"))
+
+
 def test_to_connect_twice_ends_the_connection() -> None:
     async def test(house: House) -> None:
         socket = await house.enter()
