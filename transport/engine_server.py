@@ -155,12 +155,12 @@ class EngineServer:
     def open(self, connection: WebSocketConnection, request: http.Request) -> Handler | None:
         """See :meth:`transport.door.Mount.open`."""
         sid = http.parameters(request).get("sid")
+        credentials = connection.user, connection.token, connection.token_in_query
+        connection.token = None
         if sid is not None:
             socket = self.sessions[sid]
             self._fresh.pop(socket, None)
             return EngineProbe(socket, connection, self) if socket.probe(connection) else None
-        credentials = connection.user, connection.token, connection.token_in_query
-        connection.token = None
         socket = EngineSocket(self, self._name(), connection, connection.host, connection.address, credentials)
         connection.write(self._greeting(socket, ()))
         return socket if self._begin(socket) else None

@@ -123,14 +123,14 @@ def _unpack(part: bytes) -> EnginePacket:
         raise EngineIoError(f"a binary packet is base64: {error}") from None
 
 
-def encode_payload(frames: bytes, packets: int = MAX_RESPONSE_PACKETS) -> tuple[bytes, int]:
+def encode_payload(frames: bytes | bytearray, packets: int = MAX_RESPONSE_PACKETS) -> tuple[bytes, int]:
     """A response's body from the frames that wait for a long-polling client, and how many bytes of them it holds.
 
     Args:
         frames: whole frames of packets, as they would be written to a WebSocket.
         packets: how many it may hold.
     """
-    parts: list[bytes] = []
+    parts: list[bytes | bytearray] = []
     at = 0
     while at < len(frames) and len(parts) < packets:
         binary, begin, end = frame_at(frames, at)

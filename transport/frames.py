@@ -39,7 +39,7 @@ def _long_header(first: int, size: int) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8, "big")
 
 
-def frame_at(data: bytes, start: int) -> tuple[bool, int, int]:
+def frame_at(data: bytes | bytearray, start: int) -> tuple[bool, int, int]:
     """The message frame that begins at ``start``: whether it is binary, and where its payload begins and ends.
 
     Raises:

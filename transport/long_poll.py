@@ -64,7 +64,7 @@ class LongPoll:
         if not self._waiting:
             connection.respond(engineio.encode_payload(engineio.NOOP)[0])
             return
-        body, size = engineio.encode_payload(bytes(self._waiting))
+        body, size = engineio.encode_payload(self._waiting)
         del self._waiting[:size]
         connection.respond(body)
         if not self._waiting:
@@ -90,7 +90,13 @@ class LongPoll:
             self._allowance = TokenBucket(rate, now)
         wait = max(self._allowance.charge(rate, now) for _ in range(packets))
         if wait:
+            self._forgive()  # of what was answered at once
             self._debt = self._loop.call_later(wait, self._settle, paid)
+
+    def _forgive(self) -> None:
+        if self._debt is not None:
+            self._debt.cancel()
+            self._debt = None
 
     def _settle(self, paid: Callable[[], None]) -> None:
         self._debt = None
@@ -108,6 +114,7 @@ class LongPoll:
     def end(self) -> None:
         """Nobody is told any more that what waited has gone; so the collector is not needed to free both."""
         self._emptied = _nothing
+        self._forgive()
 
     def _schedule(self) -> None:
         if self.get is not None and self._waiting and not self._scheduled:

@@ -601,6 +601,30 @@ def test_a_client_that_sends_too_much_waits_for_its_answer() -> None:
     run(test)
 
 
+def test_what_a_client_owes_is_not_forgiven_by_a_websocket_and_ends_with_it(eventually: Eventually) -> None:
+    async def test() -> None:
+        async with place(limits=replace(LIMITS, message_rate=10.0)) as here:
+            address, echo, client = await here.poll()
+            polling = echo.socket._polling
+            client.send("POST", address, b"\x1e".join([b"4x"] * 600))
+            await eventually(lambda: polling._debt)
+            owed = polling._debt
+            async with connect(here.url(f"{address}&token=secret")) as websocket:
+                await websocket.send("2probe")
+                assert await received(websocket) == "3probe"
+                assert (await client.answer()).body == b"ok"  # the client waits for it in order to change over
+                client.send("POST", address, b"4x")
+                await eventually(lambda: len(echo.heard) == 601)
+                assert owed.cancelled()
+                assert polling.post is not None
+                assert echo.socket._probe.token is None  # nobody asks for it any more
+                owed = polling._debt
+                echo.socket.abort()
+                assert owed.cancelled()
+
+    run(test)
+
+
 def test_sessions_whose_client_never_comes_back_are_few(
     monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
