@@ -112,6 +112,20 @@ async def client_has(client: FakeEngineSocket, begin: str) -> None:
     await until(lambda: any(isinstance(text, str) and text.startswith(begin) for text in client.got))
 
 
+def test_the_last_price_is_kept_behind_what_is_none() -> None:
+    async def test(house: House) -> None:
+        client = await house.enter()
+        for data in (EURO, {"bid": 1}, "x"):
+            await house.publish("price.EUR_USD", data)
+        await house.publish("price.GBP_USD", "x")
+        client.emit("request_all_prices", ack=1)
+        (answer,) = await client.ack(1)
+        assert answer["prices"]["EUR_USD"]["bid"] == EURO["bid"]
+        assert answer["prices"]["GBP_USD"] is None
+
+    run(test, settings())
+
+
 def test_statistics_count_pairs_over_all_workers() -> None:
     async def test(house: House) -> None:
         one = await subscribed(house, "EUR_USD", "GBP_USD")

@@ -74,19 +74,15 @@ class FxServer(Namespace):
         if pair is None:
             name = _NAMES[".".join(event.topic.split(".", 2)[:2])]
             return b'["%b",%b]' % (name.encode(), event.data)
-        price = self._price(event.topic, pair, _decode(event.data), event.source_ts or event.ts)
-        return None if price is None else _encode([_NAMES["price"], price.update()])
-
-    def _price(self, topic: str, pair: str, data: Any, ts: float) -> Price | None:
         try:
-            price = Price.of(pair, data, ts)
+            price = Price.of(pair, _decode(event.data), event.source_ts or event.ts)
         except BadPrice as error:
-            if topic not in self._bad:
-                self._bad.add(topic)
-                _log.warning("what is published on %s is no price: %s", topic, error)
+            if event.topic not in self._bad:
+                self._bad.add(event.topic)
+                _log.warning("what is published on %s is no price: %s", event.topic, error)
             return None
-        self._bad.discard(topic)
-        return price
+        self._bad.discard(event.topic)
+        return _encode([_NAMES["price"], price.update()])
 
     # connections ------------------------------------------------------------------------------------------------------
 
@@ -229,8 +225,13 @@ class FxServer(Namespace):
         found: dict[str, Price | None] = dict.fromkeys(wanted)
         for event in events:
             pair = self._prices[event.topic]
-            found[pair] = self._price(event.topic, pair, event.exact, event.source_ts or event.ts)
+            found[pair] = _price(event, pair) or await self._price_before(event.topic, pair)
         return found
+
+    async def _price_before(self, topic: str, pair: str) -> Price | None:
+        """The last of the recent events that is a price, where the very last is none."""
+        events: list[Event] = await self.engine.history(topic)
+        return next((price for event in reversed(events) if (price := _price(event, pair)) is not None), None)
 
     # the server -------------------------------------------------------------------------------------------------------
 
@@ -265,6 +266,13 @@ class FxServer(Namespace):
     def unknown(self, client: SocketClient, name: str, *_: Any) -> dict[str, Any]:
         """An event that there is not."""
         return _emitted(client, "error", {"message": f"there is no event {name[:40]!r}", "field": "event"})
+
+
+def _price(event: Event, pair: str) -> Price | None:
+    try:
+        return Price.of(pair, event.exact, event.source_ts or event.ts)
+    except BadPrice:
+        return None
 
 
 def _emitted(client: SocketClient, name: str, answer: dict[str, Any]) -> dict[str, Any]:
