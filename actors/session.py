@@ -218,7 +218,9 @@ class Session:
                 self._drain()  # it is not slow: here waits what has come with this flush, and gaps that can wait
                 continue
             half = half or verdict is Verdict.HALF
-            if verdict is Verdict.FULL or (verdict is Verdict.DROPPED and lane.limits.disconnect_slow):
+            # Parts of the engine itself are not sent away: they have the log, and look there for what a gap names.
+            strict = verdict is Verdict.DROPPED and lane.limits.disconnect_slow and self not in self.clients.inner
+            if verdict is Verdict.FULL or strict:
                 lane.queued(0, outbox.dropped - dropped, limited)
                 self.clients.dismiss(self, CloseCode.SLOW, ByeReason.SLOW)
                 return

@@ -265,8 +265,12 @@ def test_a_hook_that_ignores_its_end_is_reported_and_no_other_life_begins() -> N
     with_service(scenario, FAST._replace(work=0.02))
 
 
-def test_a_slow_service_reads_the_log_and_costs_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slow_policy", ["gap", "disconnect"])
+def test_a_slow_service_reads_the_log_and_costs_others_nothing(
+    slow_policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(actors.inner_client, "ROOM", 10_000)
+    monkeypatch.setattr(test_fanout, "CONFIG", loads(f'[delivery]\nslow_policy = "{slow_policy}"'))
 
     async def scenario(spine: Spine, stage: Stage) -> None:
         keep, go_on = stage.keep, asyncio.Event()
