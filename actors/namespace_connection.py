@@ -354,7 +354,7 @@ class NamespaceConnection:
         if self._seated:
             occupancy.leave()
             occupancy.subscribed(-self.subscriptions)
-        self.session.write = _discard
+        self.session.rewire()  # what its topics still have for it is nobody's
         self.session.on_closed(code, reason)
         self.visitor.left(self)
         if was is State.OPEN:

@@ -16,7 +16,8 @@ Told = Callable[[bool], None]
 
 
 class Census(NamedTuple):
-    """Socket.IO clients of the whole engine, what they are subscribed to, and how many there may be (``None``: any)."""
+    """Socket.IO clients of the whole engine, what those in applications' namespaces are subscribed to, and how many
+    clients there may be (``None``: any number)."""
 
     clients: int
     subscriptions: int

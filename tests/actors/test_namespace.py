@@ -468,6 +468,22 @@ def test_it_does_not_come_in_with_less_than_was_sent_to_it(monkeypatch: pytest.M
     talk(test)
 
 
+def test_what_still_comes_for_who_has_left_a_namespace_goes_nowhere() -> None:
+    async def test(house: House) -> None:
+        socket = await house.enter()
+        socket.emit("join", "a")
+        await socket.event("joined")
+        [session] = house.workers[0]._clients.sessions.values()
+        await house.publish("a", 1, type="tick")
+        await socket.event("tick")
+        [route] = session.routes
+        socket.say("1")
+        route.lanes[session.form].fast[session](b"an event")
+        assert not socket.take()
+
+    talk(test)
+
+
 def test_who_is_to_go_is_not_heard_any_more() -> None:
     async def test(house: House) -> None:
         socket = await house.enter()
