@@ -57,8 +57,9 @@ class SocketIoDoors:
         door = SocketIoDoor(loop, clients, spaces, socketio.connect_timeout, socketio.max_payload)
         self.accepts: dict[str, Accept] = {socketio.path: door.accept}
         for path, actor in socketio.engines.items():
-            self.accepts[path] = _plain(engine_class(path, actor))
+            self.accepts[path] = self._plain(engine_class(path, actor))
         limits = connection_limits(config)
+        self._most = config.limits.connections
         self._servers = [
             EngineServer(loop, _options(socketio, path), accept, limits, handoff)
             for path, accept in self.accepts.items()
@@ -67,6 +68,7 @@ class SocketIoDoors:
 
     def configure(self, config: Config) -> None:
         """Take new limits, at a reload."""
+        self._most = config.limits.connections
         for server in self._servers:
             server.limits = connection_limits(config)
 
@@ -79,6 +81,18 @@ class SocketIoDoors:
         """Before the clients actor ends."""
         for engine in self._engines:
             engine.close()
+
+    def _plain(self, kind: type[EngineHandler]) -> Accept:
+        """Bounded here: their clients are no sessions of :class:`Clients`, and a polling one need not hold a socket."""
+
+        def accept(socket: EngineSocket) -> EngineHandler | None:
+            if self.sessions > self._most:
+                return None
+            handler = kind(socket)
+            handler.on_open()
+            return handler
+
+        return accept
 
 
 def _options(socketio: SocketIo, path: str) -> EngineOptions:
@@ -98,15 +112,6 @@ def _space(path: str, kind: type[Namespace], options: dict[str, Any], engine: Na
         raise ConfigError(error.message, f"socketio.namespaces.{path}") from None
     except ValueError as error:
         raise ConfigError(str(error), f"socketio.namespaces.{path}.options") from error
-
-
-def _plain(kind: type[EngineHandler]) -> Accept:
-    def accept(socket: EngineSocket) -> EngineHandler:
-        handler = kind(socket)
-        handler.on_open()
-        return handler
-
-    return accept
 
 
 def namespace_class(path: str, actor: str) -> type[Namespace]:

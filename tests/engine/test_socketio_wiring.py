@@ -10,7 +10,8 @@ import pytest
 
 from engine.config import loads
 from engine.local import LocalEngine
-from heliograph import Namespace
+from heliograph import EngineHandler, Namespace
+from tests.actors.socketio_visits import House, run
 from transport.errors import ConfigError
 
 
@@ -43,3 +44,29 @@ def test_it_says_what_is_wrong_and_stops(actor: str, field: str, text: str) -> N
                 await engine.stop()
 
     asyncio.run(main())
+
+
+class Plain(EngineHandler):
+    """Takes anything."""
+
+
+def test_clients_of_plain_engines_are_bounded_too() -> None:
+    toml = f'[socketio]\nenabled = true\nengines."/plain/" = "{__name__}:Plain"\n[limits]\nconnections = '
+
+    async def knock(house: House) -> int:
+        listener = house.workers[0]._listener
+        assert listener is not None
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"GET /plain/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        status = int((await asyncio.wait_for(reader.readuntil(b"\r\n"), 20)).split()[1])
+        writer.close()
+        return status
+
+    async def test(house: House) -> None:
+        assert [await knock(house) for _ in range(3)] == [200, 200, 503]
+        doors = house.workers[0]._socketio
+        assert doors is not None
+        doors.configure(loads(f"{toml}3"))
+        assert [await knock(house) for _ in range(2)] == [200, 503]
+
+    run(test, loads(f"{toml}2"))
