@@ -176,8 +176,9 @@ def test_what_is_loaded_again_is_stored_once(place: Place, capsys: pytest.Captur
 
 
 def test_bad_usage(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert place.command(daily, at="yesterday") == BAD_USAGE
-    assert "--at" in capsys.readouterr().err
+    for at in ("yesterday", "0001-01-01T00:00:00+01:00", "0001-01-01", "9999-12-31T23:59:59.999999Z"):
+        assert place.command(daily, at=at) == BAD_USAGE
+        assert "--at" in capsys.readouterr().err
     place.config.write_text(
         place.config.read_text() + "options.volatility.periods = 0\n".replace("periods = 0", "x = 1")
     )

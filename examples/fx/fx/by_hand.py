@@ -187,9 +187,12 @@ def time_of(text: str | None, option: str) -> datetime:
         return _now()
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        if not 1970 <= time.year < 9999:  # months before and a moment after it are times, too
+            raise ValueError
+    except (ValueError, OverflowError):
         raise ConfigError(f"a time such as 2026-01-31T12:00:00Z, not {text!r}", option) from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return time
 
 
 def _now() -> datetime:
