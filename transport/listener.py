@@ -272,9 +272,9 @@ class Listener:
             self._arriving[task] = None
             task.add_done_callback(partial(self._arrived, sock))
             if self._tls is not None and len(self._arriving) > HANDSHAKES:
-                _log.warning("too many clients in the TLS handshake: the oldest are dropped")
-                self.refused(RefusalReason.CROWDED)
-                next(oldest for oldest in self._arriving if not oldest.cancelling()).cancel()
+                if next(oldest for oldest in self._arriving if not oldest.cancelling()).cancel():  # not done just now
+                    _log.warning("too many clients in the TLS handshake: the oldest are dropped")
+                    self.refused(RefusalReason.CROWDED)
             if sock.fileno() >= highest:
                 self._pause(f"{sock.fileno()} are in use")
                 return

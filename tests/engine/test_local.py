@@ -177,7 +177,8 @@ def test_an_actor_that_fails_without_end_is_the_engines_end() -> None:
         with pytest.raises(HeliographError, match=r"the engine failed: .*router"):
             await asyncio.wait_for(waiting, 5)
         assert engine.health()["status"] == "down"
-        assert {part["status"] for part in engine.health()["components"].values()} == {"down"}
+        components = engine.health()["components"]  # others may have reported, and were fine then
+        assert {components[name]["status"] for name in ("hub", "worker-0", "feeds")} == {"down"}
 
     run(test)
 
