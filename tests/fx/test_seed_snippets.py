@@ -65,8 +65,10 @@ def test_the_python_snippet(site: Site, tmp_path: Path) -> None:
         finally:
             it.kill()
     text = "\n".join(filter(None, lines))
-    assert re.search(r"Connected\n", text)
-    assert re.search(r"Client ID: \S{8,}\nPairs: 20\n.*Subscribed to 2 pairs\nPrice: EUR_USD = 1.12153\n", text), text
+    # Its handlers run in threads, so that lines may lose their ends to one another.
+    assert re.search(r"Client ID: \S{8,}", text), text
+    for said in ("Connected", "Pairs: 20", "Subscribed to 2 pairs", "Price: EUR_USD = 1.12153"):
+        assert said in text, text
     assert "Disconnected" in text
 
 
