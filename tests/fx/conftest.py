@@ -10,7 +10,7 @@ import socket
 import tempfile
 import urllib.request
 from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -46,13 +46,17 @@ def needs_packages() -> None:
         absent("what `make node` installs into .venv/node")
 
 
-def free_port() -> int:
-    """The guide's, unless somebody has it."""
-    try:
-        socket.create_server(("127.0.0.1", 5001)).close()
-    except OSError:
-        return 0
-    return 5001
+@contextmanager
+def guides_port() -> Iterator[int]:
+    """5001, for one of the processes that run tests; 0, any, for the others and where somebody else has it."""
+    with socket.socket(socket.AF_UNIX) as claim:  # an engine needs a moment to take its port
+        try:
+            claim.bind("\0heliograph-tests-5001")
+            socket.create_server(("127.0.0.1", 5001)).close()
+            port = 5001
+        except OSError:
+            port = 0
+        yield port
 
 
 class Site:
@@ -82,14 +86,16 @@ class Site:
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     """Started once; what tests publish stays, so that each has pairs of its own."""
-    with running(needs("redis-server")) as redis, tempfile.TemporaryDirectory(prefix="fx-") as directory:
+    with (
+        running(needs("redis-server")) as redis,
+        tempfile.TemporaryDirectory(prefix="fx-") as directory,
+        guides_port() as port,
+    ):
         store = f"sqlite:///{Path(directory, 'fx.db')}"
         os.environ["FX_DSN"] = store
         quick: dict[str, Any] = {f"redis__{name}": 0.2 for name in ("backoff_max", "breaker_open", "breaker_open_max")}
         try:
-            engine = EngineProcess(
-                CONFIG, 2, free_port(), redis__url=redis.url, server__heartbeat_interval=0.5, **quick
-            )
+            engine = EngineProcess(CONFIG, 2, port, redis__url=redis.url, server__heartbeat_interval=0.5, **quick)
         finally:
             del os.environ["FX_DSN"]
         try:
