@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KEEP_ALIVE: Final = 65.0  # s between two requests, longer than the proxies' in front
 IDLE_END: Final = 0.5  # s for a client to answer TLS's goodbye on a connection that it does not use
 BODY_TIMEOUT: Final = 30.0  # s for a body, from its head on
-PIPELINED: Final = 65_536  # bytes that may come before the answer to what came before them
+PIPELINED: Final = 65_536  # bytes that may come before the answer to what came before them was taken
 _TEXT: Final = "text/plain; charset=UTF-8"
 
 _log = logging.getLogger(__name__)
@@ -180,11 +180,11 @@ class PollingConnection(asyncio.Protocol):
         if self._stage >= Stage.CLOSING:
             return
         self._received += data
-        if self._stage is not Stage.SERVING:
-            if self._received:
-                self._read()
-        elif len(self._received) > PIPELINED:
-            self.abort()
+        if self._stage is Stage.SERVING or self._unsent:
+            if len(self._received) > PIPELINED:
+                self.abort()
+        elif self._received:
+            self._read()
 
     def eof_received(self) -> bool:
         return False  # the transport closes itself once it has written what it has
@@ -194,6 +194,7 @@ class PollingConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._unsent = False
+        self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.idle(self, False)
@@ -270,6 +271,10 @@ class PollingConnection(asyncio.Protocol):
             return
         self._enter(Stage.IDLE, KEEP_ALIVE)
         self._server.idle(self, True)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """With the next request, if it is here and the answer before it is not."""
         if self._received:
             self._server.keepalive.loop.call_soon(self.data_received, b"")
 

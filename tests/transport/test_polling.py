@@ -65,6 +65,33 @@ def test_what_comes_before_the_answer_is_bounded(eventually: Eventually) -> None
     run(test)
 
 
+def test_answers_that_nobody_takes_are_bounded(eventually: Eventually) -> None:
+    async def test() -> None:
+        async with place() as here:
+            client = await here.http()
+            with pytest.raises(ConnectionError):
+                for _ in range(4_000):  # 40 MB of answers
+                    client.send("OPTIONS", POLLING, Access_Control_Request_Headers="x" * 10_000)
+                    await client.writer.drain()
+            await eventually(lambda: not here.listener.connections)
+
+    run(test)
+
+
+@pytest.mark.parametrize("asyncio_loop", [False, True])
+def test_a_request_behind_an_answer_that_waits_is_answered_next(asyncio_loop: bool) -> None:
+    async def test() -> None:
+        async with place(limits=replace(LIMITS, write_buffer=20_000_000)) as here:
+            address, echo, client = await here.poll()
+            echo.write(engineio.message_frame(bytes(8_000_000), False))  # more than the kernel takes
+            client.send("GET", address)
+            client.send("OPTIONS", POLLING)
+            assert len((await client.answer()).body) == 8_000_001
+            assert (await client.answer()).status == 200
+
+    run(test, asyncio_loop)
+
+
 def test_the_client_decides_whether_the_connection_stays() -> None:
     async def test() -> None:
         async with place() as here:
