@@ -46,15 +46,6 @@ class PostgresStore(SqlStore):
     def __repr__(self) -> str:
         return f"PostgresStore({self._name})"
 
-    async def open(self) -> list[str]:
-        """See :meth:`fx.store.Store.open`."""
-        try:
-            await self._connect()
-            return await self._migrate()
-        except BaseException:
-            await self.close()
-            raise
-
     async def _connect(self) -> None:
         try:
             self._pool = await asyncpg.create_pool(

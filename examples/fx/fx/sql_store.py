@@ -44,6 +44,14 @@ class SqlStore(ABC):
     """Everything of a :class:`~fx.store.Store` but its connection."""
 
     @abstractmethod
+    async def _connect(self) -> None:
+        """Raises StoreUnavailable, StoreError; what there is by then, :meth:`close` ends."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """See :meth:`fx.store.Store.close`."""
+
+    @abstractmethod
     async def run(self, steps: Steps[T], write: bool = True) -> T:
         """Run a transaction; ``write=False``: it only reads.
 
@@ -51,10 +59,16 @@ class SqlStore(ABC):
             StoreUnavailable, StoreError: nothing of it has happened; or, where the answer was lost, perhaps all.
         """
 
-    async def _migrate(self) -> list[str]:
+    async def open(self) -> list[str]:
+        """See :meth:`fx.store.Store.open`."""
         applied = []
-        while (title := await self.run(migrate())) is not None:
-            applied.append(title)
+        try:
+            await self._connect()
+            while (title := await self.run(migrate())) is not None:
+                applied.append(title)
+        except BaseException:
+            await self.close()
+            raise
         return applied
 
     # prices and candles ---------------------------------------------------------------------------------------------

@@ -47,15 +47,9 @@ class SqliteStore(SqlStore):
     def __repr__(self) -> str:
         return f"SqliteStore({self._path})"
 
-    async def open(self) -> list[str]:
-        """See :meth:`fx.store.Store.open`."""
+    async def _connect(self) -> None:
         self._thread = ThreadPoolExecutor(1, "fx-sqlite")
-        try:
-            self._db = await self._on_thread(self._thread, _connect, self._path)
-            return await self._migrate()
-        except BaseException:
-            await self.close()
-            raise
+        self._db = await self._on_thread(self._thread, _connection, self._path)
 
     async def close(self) -> None:
         """See :meth:`fx.store.Store.close`."""
@@ -87,7 +81,7 @@ class SqliteStore(SqlStore):
 # on the thread --------------------------------------------------------------------------------------------------------
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connection(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
