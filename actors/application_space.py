@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from actors.namespace import ANY, EventMethod, Namespace, SocketClient, event_methods
+from actors.namespace_connection import failure
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.messages import Publication
@@ -52,7 +53,7 @@ class ApplicationSpace:
         return None
 
     def done(self, connection: NamespaceConnection, packet: Packet, task: asyncio.Task[Any]) -> None:
-        if (error := task.exception()) is None:
+        if (error := failure(task)) is None:
             self._acknowledge(connection, packet, task.result())
         else:
             self._failed(connection, packet, error)

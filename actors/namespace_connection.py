@@ -55,7 +55,7 @@ class Space(Protocol):
         """An event of a client; a coroutine is run as a task of the client's."""
 
     def done(self, connection: NamespaceConnection, packet: Packet, task: asyncio.Task[Any]) -> None:
-        """That task has ended, and was not cancelled."""
+        """That task has ended, unless it was cancelled because its client has gone."""
 
     def left(self, connection: NamespaceConnection, reason: str) -> None:
         """A client that was let in is gone; once."""
@@ -199,7 +199,7 @@ class NamespaceConnection:
                 self._spawn(arriving, self._arrived)
 
     def _arrived(self, task: asyncio.Task[Any]) -> None:
-        if (error := task.exception()) is None:
+        if (error := failure(task)) is None:
             self._enter()
         else:
             self._fail(error)
@@ -302,7 +302,7 @@ class NamespaceConnection:
     def _done(self, then: Callable[[asyncio.Task[Any]], None], task: asyncio.Task[Any]) -> None:
         if self._tasks is not None:
             self._tasks.discard(task)
-        if not task.cancelled():
+        if self._state is not State.CLOSED or not task.cancelled():
             then(task)
         self.visitor.ended()
 
@@ -364,6 +364,11 @@ class NamespaceConnection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def failure(task: asyncio.Task[Any]) -> BaseException | None:
+    """Why a task has no result; one may also be cancelled by what it waited for."""
+    return asyncio.CancelledError("cancelled") if task.cancelled() else task.exception()
 
 
 def _discard(data: bytes) -> None:

@@ -88,6 +88,12 @@ class Desk(Namespace):
         await event.wait()
         return "done"
 
+    @on("wait for nobody")
+    async def wait_for_nobody(self, client: SocketClient) -> None:
+        nobody: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        nobody.cancel()
+        await nobody
+
     @on("bye")
     def bye(self, client: SocketClient) -> None:
         client.disconnect()
@@ -296,6 +302,7 @@ def test_arguments_and_acknowledgements() -> None:
         ('21["fail"]', "internal", True),
         ('21["fail again"]', "internal", True),
         ('21["bad"]', "internal", True),
+        ('21["wait for nobody"]', "internal", True),
     ],
 )
 def test_what_goes_wrong_is_acknowledged_too(
