@@ -65,7 +65,8 @@ def main(
 ) -> None:
     """Load recorded prices into the store of the analytics; what is loaded again is stored once.
 
-    Recordings of different years have no common times: --until now puts them side by side.
+    Recordings of different years have no common times: --until now puts them side by side. Do that once: a minute later
+    they are other prices, and are stored between the first ones.
     """
     named = [file if instrument is None else f"{instrument}={file}" for file in files or []]
     try:
