@@ -27,7 +27,7 @@ from transport.polling import PollingConnection
 from transport.websocket import ConnectionLimits, WebSocketConnection
 
 FRESH: Final = 4_096  # polling sessions whose client has not come back since the handshake; the oldest are ended
-IDLE: Final = 4_096  # connections that wait for their next request; the oldest are closed
+IDLE: Final = 4_096  # connections that wait for their next request, or amid its head; the oldest are closed
 SID_BYTES: Final = 15  # of randomness in a session's name: it is all that a request shows
 EARLY: Final = 5  # ticks before its time that a ping is sent, so that rounding never makes a client wait longer
 SWEEP: Final = 0.1  # s after the end of a session until its idle connections are closed, in a drain

@@ -60,7 +60,7 @@ class Server(Protocol):
         """A whole request; :meth:`PollingConnection.respond` is called now or later. HttpError is an answer, too."""
 
     def idle(self, connection: PollingConnection, idle: bool) -> None:
-        """It waits for its next request, or does not any more."""
+        """It waits for its next request, or the rest of its head, or does not any more."""
 
 
 class Stage(IntEnum):
@@ -120,8 +120,8 @@ class PollingConnection(asyncio.Protocol):
 
     @property
     def spent(self) -> bool:
-        """Whether the session of its last request has nothing more to say by polling, or there was none."""
-        return self.socket is None or not self.socket.polls
+        """Whether nothing is begun, and its last request's session has nothing more to say by polling, or was none."""
+        return self.open and (self.socket is None or not self.socket.polls)
 
     @property
     def closing(self) -> bool:
@@ -240,8 +240,7 @@ class PollingConnection(asyncio.Protocol):
         self.socket, self._cors = None, ()  # it may be another client's, behind a proxy that shares connections
         parsed = http.parse(self._received)
         if parsed is None:
-            if self._stage is Stage.IDLE:
-                self._server.idle(self, False)
+            if self._stage is Stage.IDLE:  # it still counts as idle: a stranger need not ever end a head
                 self._enter(Stage.HEAD, self._server.limits.handshake_timeout)
             return False
         request, size = parsed

@@ -22,6 +22,7 @@ from tests.transport.test_tls import certify
 from transport import engine_server, engineio
 from transport.engine_server import EngineOptions
 from transport.engine_socket import EngineSocket
+from transport.polling import Stage
 from transport.tls import ServerTls
 
 Eventually = Callable[..., Awaitable[None]]
@@ -428,14 +429,21 @@ def test_once_nothing_is_accepted_connections_stay_for_sessions_that_poll(eventu
     async def test() -> None:
         async with place() as here:
             address, polling, client = await here.poll()
-            other, late, pool = [await here.http() for _ in range(3)]
+            other, late, amid, pool = [await here.http() for _ in range(4)]
+            await amid.ask("OPTIONS", POLLING)
+            amid.writer.write(b"OPTIONS ")
+            await eventually(
+                lambda: any(getattr(each, "_stage", None) is Stage.HEAD for each in here.listener.connections)
+            )
             assert (await pool.ask("OPTIONS", POLLING)).status == 200
             await here.listener.stop_accepting()
             assert await pool.to_eof() == b""  # nobody comes back on it
             # The listening socket is gone: who polls could not come for the rest on another connection.
             with pytest.raises(OSError, match="refused"):
                 await here.http()
-            assert (await late.ask("OPTIONS", POLLING)).headers["connection"] == "close"
+            amid.writer.write(f"{POLLING} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            for answer in (await amid.answer(), await late.ask("OPTIONS", POLLING)):
+                assert answer.headers["connection"] == "close"
             for _ in range(2):
                 client.send("GET", address)
                 await eventually(lambda: polling.socket._polling.get is not None)

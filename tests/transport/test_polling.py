@@ -241,8 +241,12 @@ def test_idle_connections_are_few(monkeypatch: pytest.MonkeyPatch, eventually: E
 
     async def test() -> None:
         async with place() as here:
-            first, *_ = [(await here.poll())[2] for _ in range(3)]
+            first, second = [(await here.poll())[2] for _ in range(2)]
+            first.writer.write(b"GET")
+            await eventually(lambda: not all(each.open for each in connections(here)))
+            await here.poll()
             assert await first.to_eof() == b""
+            assert (await second.ask("OPTIONS", POLLING)).status == 200
             first.writer.close()
             await eventually(lambda: len(connections(here)) == 2)
 
