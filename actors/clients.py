@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from actors.admission import Admission, AuthPolicy
+from actors.hub_requests import HubRequests
 from actors.identity import check_presence, check_publish, check_subscribe
 from actors.loop_actor import LoopActor
 from actors.messages import (
@@ -30,23 +31,19 @@ from actors.rated_users import RatedUsers
 from actors.request_checks import check_group, check_patterns, check_room, check_since
 from actors.session import Connection, Session
 from actors.slow_lane import SlowLane
-from transport.codec import pack, unpack_batch
+from transport.codec import pack
 from transport.codes import ByeReason, CloseCode, ErrorCode
 from transport.errors import RequestError
 from transport.filters import Filter
 from transport.messages import (
     Ack,
-    HistoryPage,
     Publication,
     Publish,
-    Published,
     ReadHistory,
-    Refused,
     Seat,
     Seated,
     Share,
     ShareTaken,
-    Users,
     WhoIsPresent,
 )
 from transport.meter import Meter
@@ -128,13 +125,10 @@ class Clients(LoopActor):
         """Sessions of parts of this process (:class:`actors.inner_client.InnerClient`): they need no token, are subject
         to no limit on clients, in no figure of them, and stay when clients are sent away."""
         self.users: dict[str, set[Session]] = {}
-        self._in_flight: dict[int, tuple[Session, int | str]] = {}
-        self._next_ref = 0
-        self._held: set[Session] = set()  # not read until the uplink or their acknowledgements have room
+        self._asked = HubRequests(uplink, limits.unacknowledged_publishes)
         self._rated = None if user_window is None else RatedUsers(user_window, self._tell_hub)
         self._admission = Admission(auth, now, time.monotonic)
         self._draining = False
-        self._parting: set[Session] = set()  # of those held: they are sent away once they have their answers
         self.slow_lane = SlowLane(limits, meter)
         self.occupancy = Occupancy(uplink)
         self.configure(limits)
@@ -152,6 +146,7 @@ class Clients(LoopActor):
         self._limits = limits
         self._neighbours = Neighbours(limits.connections_per_ip, self.sessions.values())
         self.slow_lane.limits = limits
+        self._asked.most = limits.unacknowledged_publishes
 
     # the door -------------------------------------------------------------------------------------------------------
 
@@ -275,7 +270,7 @@ class Clients(LoopActor):
         """A connection is gone: nothing of its session stays."""
         if session in self.inner:
             self.inner.discard(session)
-            self._held.discard(session)
+            self._asked.forget(session)
             self._index.tell(SessionClosed(session))
             return
         if self.sessions.pop(session.id, None) is None:
@@ -283,9 +278,8 @@ class Clients(LoopActor):
         self._meter.connections -= 1
         self._meter.socketio -= session.form.subprotocol == SOCKET_IO
         self._meter.disconnects[code] = self._meter.disconnects.get(code, 0) + 1
-        self._held.discard(session)
+        self._asked.forget(session)
         self._neighbours.went(session)
-        self._parting.discard(session)
         self._admission.forget(session)
         if session.user is not None:
             self._unseat(session, session.user)
@@ -296,9 +290,7 @@ class Clients(LoopActor):
         if session.leaving or session.closed:
             return
         session.leaving = True
-        if session in self._held:
-            self._held.discard(session)
-            session.connection.resume_reading()  # else its close frame is never read
+        self._asked.let_go(session)
         if reconnect_in is None:
             reconnect_in = self.reconnect_in(code)
         self._index.tell(Farewell(session, code, reason, reconnect_in))
@@ -323,9 +315,8 @@ class Clients(LoopActor):
                 self.dismiss(session, CloseCode.RESTART, ByeReason.DRAIN)
                 continue
             left += 1
-            if most > 0 and session not in self._parting:
-                self._parting.add(session)
-                self._hold(session)
+            if most > 0:
+                self._asked.part(session)
         return left
 
     # requests -------------------------------------------------------------------------------------------------------
@@ -405,43 +396,24 @@ class Clients(LoopActor):
         topic = check_topic(request.topic)
         check_publish(session.identity, topic, "topic")
         data = session.form.payload(request.data)
-        ref = self._new_ref()
+        ref = self._asked.new_ref()
         priority = None if request.priority is None else request.priority.value
         publish = Publish(
             ref, topic, request.type, data, request.key, priority, idempotency_key=request.idempotency_key
         )
-        self._ask_hub(session, request.id, ref, pack(publish))
+        self._asked.ask(session, request.id, ref, pack(publish))
 
     def _presence(self, session: Session, request: Presence) -> None:
         check_presence(session.identity, session.user, check_topic(request.topic), "topic")
-        ref = self._new_ref()
-        self._ask_hub(session, request.id, ref, pack(WhoIsPresent(ref, request.topic)))
+        ref = self._asked.new_ref()
+        self._asked.ask(session, request.id, ref, pack(WhoIsPresent(ref, request.topic)))
 
     def _history(self, session: Session, request: HistoryRequest) -> None:
         topic = check_topic(request.topic)
         check_subscribe(session.identity, session.user, topic, "topic")
         since = None if request.since is None else (request.since.epoch, request.since.offset)
-        ref = self._new_ref()
-        self._ask_hub(session, request.id, ref, pack(ReadHistory(ref, topic, request.limit, since)))
-
-    def _new_ref(self) -> int:
-        if not self._uplink.connected:
-            raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away; repeat in a moment")
-        self._next_ref += 1
-        return self._next_ref
-
-    def _ask_hub(self, session: Session, request_id: int | str, ref: int, packed: bytes) -> None:
-        """What the hub answers under ``ref`` is the session's; too many without an answer, and it is not read."""
-        self._uplink.send(packed)
-        self._in_flight[ref] = (session, request_id)
-        session.unacknowledged += 1
-        if session.unacknowledged >= self._limits.unacknowledged_publishes or not self._uplink.window_open:
-            self._hold(session)
-
-    def _hold(self, session: Session) -> None:
-        """Read no more of it, until there is room."""
-        self._held.add(session)
-        session.connection.pause_reading()
+        ref = self._asked.new_ref()
+        self._asked.ask(session, request.id, ref, pack(ReadHistory(ref, topic, request.limit, since)))
 
     def _check_subscribe(self, session: Session, topics: list[str], field: str = "topics") -> None:
         """Raise :class:`RequestError` where the session may not read one of these patterns."""
@@ -478,10 +450,8 @@ class Clients(LoopActor):
         check_topic(request.topic)
         if not self._uplink.connected:
             raise RequestError(ErrorCode.UNAVAILABLE, "the hub is away; the event may be assigned again")
-        self._uplink.send(pack(Ack(session.id, request.topic, request.epoch, request.offset)))
+        self._asked.tell(session, pack(Ack(session.id, request.topic, request.epoch, request.offset)))
         session.message(op="ok", id=request.id)
-        if not self._uplink.window_open:  # acks are not waited for, so nothing else bounds them
-            self._hold(session)
 
     def unsubscribe(self, session: Session, request: Unsubscribe, *, by_server: bool = False) -> None:
         """The opposite of :meth:`subscribe`; what the session does not have is no error."""
@@ -501,37 +471,10 @@ class Clients(LoopActor):
 
     def on_answered(self, message: Answered) -> None:
         """Publishes were accepted or refused, users were looked up."""
-        take = self._in_flight.pop
         for item in message.items:
-            if type(item) is Published:
-                for ref, epoch, offset in item.results:
-                    entry = take(ref, None)
-                    if entry is not None:
-                        session, request_id = entry
-                        session.unacknowledged -= 1
-                        place: dict[str, Any] = {"epoch": epoch, "offset": offset} if epoch else {"pending": True}
-                        session.message(op="ok", id=request_id, **place)
-            elif type(item) is Refused:
-                entry = take(item.ref, None)
-                if entry is not None:
-                    session, request_id = entry
-                    session.unacknowledged -= 1
-                    session.error(request_id, RequestError(item.code, item.message, item.field))
-            elif type(item) is HistoryPage:
-                entry = take(item.ref, None)
-                if entry is not None:
-                    session, request_id = entry
-                    session.unacknowledged -= 1
-                    session.send(session.form.snapshot(request_id, unpack_batch(item.body), item.gap))
-            elif type(item) is Users:
-                entry = take(item.ref, None)
-                if entry is not None:
-                    session, request_id = entry
-                    session.unacknowledged -= 1
-                    session.message(op="ok", id=request_id, users=item.users)
-            else:
+            if not self._asked.answered(item):
                 self._take_share(item)
-        self.release()
+        self._asked.release()
 
     def _take_share(self, item: Any) -> None:
         """This worker's part of what is bounded in the whole engine."""
@@ -545,7 +488,7 @@ class Clients(LoopActor):
         if self._rated is not None:
             self._rated.again(self.users)
         self.occupancy.again()
-        self.release()  # the window of this link is open
+        self._asked.release()  # the window of this link is open
 
     def on_sweep(self, _message: Sweep) -> None:
         """Send away whose token has ended, or never came. Tell users with a rate what they did not get lately, if
@@ -574,22 +517,11 @@ class Clients(LoopActor):
 
     def on_hub_lost(self, message: HubLost) -> None:
         """What was in flight may or may not have been accepted."""
-        lost, self._in_flight = self._in_flight, {}
-        error = RequestError(ErrorCode.UNAVAILABLE, f"{message.reason}; the outcome is unknown")
-        for session, request_id in lost.values():
-            session.unacknowledged -= 1
-            session.error(request_id, error)
-        self.release()
+        self._asked.hub_lost(message.reason)
 
     def release(self) -> None:
-        """Read again the sockets of those who waited for room."""
-        if not self._held or not self._uplink.window_open:
-            return
-        room = self._limits.unacknowledged_publishes // 2
-        for session in [each for each in self._held if each.unacknowledged <= room and each not in self._parting]:
-            self._held.discard(session)
-            if not session.leaving and not session.closed:
-                session.connection.resume_reading()
+        """The uplink has room again."""
+        self._asked.release()
 
 
 def _unauthorized(error: RequestError) -> Unwelcome:
