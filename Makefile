@@ -5,10 +5,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 NEEDS_PYTHON := import sys; sys.exit("heliograph needs Python 3.11 or later, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)
 
-.PHONY: demo test lint bench node clean
+.PHONY: demo fx test lint bench node clean
 
 demo: .venv/.runtime  ## the engine with recorded ticks; then: .venv/bin/heliograph subscribe 'price.>'
 	@$(BIN)/heliograph run --demo
+
+fx: .venv/.fx  ## the FX market-data server of examples/fx with recorded ticks, on port 5001
+	@$(BIN)/heliograph run --config examples/fx/engine.toml --demo
 
 # A file of tests stays in one process: most of them wait most of the time, so two at once take half as long.
 test: .venv/.dev node
@@ -40,6 +43,10 @@ clean:
 .venv/.runtime: setup.cfg | .venv/.python
 	$(PIP) install --editable .
 	@touch $@
+
+.venv/.fx: setup.cfg | .venv/.python
+	$(PIP) install --editable '.[fx]'
+	@touch $@ .venv/.runtime
 
 .venv/.dev: setup.cfg | .venv/.python
 	$(PIP) install --editable '.[dev,examples]'
