@@ -271,10 +271,9 @@ class Listener:
             task = self._loop.create_task(self._connect(sock))
             self._arriving[task] = None
             task.add_done_callback(partial(self._arrived, sock))
-            if self._tls is not None and len(self._arriving) > HANDSHAKES:
-                if next(oldest for oldest in self._arriving if not oldest.cancelling()).cancel():  # not done just now
-                    _log.warning("too many clients in the TLS handshake: the oldest are dropped")
-                    self.refused(RefusalReason.CROWDED)
+            if self._tls is not None and len(self._arriving) > HANDSHAKES and self._drop_oldest():
+                _log.warning("too many clients in the TLS handshake: the oldest are dropped")
+                self.refused(RefusalReason.CROWDED)
             if sock.fileno() >= highest:
                 self._pause(f"{sock.fileno()} are in use")
                 return
@@ -285,6 +284,10 @@ class Listener:
         except OSError as error:
             sock.close()
             _log.debug("a connection was lost on its way here: %s", error)
+
+    def _drop_oldest(self) -> bool:
+        """Of those in TLS's handshake; false: it has ended by itself, just now."""
+        return next(oldest for oldest in self._arriving if not oldest.cancelling()).cancel()
 
     async def _connect(self, sock: socket.socket) -> None:
         try:
