@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from actors.mapping import Mapper
-from engine import config, wiring
+from engine import config, feed_wiring, user_code
 from engine.cli import FAILED, note
 from engine.feed_config import MAPPED
 from engine.mapping_text import lines, samples, unstyled
@@ -34,9 +34,9 @@ def check(path: Path, sample: tuple[str, Path] | None) -> int:
     config.import_beside(path)
     try:
         for name, table in loaded.stages.items():
-            wiring.stage_maker(name, table)
-        wiring.feed_specs(loaded)
-        wiring.service_specs(loaded)
+            user_code.stage_maker(name, table)
+        feed_wiring.feed_specs(loaded)
+        user_code.service_specs(loaded)
         check_socketio(loaded)
     except ConfigError as error:
         raise ConfigError(error.message, error.field, line_of(read_text(path), error.field or "")) from None

@@ -10,7 +10,7 @@ import zmq
 from actors.feed_supervisor import OPERATE_TIMEOUT_S, ApplyFeeds, GetFeeds, OperateFeed
 from actors.reply import AskTimeout
 from actors.supervisor import GetStatistics, Supervisor
-from engine import wiring
+from engine import feed_wiring
 from engine.child import Child, run_child
 from engine.config import Config
 from engine.links import bus_client
@@ -57,14 +57,14 @@ class Feeds:
         changed: Callable[[], None],
         known: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
-        wiring.feed_specs(config)  # what cannot work is an error now, not a child that will not start
+        feed_wiring.feed_specs(config)  # what cannot work is an error now, not a child that will not start
         self.meter = Meter()
         self.status = {name: snapshot for name, snapshot in (known or {}).items() if name in config.upstreams}
         self._config = config
         # One batch per feed, for nothing is read meanwhile; and what feeds say of themselves.
         self._held: list[bytes] = []
         self._uplink = bus_client(config, context, endpoint, self, "feeds")
-        self._spec = wiring.feeds_actor(lambda: self._config, self, dict(self.status), changed)
+        self._spec = feed_wiring.feeds_actor(lambda: self._config, self, dict(self.status), changed)
         self._failed = failed
         self._supervisor: Any = None
 
@@ -81,7 +81,7 @@ class Feeds:
 
     async def reload(self, config: Config) -> None:
         """Add, remove and change feeds; those that stay the same notice nothing."""
-        await self._spec.ref.ask_async(ApplyFeeds(wiring.feed_specs(config)), timeout=ASK_TIMEOUT)
+        await self._spec.ref.ask_async(ApplyFeeds(feed_wiring.feed_specs(config)), timeout=ASK_TIMEOUT)
         self._config = config
 
     async def operate(self, body: Mapping[str, str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import zmq
 
-from engine import wiring
 from engine.admin import AdminServer, no_feed
 from engine.config import Config, needs_restart, reloaded
 from engine.control import REPORT_SPACING
@@ -25,6 +24,7 @@ from engine.notify import Notifier
 from engine.public_health import public_health
 from engine.rolling import NO_RESTART
 from engine.services import Services
+from engine.user_code import service_specs
 from engine.version import VERSION
 from engine.worker import Worker
 from transport.codes import ErrorCode
@@ -75,7 +75,7 @@ class LocalEngine:
         self._hub = Hub(config, context, ENDPOINT, self._fail)
         self._worker = Worker(config, context, ENDPOINT, client_sock, self._fail)
         self._feeds = Feeds(config, context, ENDPOINT, self._fail, changed=self._changed.set)
-        specs = wiring.service_specs(config)
+        specs = service_specs(config)
         self._services = Services(specs, self._worker.inner_client, self._worker.meter, self._fail)
         self._link = HubLink(config, context, ENDPOINT, "engine")
         refused = self._worker.meter.admin_refused

@@ -15,7 +15,7 @@ import msgspec
 from actors.stage import Stage
 from engine.config import Stage as StageConfig
 from engine.tables import Reader
-from engine.wiring import stage_maker, stage_path
+from engine.user_code import stage_maker, stage_path
 from transport.event import Event
 
 

@@ -17,6 +17,7 @@ from engine.config import Config
 from engine.fan_out import FanOut
 from engine.log import get_logger
 from engine.metrics import SERVICE
+from engine.user_code import service_specs
 from transport.meter import Meter
 
 START_TIMEOUT = 10.0  # s for the supervisor to start the runners
@@ -28,7 +29,7 @@ class Services:
     """Owns the runners. Runs on one loop, in a process of its own or embedded.
 
     Args:
-        specs: of :func:`engine.wiring.service_specs`.
+        specs: of :func:`engine.user_code.service_specs`.
         client: makes a session for each life of a service; they are all closed after :meth:`stop`.
         meter: of the process.
         failed: called with the reason when a runner cannot be kept running.
@@ -76,7 +77,7 @@ def main(argument: dict[str, Any], parent_fd: int) -> None:
     """The services' process."""
 
     async def serve(child: Child) -> None:
-        specs = wiring.service_specs(child.config)
+        specs = service_specs(child.config)
         fan_out = FanOut(child.config, child.context, child.endpoint("hub"), child.fail, "services")
         services = Services(specs, fan_out.inner_client, fan_out.meter, child.fail)
 

@@ -15,7 +15,8 @@ from actors.native_namespace import NativeSpace
 from actors.socketio_door import SocketIoDoor
 from engine.config import Config
 from engine.socketio_config import SocketIo
-from engine.wiring import WorkerActors, connection_limits, imported
+from engine.user_code import imported
+from engine.wiring import WorkerActors, connection_limits
 from transport.engine_server import EngineOptions, EngineServer, Handoff
 from transport.errors import ConfigError
 from transport.socketio import MAIN

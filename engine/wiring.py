@@ -1,4 +1,4 @@
-"""The one place that names concrete actors and knows where each of them lives.
+"""The one place that names concrete actors and knows where each of them lives; for feeds :mod:`engine.feed_wiring`.
 
 Every function here returns child specs, in starting order, for one node of the engine; :mod:`engine.hub`,
 :mod:`engine.worker` and :mod:`engine.feeds` supervise them, in processes of their own or together on one loop.
@@ -7,8 +7,6 @@ Every function here returns child specs, in starting order, for one node of the 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import inspect
 import os
 import secrets
 import time
@@ -18,54 +16,39 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from actors.admission import AuthPolicy
-from actors.backoff import BackoffPolicy
 from actors.backplane_desk import ToBackplaneDesk
 from actors.backplane_watch import BackplaneWatch
-from actors.breaker import BreakerPolicy
 from actors.broadcaster import Broadcaster
 from actors.clients import ClientLimits, Clients
-from actors.feed import FeedSpec, Publisher, Tls
-from actors.feed_protocol import FeedProtocol, MappedProtocol, ProtocolSpec
-from actors.feed_supervisor import FeedSupervisor
 from actors.file_lock import lock
 from actors.groups import Groups
-from actors.heliograph_protocol import HeliographProtocol
 from actors.history_watch import HistoryWatch
 from actors.index import Index
 from actors.inner_client import InnerClient
 from actors.keeper import Keeper
 from actors.keeper_desk import take_over
 from actors.messages import TailState
-from actors.recovery import RecoveryPolicy
 from actors.redis_history import RedisHistory
-from actors.redis_protocol import RedisProtocol
 from actors.ref import Ref
 from actors.router import Router
 from actors.seats import Seats
-from actors.service import Service
 from actors.service_runner import ServiceRunner, ServiceSpec, Standing
 from actors.spool import Spool
 from actors.spooling_keeper import SpoolingKeeper
 from actors.sqlite_history import SqliteHistory
-from actors.stage import FunctionStage, Stage
 from actors.stage_runner import Forward, StagePolicy, StageRunner
 from actors.stages import Stages
 from actors.supervision import Restart
 from actors.supervisor import ChildSpec
 from actors.tailer import Tailer, catch_up_at_start
-from actors.token import TokenSource
 from actors.topic_log import TopicLog
 from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
 from actors.user_shares import UserShares
 from engine.config import Config, usable_cores
 from engine.config import Stage as StageConfig
 from engine.config import Topic as TopicConfig
-from engine.feed_config import MAPPED
-from engine.feed_config import Feed as FeedConfig
-from engine.redis_config import REDIS, Redis
 from engine.runtime_dir import HISTORY
-from engine.service_config import Service as ServiceConfig
-from engine.tables import join
+from engine.user_code import stage_maker
 from transport.bus_client import BusClient
 from transport.errors import ConfigError
 from transport.gate import GatePolicy
@@ -288,59 +271,6 @@ def _stage_runner(name: str, table: StageConfig, forward: Forward, meter: Meter)
     )
 
 
-def stage_maker(name: str, table: StageConfig) -> Callable[[], Stage]:
-    """What makes the stage that ``[stages.NAME]`` names; :class:`ConfigError` where there is none."""
-    path = table.function or table.actor or ""
-    field = f"stages.{name}.{'function' if table.function else 'actor'}"
-    found = imported(path, field)
-    if table.function:
-        work = found if inspect.isroutine(found) else getattr(found, "__call__", None)  # noqa: B004  it is looked at
-        if isinstance(found, type) or not callable(found):
-            raise ConfigError(f"{path!r} is no function", field)
-    elif isinstance(found, type) and issubclass(found, Stage):
-        work = found.on_events
-        if work is Stage.on_events:
-            raise ConfigError(f"{path!r} must define on_events(batch)", field)
-    else:
-        raise ConfigError(f"{path!r} is not a subclass of heliograph.Stage", field)
-    if inspect.iscoroutinefunction(work) or inspect.isasyncgenfunction(work):
-        raise ConfigError(f"{path!r} must not be async: a stage runs in a thread of its own, without a loop", field)
-    return partial(FunctionStage, found) if table.function else partial(found, options=table.options)
-
-
-def imported(path: str, field: str, wanted: str = "package.module:name") -> Any:
-    """What ``package.module:name`` names; :class:`ConfigError` where there is nothing."""
-    module, _, qualified = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in qualified.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"cannot import {path!r}, which must be {wanted}: {error}", field) from error
-    return found
-
-
-_HOOKS = ("on_start", "on_stop", "position", "on_events", "on_gap", "on_position")
-
-
-def service_specs(config: Config) -> tuple[ServiceSpec, ...]:
-    """``[services.*]`` as the actors want them; :class:`ConfigError`: there is no such service."""
-    return tuple(_service_spec(name, table) for name, table in config.services.items())
-
-
-def _service_spec(name: str, table: ServiceConfig) -> ServiceSpec:
-    field = f"services.{name}.actor"
-    found = imported(table.actor, field, "package.module:Class")
-    if not (isinstance(found, type) and issubclass(found, Service)):
-        raise ConfigError(f"{table.actor!r} is not a subclass of heliograph.Service", field)
-    for hook in _HOOKS:
-        if not inspect.iscoroutinefunction(getattr(found, hook)):
-            raise ConfigError(f"{table.actor!r}: {hook} must be `async def`", field)
-    if table.topics and found.on_events is Service.on_events:
-        raise ConfigError(f"{table.actor!r} must define on_events(batch), as it has topics", field)
-    return ServiceSpec(name, lambda engine: found(name=name, options=table.options, engine=engine), table.topics)
-
-
 def service_actor(spec: ServiceSpec, client: Callable[[], InnerClient], standing: Standing) -> ChildSpec:
     """The runner of one service; its standing outlives it."""
     return ChildSpec(
@@ -499,116 +429,3 @@ def connection_limits(config: Config) -> ConnectionLimits:
         ping_timeout=delivery.ping_timeout,
         deflate=config.server.deflate,
     )
-
-
-def stage_path(what: object, field: str) -> str:
-    """A class or function of a program as the configuration would name it.
-
-    Raises:
-        ConfigError: it cannot be imported by a name: something local, a lambda, an object.
-    """
-    path = f"{getattr(what, '__module__', None)}:{getattr(what, '__qualname__', None)}"
-    if imported(path, field, "a class or a function of a module") is not what:
-        raise ConfigError(f"{path!r} is something else when it is imported", field)
-    return path
-
-
-def feeds_actor(
-    config: Callable[[], Config],
-    publisher: Publisher,
-    known: dict[str, dict[str, Any]],
-    on_change: Callable[[], None],
-) -> ChildSpec:
-    """The feed supervisor; it keeps the state that outlives each feed's connection actor.
-
-    A successor takes over the present ``config`` and, in ``known``, what its predecessor knew of the feeds.
-    """
-    return ChildSpec(
-        "feeds",
-        lambda: FeedSupervisor(publisher, feed_specs(config()), known, on_change),
-        capacity=MAILBOX,
-    )
-
-
-def feed_specs(config: Config) -> tuple[FeedSpec, ...]:
-    """``[feeds.*]`` and ``[redis]`` as the actors want them.
-
-    Raises:
-        ConfigError: a protocol or a token function cannot be imported.
-    """
-    return tuple(
-        _redis_spec(upstream) if isinstance(upstream, Redis) else _feed_spec(name, upstream)
-        for name, upstream in config.upstreams.items()
-    )
-
-
-def _feed_spec(name: str, feed: FeedConfig) -> FeedSpec:
-    function = None
-    if feed.token_function is not None:
-        field = f"feeds.{name}.token_function"
-        function = imported(feed.token_function, field)
-        if not callable(function):
-            raise ConfigError(f"{feed.token_function!r} cannot be called", field)
-    return FeedSpec(
-        name=name,
-        urls=(feed.url, *feed.failover),
-        protocol=_protocol(name, feed),
-        headers=feed.headers,
-        token=TokenSource(feed.token, feed.token_file, function),
-        tls=Tls(feed.tls_ca_file, feed.tls_cert_file, feed.tls_key_file, feed.tls_verify, feed.tls_server_name),
-        proxy=feed.proxy,
-        recovery=RecoveryPolicy(
-            BackoffPolicy(feed.backoff_initial, feed.backoff_max, jitter=feed.jitter, stable_s=feed.stable_after),
-            BreakerPolicy(feed.max_retries, feed.breaker_successes, feed.breaker_open, feed.breaker_open_max),
-            feed.give_up,
-        ),
-        connect_timeout_s=feed.connect_timeout,
-        handshake_timeout_s=feed.handshake_timeout,
-        idle_timeout_s=feed.idle_timeout,
-        stale_timeout_s=feed.stale_timeout,
-        close_timeout_s=feed.close_timeout,
-        ping_interval_s=feed.ping_interval,
-        ping_timeout_s=feed.ping_timeout,
-        heartbeat_interval_s=feed.heartbeat_interval,
-        message_bytes=feed.message_bytes,
-        max_invalid=feed.max_invalid,
-        any_message_proves=feed.proof == "message",
-    )
-
-
-def _redis_spec(redis: Redis) -> FeedSpec:
-    options = {"channels": redis.channels, "type": redis.type, "message_bytes": redis.message_bytes}
-    return FeedSpec(
-        name=REDIS,
-        urls=(redis.address(),),
-        protocol=ProtocolSpec(RedisProtocol, options),
-        token=TokenSource(redis.password, redis.password_file),
-        tls=Tls(redis.tls_ca_file, redis.tls_cert_file, redis.tls_key_file, redis.tls_verify, redis.tls_server_name),
-        recovery=RecoveryPolicy(
-            BackoffPolicy(redis.backoff_initial, redis.backoff_max),
-            # A channel may be quiet for long: what proves a connection is the answer to its first subscription.
-            BreakerPolicy(redis.max_retries, 1, redis.breaker_open, redis.breaker_open_max),
-        ),
-        connect_timeout_s=redis.connect_timeout,
-        idle_timeout_s=redis.idle_timeout,
-        ping_interval_s=redis.ping_interval,
-        ping_timeout_s=redis.ping_timeout,
-        any_message_proves=True,
-    )
-
-
-def _protocol(name: str, feed: FeedConfig) -> ProtocolSpec:
-    if feed.protocol == MAPPED:
-        return ProtocolSpec(MappedProtocol, feed.mapped())
-    kind: Any = HeliographProtocol
-    if feed.protocol != "heliograph":
-        field = f"feeds.{name}.protocol"
-        kind = imported(feed.protocol, field, f"{MAPPED}, heliograph or package.module:Class")
-        if not (isinstance(kind, type) and issubclass(kind, FeedProtocol)):
-            raise ConfigError(f"{feed.protocol!r} is not a subclass of heliograph.FeedProtocol", field)
-    spec = ProtocolSpec(kind, feed.options)
-    try:
-        spec.create()
-    except ConfigError as error:
-        raise ConfigError(error.message, join(f"feeds.{name}.options", error.field or "")) from None
-    return spec

@@ -6,7 +6,7 @@ import pytest
 
 from actors.feed import Tls
 from actors.redis_protocol import RedisProtocol
-from engine import redis_config, wiring
+from engine import feed_wiring, redis_config
 from engine.config import Config, effective_toml, loads, masked, needs_restart
 from transport.errors import ConfigError
 
@@ -22,13 +22,13 @@ def refused(text: str) -> ConfigError:
 
 def test_without_url_there_is_none() -> None:
     assert (loads("").upstreams, loads("[redis]\nmax_retries = 9").upstreams) == ({}, {})
-    assert wiring.feed_specs(loads("")) == ()
+    assert feed_wiring.feed_specs(loads("")) == ()
 
 
 def test_it_is_a_feed_named_redis() -> None:
     config = loads(REDIS + CHANNELS + '[feeds.fx]\nurl = "ws://a"')
     assert list(config.upstreams) == ["fx", "redis"]
-    fx, redis = wiring.feed_specs(config)
+    fx, redis = feed_wiring.feed_specs(config)
     assert (fx.name, redis.name, redis.urls) == ("fx", "redis", ("redis://localhost",))
     assert isinstance(redis.protocol.create(), RedisProtocol)
 
@@ -54,7 +54,7 @@ breaker_open = 8.5
 breaker_open_max = 9.5
 """
     config = loads(REDIS.replace("redis:", "rediss:") + more + CHANNELS)
-    (spec,) = wiring.feed_specs(config)
+    (spec,) = feed_wiring.feed_specs(config)
     assert spec.urls == ("rediss://me%40home@localhost",)
     assert (spec.token.text, spec.token.file) == (None, "pass")
     assert spec.protocol.options == {"channels": {"prices.*": "price.{1}"}, "type": "tick", "message_bytes": 77}
@@ -132,7 +132,7 @@ def test_secrets_are_masked_everywhere() -> None:
         REDIS + 'username = "user"\npassword = "SECRET"\n' + CHANNELS,
     ):
         config = loads(text)
-        shown: list[Any] = [masked(config), effective_toml(config), wiring.feed_specs(config)]
+        shown: list[Any] = [masked(config), effective_toml(config), feed_wiring.feed_specs(config)]
         assert "SECRET" not in str(shown)
         assert masked(config)["redis"]["channels"] == {"prices.*": "price.{1}"}
 

@@ -11,7 +11,8 @@ from actors.service import Service
 from actors.spool import Spool
 from actors.topic_policy import DEFAULT_POLICY, Strategy, TopicPolicy
 from engine import config
-from engine.wiring import HubActors, check_nothing_waits, hub_actors, service_specs, topic_policies
+from engine.user_code import service_specs
+from engine.wiring import HubActors, check_nothing_waits, hub_actors, topic_policies
 from transport.errors import ConfigError
 from transport.event import Event
 from transport.messages import Publish

@@ -8,7 +8,8 @@ import pytest
 
 from actors.inner_client import BATCH, ROOM
 from actors.service_runner import ServicePolicy
-from engine import config, wiring
+from engine import config
+from engine.user_code import service_specs
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/services.md").read_text(encoding="utf-8")
@@ -28,7 +29,7 @@ def test_it_shows_the_example() -> None:
 
 def test_the_configuration_names_what_lies_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    [spec] = wiring.service_specs(config.load(EXAMPLE / "audit.toml", None, {}))
+    [spec] = service_specs(config.load(EXAMPLE / "audit.toml", None, {}))
     assert (spec.name, spec.topics) == ("audit", ("price.>",))
 
 

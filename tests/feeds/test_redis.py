@@ -25,7 +25,7 @@ from actors.feed_supervisor import ApplyFeeds, FeedSupervisor, GetFeeds
 from actors.redis_protocol import command
 from actors.redis_socket import TURN, redis_socket
 from actors.upstream_values import MappingError
-from engine import wiring
+from engine import feed_wiring
 from engine.config import Config
 from engine.redis_config import Redis
 from tests.feeds.harness import DEADLINE_S, Hub, Running, deaf_port, feed_from, on_still_clock, on_uvloop, skip, until
@@ -37,7 +37,7 @@ QUICK = {"backoff_initial": 0.01, "backoff_max": 0.02}
 
 
 def spec(url: str, channels: Mapping[str, str] = CHANNELS, **fields: Any) -> FeedSpec:
-    (found,) = wiring.feed_specs(Config(redis=Redis(url=url, channels=dict(channels), **fields)))
+    (found,) = feed_wiring.feed_specs(Config(redis=Redis(url=url, channels=dict(channels), **fields)))
     return found
 
 
