@@ -156,8 +156,9 @@ def test_a_user_gets_the_limit_in_every_window(engine_process: Start, eventually
                     came[offset] = min(at, came.get(offset, at))
             # It was let through after it was sent and before it came. Never above the limit:
             passed = sorted(came)
-            for one, other in zip(passed, passed[limit:], strict=False):
-                assert came[other] - sent[one] >= window, (one, other)
+            for one in passed:  # not in the order of their offsets: of two workers one may be behind
+                surely = [other for other in passed if sent[other] >= sent[one] and came[other] - sent[one] < window]
+                assert len(surely) <= limit, (one, surely)
             # And, where nothing has to be shared, never below it while there is more:
             if workers == 1:
                 for offset in told(alice[0]):
