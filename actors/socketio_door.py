@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final
 
 from actors.clients import Clients
 from actors.namespace_connection import NamespaceConnection, Space
+from actors.session import Connection
 from transport.codes import CloseCode
 from transport.socketio import Decoder, Kind, Packet, SocketIoError, encode
 
@@ -27,28 +28,6 @@ STRANGERS: Final = 4_096
 """Clients of a worker that are in no namespace: they count for no limit. The oldest are closed."""
 
 _log = logging.getLogger(__name__)
-
-
-class Socket(Protocol):
-    """An Engine.IO session (see :class:`transport.engine_socket.EngineSocket`)."""
-
-    write: Callable[[bytes], None]
-
-    @property
-    def token(self) -> str | None: ...
-    @property
-    def user(self) -> str | None: ...
-    @property
-    def token_in_query(self) -> bool: ...
-    @property
-    def address(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def buffered(self) -> int: ...
-    def close(self, code: int, reason: str = "") -> None: ...
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
 
 
 class SocketIoDoor:
@@ -73,8 +52,8 @@ class SocketIoDoor:
         self.connect_timeout, self.max_payload = connect_timeout, max_payload
         self._strangers: dict[Visitor, None] = {}  # in the order of their coming
 
-    def accept(self, socket: Socket) -> Visitor:
-        """An Engine.IO session has begun."""
+    def accept(self, socket: Connection) -> Visitor:
+        """An Engine.IO session (:class:`transport.engine_socket.EngineSocket`) has begun."""
         return Visitor(self, socket)
 
     def nowhere(self, visitor: Visitor) -> None:
@@ -111,7 +90,7 @@ class Visitor:
         "socket",
     )
 
-    def __init__(self, door: SocketIoDoor, socket: Socket) -> None:
+    def __init__(self, door: SocketIoDoor, socket: Connection) -> None:
         self.door, self.socket = door, socket
         self.connections: dict[str, NamespaceConnection] = {}
         self.paused = False  # it does not read
