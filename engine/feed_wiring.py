@@ -20,7 +20,7 @@ from engine.feed_config import MAPPED
 from engine.feed_config import Feed as FeedConfig
 from engine.redis_config import REDIS, Redis
 from engine.tables import join
-from engine.user_code import imported
+from engine.user_code import imported, subclass
 from engine.wiring import MAILBOX
 from transport.errors import ConfigError
 
@@ -112,12 +112,10 @@ def _redis_spec(redis: Redis) -> FeedSpec:
 def _protocol(name: str, feed: FeedConfig) -> ProtocolSpec:
     if feed.protocol == MAPPED:
         return ProtocolSpec(MappedProtocol, feed.mapped())
-    kind: Any = HeliographProtocol
+    kind: type[FeedProtocol] = HeliographProtocol
     if feed.protocol != "heliograph":
-        field = f"feeds.{name}.protocol"
-        kind = imported(feed.protocol, field, f"{MAPPED}, heliograph or package.module:Class")
-        if not (isinstance(kind, type) and issubclass(kind, FeedProtocol)):
-            raise ConfigError(f"{feed.protocol!r} is not a subclass of heliograph.FeedProtocol", field)
+        wanted = f"{MAPPED}, heliograph or package.module:Class"
+        kind = subclass(feed.protocol, FeedProtocol, f"feeds.{name}.protocol", wanted)
     spec = ProtocolSpec(kind, feed.options)
     try:
         spec.create()

@@ -15,7 +15,7 @@ from actors.native_namespace import NativeSpace
 from actors.socketio_door import SocketIoDoor
 from engine.config import Config
 from engine.socketio_config import SocketIo
-from engine.user_code import imported
+from engine.user_code import subclass
 from engine.wiring import WorkerActors, connection_limits
 from transport.engine_server import EngineOptions, EngineServer, Handoff
 from transport.errors import ConfigError
@@ -118,9 +118,7 @@ def _space(path: str, kind: type[Namespace], options: dict[str, Any], engine: Na
 def namespace_class(path: str, actor: str) -> type[Namespace]:
     """The class that ``[socketio.namespaces."PATH"]`` names; :class:`ConfigError` where it is none."""
     field = f"socketio.namespaces.{path}.actor"
-    kind = imported(actor, field, "package.module:Class")
-    if not (isinstance(kind, type) and issubclass(kind, Namespace)):
-        raise ConfigError(f"{actor!r} is not a subclass of heliograph.Namespace", field)
+    kind = subclass(actor, Namespace, field)
     try:
         check_namespace(kind)
     except ConfigError as error:
@@ -130,11 +128,7 @@ def namespace_class(path: str, actor: str) -> type[Namespace]:
 
 def engine_class(path: str, actor: str) -> type[EngineHandler]:
     """The class that ``[socketio.engines]`` names; :class:`ConfigError` where it is none."""
-    field = f"socketio.engines.{path}"
-    kind = imported(actor, field, "package.module:Class")
-    if not (isinstance(kind, type) and issubclass(kind, EngineHandler)):
-        raise ConfigError(f"{actor!r} is not a subclass of heliograph.EngineHandler", field)
-    return kind
+    return subclass(actor, EngineHandler, f"socketio.engines.{path}")
 
 
 def check_socketio(config: Config) -> None:

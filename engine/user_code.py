@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from actors.service import Service
 from actors.service_runner import ServiceSpec
@@ -15,6 +15,8 @@ from engine.config import Config
 from engine.config import Stage as StageConfig
 from engine.service_config import Service as ServiceConfig
 from transport.errors import ConfigError
+
+Kind = TypeVar("Kind")
 
 
 def imported(path: str, field: str, wanted: str = "package.module:name") -> Any:
@@ -26,6 +28,14 @@ def imported(path: str, field: str, wanted: str = "package.module:name") -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"cannot import {path!r}, which must be {wanted}: {error}", field) from error
+    return found
+
+
+def subclass(path: str, base: type[Kind], field: str, wanted: str = "package.module:Class") -> type[Kind]:
+    """The subclass of ``heliograph``'s ``base`` that ``path`` names; :class:`ConfigError` where it is none."""
+    found = imported(path, field, wanted)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(f"{path!r} is not a subclass of heliograph.{base.__name__}", field)
     return found
 
 
@@ -71,9 +81,7 @@ def service_specs(config: Config) -> tuple[ServiceSpec, ...]:
 
 def _service_spec(name: str, table: ServiceConfig) -> ServiceSpec:
     field = f"services.{name}.actor"
-    found = imported(table.actor, field, "package.module:Class")
-    if not (isinstance(found, type) and issubclass(found, Service)):
-        raise ConfigError(f"{table.actor!r} is not a subclass of heliograph.Service", field)
+    found = subclass(table.actor, Service, field)
     for hook in _HOOKS:
         if not inspect.iscoroutinefunction(getattr(found, hook)):
             raise ConfigError(f"{table.actor!r}: {hook} must be `async def`", field)
