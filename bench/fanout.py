@@ -32,51 +32,66 @@ SLOW_RATE = 20  # events/s that meet an idle engine
 SHARED_RATES = (100, 1000, 5000)  # events/s at which one worker is compared with two
 
 
-class Options(argparse.Namespace):
+Subject = tuple[Callable[[], Server], Sequence[tuple[str, Dialect]]]
+"""A server, and the kinds of clients that it is measured with, by name."""
+
+
+class Turns(argparse.Namespace):
+    """What runs that take turns have in common."""
+
+    rates: list[int]
+    clients: int
+    seconds: float
+    repeat: int
+
+
+class Options(Turns):
     """The command line."""
 
     what: list[str]
-    rates: list[int]
-    clients: int
     workers: int
-    seconds: float
-    repeat: int
     peers: bool
     json: bool
 
 
 def rates(options: Options) -> list[Row]:
     """CPU per delivery and latency at given rates; engine and peers take turns."""
-    subjects: list[tuple[str, Dialect, Callable[[], Server]]] = [
-        ("heliograph", NATIVE, lambda: engine(options.workers))
-    ]
+    subjects: list[Subject] = [(lambda: engine(options.workers), [("heliograph", NATIVE)])]
     if options.peers:
-        subjects += [(peer.name, peer.dialect, peer.start) for peer in PEERS if not peer.missing]
-    loads: dict[tuple[str, int], list[Load]] = {}
-    for _ in range(options.repeat):
-        for name, dialect, start in subjects:
-            with start() as server:
-                for rate in options.rates:
-                    load = wsload.run(
-                        server.port,
-                        server.pids,
-                        dialect=dialect,
-                        clients=options.clients,
-                        rate=rate,
-                        seconds=options.seconds,
-                    )
-                    loads.setdefault((name, rate), []).append(load)
-                    note(f"{name} {rate}/s: {load.us:.3f} us, {load.server:.2f} cores, p99 {load.p99:.1f} ms")
+        subjects += [(peer.start, [(peer.name, peer.dialect)]) for peer in PEERS if not peer.missing]
+    loads = in_turns(subjects, options)
     rows: list[Row] = [
         {"who": name, "msg/s": rate, **report.summary(loads[name, rate])}
         for rate in options.rates
-        for name, _, _ in subjects
+        for _, dialects in subjects
+        for name, _ in dialects
     ]
     if options.peers:
         for peer in PEERS:
             if peer.missing:
                 print(missing(peer))
     return rows
+
+
+def in_turns(subjects: Sequence[Subject], options: Turns) -> dict[tuple[str, int], list[Load]]:
+    """Runs of each subject at each rate, ``--repeat`` times, in turns; by name and rate."""
+    loads: dict[tuple[str, int], list[Load]] = {}
+    for _ in range(options.repeat):
+        for start, dialects in subjects:
+            with start() as server:
+                for rate in options.rates:
+                    for name, dialect in dialects:
+                        load = wsload.run(
+                            server.port,
+                            server.pids,
+                            dialect=dialect,
+                            clients=options.clients,
+                            rate=rate,
+                            seconds=options.seconds,
+                        )
+                        loads.setdefault((name, rate), []).append(load)
+                        note(f"{name} {rate}/s: {load.us:.3f} us, {load.server:.2f} cores, p99 {load.p99:.1f} ms")
+    return loads
 
 
 def missing(peer: Peer | NodePeer) -> str:

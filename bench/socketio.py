@@ -16,16 +16,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
 from bench import report, wsload
-from bench.fanout import missing, numbers
+from bench.fanout import Subject, Turns, in_turns, missing, numbers
 from bench.peers import PEERS, SOCKETIO
-from bench.report import Row, note
-from bench.server import ROOT, Server, engine
-from bench.wsload import NATIVE, TOPIC, Dialect, Load
+from bench.report import Row
+from bench.server import ROOT, engine
+from bench.wsload import NATIVE, TOPIC, Dialect
 
 OURS = Dialect(
     path=SOCKETIO.path,
@@ -52,42 +51,21 @@ SETTLE = 3.0  # s for an idle engine to come to rest
 NATIVELY, AS_SOCKETIO = "heliograph, native", "heliograph, Socket.IO"
 
 
-class Options(argparse.Namespace):
+class Options(Turns):
     """The command line."""
 
     what: list[str]
-    rates: list[int]
-    clients: int
-    seconds: float
-    repeat: int
     json: bool
 
 
 def delivery(options: Options) -> list[Row]:
     """CPU per delivery and latency; `against` is the ratio of medians to native clients."""
-    loads: dict[tuple[str, int], list[Load]] = {}
     peers = [peer for peer in PEERS if peer.dialect is SOCKETIO and not peer.missing]
-    with ExitStack() as stack:
-        config = _config(stack)
-        subjects: list[tuple[Callable[[], Server], list[tuple[str, Dialect]]]] = [
-            (lambda: engine(1, config=config), [(NATIVELY, NATIVE), (AS_SOCKETIO, OURS)]),
-            *((peer.start, [(peer.name, peer.dialect)]) for peer in peers),
-        ]
-        for _ in range(options.repeat):
-            for start, dialects in subjects:
-                with start() as server:
-                    for rate in options.rates:
-                        for name, dialect in dialects:
-                            load = wsload.run(
-                                server.port,
-                                server.pids,
-                                dialect=dialect,
-                                clients=options.clients,
-                                rate=rate,
-                                seconds=options.seconds,
-                            )
-                            loads.setdefault((name, rate), []).append(load)
-                            note(f"{name} {rate}/s: {load.us:.3f} us, {load.server:.2f} cores, p99 {load.p99:.1f} ms")
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory, "engine.toml")
+        config.write_text("[socketio]\nenabled = true\n")
+        ours: Subject = (lambda: engine(1, config=config), [(NATIVELY, NATIVE), (AS_SOCKETIO, OURS)])
+        loads = in_turns([ours, *((peer.start, [(peer.name, peer.dialect)]) for peer in peers)], options)
     for peer in PEERS:
         if peer.dialect is SOCKETIO and peer.missing:
             print(missing(peer))
@@ -98,13 +76,6 @@ def delivery(options: Options) -> list[Row]:
             summary = report.summary(loads[name, rate])
             rows.append({"who": name, "msg/s": rate, "against": summary["us each"] / natively, **summary})
     return rows
-
-
-def _config(stack: ExitStack) -> Path:
-    directory = stack.enter_context(tempfile.TemporaryDirectory())
-    path = Path(directory, "engine.toml")
-    path.write_text("[socketio]\nenabled = true\n")
-    return path
 
 
 def memory(options: Options) -> list[Row]:
