@@ -31,6 +31,7 @@ from engine.feed_config import Feed, FeedMap
 from engine.redis_config import REDIS, Redis
 from engine.service_config import Service
 from engine.socketio_config import SocketIo, SocketIoNamespace
+from engine.state_path import state_path
 from engine.tables import Masked, Name, Positive, Reader, Text, about, check_importable, join, put, read_text
 from transport.addresses import is_loopback
 from transport.errors import ConfigError, RequestError
@@ -281,14 +282,10 @@ class History(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def durable_path(self, port: int, environ: Mapping[str, str] = os.environ) -> Path:
         """``durable_file``, or its default for an engine on this client port. Creates nothing."""
-        if self.durable_file is not None:
-            return Path(self.durable_file)
-        if directory := environ.get("STATE_DIRECTORY"):  # systemd's
-            return Path(directory.split(":")[0], "history.db")
-        if port == 0:
+        path = state_path(self.durable_file, "history", port, environ)
+        if path is None:
             raise ConfigError("is needed, as events are kept on disk and the port is picked", "history.durable_file")
-        state = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        return Path(state, "heliograph", f"history-{port}.db")
+        return path
 
 
 class Topic(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
