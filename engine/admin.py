@@ -31,7 +31,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engine import admin_explain, admin_history, admin_index, admin_restart, admin_sessions
+from engine import admin_explain, admin_history, admin_index, admin_monitor, admin_restart, admin_sessions
 from engine.admin_config import Admin
 from engine.admin_gate import Gate, needed
 from engine.admin_http import answer, read_body
@@ -75,7 +75,7 @@ FEED_ACTIONS = ("reset", "disconnect", "connect")
 """What an operator may do to a feed; see :class:`actors.feed_supervisor.OperateFeed`."""
 
 
-class Backend(admin_sessions.Backend, admin_history.Backend, admin_restart.Backend, Protocol):
+class Backend(admin_sessions.Backend, admin_history.Backend, admin_monitor.Backend, admin_restart.Backend, Protocol):
     """What the API speaks for; called on the loop that serves it."""
 
     def health(self) -> dict[str, Any]:

@@ -58,6 +58,8 @@ FIXED = frozenset(
     }
 )
 """Fields of those tables that a reload does not take."""
+MONITORED: tuple[str, ...] = ()
+"""Tables that are each a service of the monitor node, see :mod:`engine.monitor`."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Rate = Annotated[float, Meta(gt=0, le=1_000_000)]
@@ -431,6 +433,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """What the feeds' process reads, by its name: ``[feeds.*]`` and ``[redis]``."""
         redis = {} if self.redis.url is None else {REDIS: self.redis}
         return {**self.feeds, **redis}
+
+    @property
+    def monitored(self) -> tuple[str, ...]:
+        """The services of the monitor node that are wanted, by the names of their tables: without any there is none."""
+        return tuple(name for name in MONITORED if getattr(self, name))
 
 
 def load(

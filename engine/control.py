@@ -18,6 +18,7 @@ child's work. All of it are tells and asks (:mod:`actors.remote`) to an actor ca
 | ask ``sessions`` | workers only: an order of :class:`actors.session_directory.SessionDirectory` |
 | ask ``leave`` | workers only, once a successor listens: accept no more; answered when no handshake is under way |
 | tell ``health`` | workers only: what ``GET /health`` says on the client port, see :mod:`engine.public_health` |
+| ask ``ask`` | the monitor only: ``{service, method, params}``; answered by that service |
 | ask ``topics`` | the hub only: ``{after, limit}``; answered with a page of topics |
 | tell ``stop`` | none: end now |
 

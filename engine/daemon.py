@@ -19,6 +19,7 @@ import zmq
 
 from actors.backoff import BackoffPolicy
 from engine.admin import AdminServer, no_feed
+from engine.admin_monitor import no_service
 from engine.config import Config, for_children, needs_restart, reloaded
 from engine.control import ControlServer
 from engine.forkserver import ForkServer
@@ -41,6 +42,7 @@ from transport.position import Position
 HUB = "hub"
 FEEDS = "feeds"
 SERVICES = "services"
+MONITOR = "monitor"
 WORKER = "worker"
 DEMO = "demo"
 RELOAD_TIMEOUT = 10.0  # s that a reload waits for processes that are just starting
@@ -252,6 +254,7 @@ class Daemon:
         ]
         # Services before feeds: they get the first events, too, and the last ones.
         services = [child(SERVICES, backoff=SERVICES_BACKOFF)] if self._config.services else []
+        services.append(child(MONITOR, wanted=bool(self._config.monitored), backoff=SERVICES_BACKOFF))
         return [*exchange, child(HUB), *services, child(FEEDS, wanted=bool(self._config.upstreams)), *workers]
 
     def _own(self, config: Config) -> Config:
@@ -344,6 +347,9 @@ class Daemon:
         for name in self._config.services:  # of which nothing is known while their process is away
             process = components.get(SERVICES, _STARTS)
             components.setdefault(SERVICE + name, _STARTS if process["status"] == "ok" else process)
+        for name in self._config.monitored:
+            process = components.get(MONITOR, _STARTS)
+            components.setdefault(name, _STARTS if process["status"] == "ok" else process)
         return {
             "status": self._status(components),
             "version": VERSION,
@@ -389,6 +395,12 @@ class Daemon:
             raise RequestError(ErrorCode.UNAVAILABLE, f"the feeds process is {process.state}")
         snapshot: dict[str, Any] = await self._control.ask(FEEDS, "feed", {"name": name, "action": action})
         return snapshot
+
+    async def ask_monitor(self, service: str, method: str, params: dict[str, Any]) -> Any:
+        """Have the monitor do it."""
+        if service not in self._config.monitored:
+            raise no_service(service)
+        return await self._control.ask(MONITOR, "ask", {"service": service, "method": method, "params": params})
 
     async def ask_workers(self, order: dict[str, Any]) -> list[Any]:
         """Ask all workers that are there at once."""
@@ -448,6 +460,8 @@ class Daemon:
         refused = await self._control.reload(for_children(self._config))
         if self._config.upstreams:
             self._supervisor.want(FEEDS)
+        if self._config.monitored:
+            self._supervisor.want(MONITOR)
         self._notifier.ready("reloaded")
         get_logger().info("engine_reloaded", needs_restart=left, refused={name: str(e) for name, e in refused.items()})
         if refused:

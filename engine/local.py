@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from engine.admin import AdminServer, no_feed
+from engine.admin_monitor import no_service
 from engine.config import Config, needs_restart, reloaded
 from engine.control import REPORT_SPACING
 from engine.feeds import Feeds
@@ -20,6 +21,7 @@ from engine.hub import Hub
 from engine.hub_link import HubLink
 from engine.log import get_logger
 from engine.metrics import Figures
+from engine.monitor import Monitor
 from engine.notify import Notifier
 from engine.public_health import public_health
 from engine.rolling import NO_RESTART
@@ -77,6 +79,7 @@ class LocalEngine:
         self._feeds = Feeds(config, context, ENDPOINT, self._fail, changed=self._changed.set)
         specs = service_specs(config)
         self._services = Services(specs, self._worker.inner_client, self._worker.meter, self._fail)
+        self._monitor = Monitor(config, self._worker.inner_client, self._worker.meter, self._fail)
         self._link = HubLink(config, context, ENDPOINT, "engine")
         refused = self._worker.meter.admin_refused
         self._admin = admin = AdminServer(
@@ -93,6 +96,8 @@ class LocalEngine:
         closing.push_async_callback(self._worker.drain)
         await self._services.start()
         closing.push_async_callback(self._services.stop)
+        await self._monitor.start()
+        closing.push_async_callback(self._monitor.stop)
         await self._feeds.start()
         closing.push_async_callback(self._feeds.stop)
         interval = config.server.heartbeat_interval
@@ -201,6 +206,7 @@ class LocalEngine:
         await self._hub.refresh()
         await self._worker.refresh()
         await self._services.refresh()
+        await self._monitor.refresh()
         for name, meter in (("hub", self._hub.meter), ("worker-0", self._worker.meter), ("feeds", self._feeds.meter)):
             self._figures.update(name, "local", meter.snapshot())
 
@@ -217,6 +223,12 @@ class LocalEngine:
         snapshot = await self._feeds.operate({"name": name, "action": action})
         await self._refresh_feeds()
         return snapshot
+
+    async def ask_monitor(self, service: str, method: str, params: dict[str, Any]) -> Any:
+        """Have the monitor node do it."""
+        if service not in self._config.monitored:
+            raise no_service(service)
+        return await self._monitor.ask({"service": service, "method": method, "params": params})
 
     async def ask_workers(self, order: dict[str, Any]) -> list[Any]:
         """Ask the one."""
@@ -248,6 +260,7 @@ class LocalEngine:
         try:
             await self._worker.reload(self._config)
             await self._feeds.reload(self._config)
+            await self._monitor.reload(self._config)
             await self._refresh_feeds()
         finally:  # also of one that fails: the service manager would take the engine for reloading for ever
             self._notifier.ready("reloaded")

@@ -9,6 +9,7 @@ from typing import Any
 
 from actors.inner_client import InnerClient
 from actors.reply import AskTimeout
+from actors.service import Service
 from actors.service_runner import Finish, ServiceSpec, Standing
 from actors.supervisor import GetStatistics, Supervisor
 from engine import wiring
@@ -33,6 +34,7 @@ class Services:
         client: makes a session for each life of a service; they are all closed after :meth:`stop`.
         meter: of the process.
         failed: called with the reason when a runner cannot be kept running.
+        prefix: of the names of components of health.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class Services:
         client: Callable[[], InnerClient],
         meter: Meter,
         failed: Callable[[str], None],
+        prefix: str = SERVICE,
     ) -> None:
-        self._meter, self._failed = meter, failed
+        self._meter, self._failed, self._prefix = meter, failed, prefix
         self._standings = {spec.name: Standing(spec.policy.backoff) for spec in specs}
         self._children = [wiring.service_actor(spec, client, self._standings[spec.name]) for spec in specs]
         self._supervisor: Any = None
@@ -53,6 +56,11 @@ class Services:
         await self._supervisor.ask_async(GetStatistics(), timeout=START_TIMEOUT)
         await self.refresh()
 
+    def running(self, name: str) -> Service | None:
+        """The service of that name in its present life; ``None`` between two lives."""
+        standing = self._standings.get(name)
+        return None if standing is None else standing.service
+
     async def stop(self) -> None:
         """Let each service take the batch in hand, and stop it; who hangs is cancelled."""
         finishing = [child.ref.ask_async(Finish(), timeout=FINISH_TIMEOUT) for child in self._children]
@@ -62,14 +70,17 @@ class Services:
                 get_logger().error("service_cut", service=child.name, error=text)
         with contextlib.suppress(TimeoutError):
             await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
+        gone = {self._prefix + name for name in self._standings}
+        conditions = self._meter.conditions
+        self._meter.conditions = {name: conditions[name] for name in conditions if name not in gone}
 
     async def refresh(self) -> None:
         """Bring the figures up to date."""
         meter, standings = self._meter, self._standings
-        meter.service_events = {name: standing.events for name, standing in standings.items()}
-        meter.service_failures = {name: standing.failures for name, standing in standings.items()}
-        meter.service_missed = {name: standing.missed for name, standing in standings.items()}
-        conditions = {SERVICE + name: standing.condition for name, standing in standings.items()}
+        meter.service_events |= {name: standing.events for name, standing in standings.items()}
+        meter.service_failures |= {name: standing.failures for name, standing in standings.items()}
+        meter.service_missed |= {name: standing.missed for name, standing in standings.items()}
+        conditions = {self._prefix + name: standing.condition for name, standing in standings.items()}
         meter.conditions = {**meter.conditions, **conditions}
 
 
