@@ -335,9 +335,16 @@ class TopicLog:
         match = matcher(pattern)
         return [topic.last for name, topic in self._topics.items() if topic.last is not None and match(name)]
 
-    def page(self, after: str, limit: int) -> list[Publication]:
-        """The last events of topics with a name above ``after``, by name, at most ``limit``. Cost: O(topics)."""
-        named = ((name, topic.last) for name, topic in self._topics.items() if name > after)
+    def page(self, after: str, limit: int, containing: str = "") -> list[Publication]:
+        """The last events of topics with a name above ``after``, by name, at most ``limit``.
+
+        Cost: O(topics).
+
+        Args:
+            containing: only topics whose name has this in it, however they are capitalised.
+        """
+        part = containing.lower()
+        named = ((name, topic.last) for name, topic in self._topics.items() if name > after and part in name.lower())
         return [last for _, last in heapq.nsmallest(limit, ((n, last) for n, last in named if last is not None))]
 
     def heads(self) -> Iterator[Head]:

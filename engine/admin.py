@@ -31,7 +31,15 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engine import admin_explain, admin_history, admin_index, admin_monitor, admin_restart, admin_sessions
+from engine import (
+    admin_dashboard,
+    admin_explain,
+    admin_history,
+    admin_index,
+    admin_monitor,
+    admin_restart,
+    admin_sessions,
+)
 from engine.admin_config import Admin
 from engine.admin_gate import Gate, needed
 from engine.admin_http import answer, read_body
@@ -40,7 +48,7 @@ from engine.http_server import HttpServer
 from engine.log import get_logger
 from transport.addresses import is_loopback
 from transport.codes import ErrorCode, Priority
-from transport.errors import ConfigError, HeliographError, RequestError, Unsupported
+from transport.errors import ConfigError, HeliographError, RequestError
 from transport.messages import Publish
 from transport.position import Position
 from transport.requests import refusal
@@ -67,15 +75,18 @@ STATUS = {
     ErrorCode.UNAVAILABLE: 503,
 }
 
-LATER = (("GET", "/"),)
-"""What the contract has and this version has not built."""
-
-
 FEED_ACTIONS = ("reset", "disconnect", "connect")
 """What an operator may do to a feed; see :class:`actors.feed_supervisor.OperateFeed`."""
 
 
-class Backend(admin_sessions.Backend, admin_history.Backend, admin_monitor.Backend, admin_restart.Backend, Protocol):
+class Backend(
+    admin_dashboard.Backend,
+    admin_sessions.Backend,
+    admin_history.Backend,
+    admin_monitor.Backend,
+    admin_restart.Backend,
+    Protocol,
+):
     """What the API speaks for; called on the loop that serves it."""
 
     def health(self) -> dict[str, Any]:
@@ -202,12 +213,12 @@ def application(
             Route("/api/publish", api.publish, methods=["POST"]),
             Route("/api/reload", api.reload, methods=["POST"]),
             Route("/api/drain", api.drain, methods=["POST"]),
+            *admin_dashboard.routes(backend, gate),
             *admin_sessions.routes(backend),
             *admin_explain.routes(backend),
             *admin_history.routes(backend),
             *admin_index.routes(backend),
             *admin_restart.routes(backend),
-            *(Route(path, _later, methods=[method]) for method, path in LATER),
         ],
         redirect_slashes=False,
     )
@@ -362,10 +373,6 @@ def _checked(request: _Publish, where: str) -> Publish:
 def _error(error: RequestError, headers: dict[str, str] | None = None) -> Response:
     body = {"error": {"code": error.code, "message": error.message, "field": error.field}}
     return answer(body, STATUS[error.code], headers)
-
-
-async def _later(request: Request) -> Response:
-    raise Unsupported(f"{request.method} {request.url.path}")
 
 
 async def _refused(request: Request, error: Exception) -> Response:

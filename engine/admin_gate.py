@@ -21,19 +21,28 @@ ANY = "*"
 NEEDS: tuple[tuple[str, str, Scope | None], ...] = (
     (ANY, "/health", None),
     (ANY, "/ready", None),
+    ("GET", "/", None),  # the dashboard's page holds no data
+    ("HEAD", "/", None),
+    ("GET", "/static/*", None),
+    ("HEAD", "/static/*", None),
     ("POST", "/api/publish", "publish"),
     ("POST", "/api/explain", "read"),  # publishes nothing
     ("GET", ANY, "read"),
     ("HEAD", ANY, "read"),
     (ANY, ANY, "operate"),
 )
-"""Method, path and the scope that a key needs for it, ``None``: no key; the first row that fits is the one."""
+"""Method, path and the scope that a key needs for it, ``None``: no key; the first row that fits is the one. A final
+``*`` stands for any rest."""
 JSON = "application/json"
 
 
 def needed(method: str, path: str) -> Scope | None:
     """What a request needs by :data:`NEEDS`."""
-    return next(scope for m, p, scope in NEEDS if m in (ANY, method) and p in (ANY, path))
+    return next(scope for m, p, scope in NEEDS if m in (ANY, method) and _fits(p, path))
+
+
+def _fits(pattern: str, path: str) -> bool:
+    return path.startswith(pattern[:-1]) if pattern.endswith(ANY) else path == pattern
 
 
 class Gate:
@@ -66,6 +75,14 @@ class Gate:
         if method == "POST" and content_type.partition(";")[0].strip().lower() != JSON:
             raise RequestError(ErrorCode.BAD_REQUEST, f"must be {JSON}, not {content_type!r}", "Content-Type")
         return name
+
+    def may(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+        """Whether the key that a request carries is also for this."""
+        try:
+            self._caller(scope, headers)
+        except RequestError:
+            return False
+        return True
 
     def _is_ours(self, name: str) -> bool:
         if not is_loopback(self._host):

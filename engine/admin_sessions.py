@@ -6,7 +6,9 @@
 | ``DELETE /api/sessions/ID``, ``/api/users/ID/sessions`` | ``{"closed": n}``: with 4003 |
 | ``POST /api/{sessions|users}/ID/{subscribe|unsubscribe}`` | ``{"sessions": n}`` |
 | ``GET /api/presence?topic=`` | ``{"topic", "users"}`` |
-| ``GET /api/topics?limit=&cursor=`` | ``{"topics": [{"topic", "epoch", "offset", "ts", "type"}, …], "cursor"}`` |
+| ``GET /api/topics?limit=&cursor=&containing=`` | ``{"topics": […], "cursor"}``, by name |
+
+A topic is ``{"topic", "epoch", "offset", "ts", "type"}``, of its last event; ``containing``: a part of its name.
 
 The body of ``subscribe`` and ``unsubscribe`` is the client's request without ``op`` and ``id``. An unknown session is
 ``not_found``; a user without sessions is nobody that the engine could know of: ``n`` is 0. What is done to a user holds
@@ -41,8 +43,9 @@ class Backend(Protocol):
             RequestError: the first refusal, the other workers may have done it; ``unavailable``: so, too.
         """
 
-    async def topics(self, after: str, limit: int, /) -> list[dict[str, Any]]:
-        """At most ``limit`` topics with a name above ``after``, by name; ``unavailable`` without a hub."""
+    async def topics(self, after: str, limit: int, containing: str, /) -> list[dict[str, Any]]:
+        """At most ``limit`` topics with a name above ``after`` that has ``containing`` in it, by name; ``unavailable``
+        without a hub."""
 
     async def users(self, topic: str, /) -> list[str]:
         """Who is present on ``topic``; :class:`RequestError` without a hub, or where topics have no presence."""
@@ -109,8 +112,9 @@ class _Sessions:
         return answer({"topic": topic, "users": await self._backend.users(topic)})
 
     async def topics(self, request: Request) -> Response:
-        after, limit = page(parameters(request, ("limit", "cursor")))
-        found = await self._backend.topics(after, limit + 1)
+        given = parameters(request, ("limit", "cursor", "containing"))
+        after, limit = page(given)
+        found = await self._backend.topics(after, limit + 1, given.get("containing", ""))
         return answer({"topics": found[:limit], "cursor": found[limit - 1]["topic"] if len(found) > limit else None})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine import config
@@ -28,7 +29,7 @@ def token(
     return 0
 
 
-def mint(auth: Auth, user: str, ttl: float, subscribe: list[str], publish: list[str]) -> str:
+def mint(auth: Auth, user: str, ttl: float, subscribe: list[str], publish: list[str], call: Sequence[str] = ()) -> str:
     """A token that an engine with this ``[auth]`` takes for ``ttl`` seconds from now."""
     import jwt  # heavy, and for this command only
 
@@ -41,7 +42,7 @@ def mint(auth: Auth, user: str, ttl: float, subscribe: list[str], publish: list[
         "sub": user,
         "iat": now,
         "exp": now + ttl,
-        "heliograph": {"subscribe": subscribe, "publish": publish},
+        "heliograph": {"subscribe": subscribe, "publish": publish, "call": list(call)},
         **({} if auth.audience is None else {"aud": auth.audience}),
         **({} if auth.issuer is None else {"iss": auth.issuer}),
     }

@@ -550,9 +550,12 @@ def reloaded(old: Config, new: Config) -> Config:
     return config
 
 
-def for_children(config: Config) -> Config:
-    """``config`` without ``[admin]``: of who speaks with strangers none knows the keys of the admin API."""
-    return msgspec.structs.replace(config, admin=Admin(port=0))
+def for_children(config: Config, admin_port: int = 0) -> Config:
+    """``config`` without ``[admin]``: of who speaks with strangers none knows the keys of the admin API.
+
+    All that is left of it is the port, as it is bound: pages from there may connect.
+    """
+    return msgspec.structs.replace(config, admin=Admin(port=admin_port))
 
 
 def _differing(old: Any, new: Any) -> list[str]:

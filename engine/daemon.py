@@ -19,6 +19,7 @@ import zmq
 
 from actors.backoff import BackoffPolicy
 from engine.admin import AdminServer, no_feed
+from engine.admin_dashboard import ClientPort
 from engine.admin_monitor import no_service
 from engine.config import Config, for_children, needs_restart, reloaded
 from engine.control import ControlServer
@@ -222,7 +223,7 @@ class Daemon:
     def _specify(self, runtime_dir: RuntimeDir) -> list[ChildProcess]:
         server = self._config.server
         common = {
-            "config": msgspec.to_builtins(for_children(self._config)),
+            "config": msgspec.to_builtins(for_children(self._config, self.admin_port)),
             "runtime_dir": str(runtime_dir.path),
             "client_port": self.port,
             "node": server.node_name(),
@@ -414,9 +415,14 @@ class Daemon:
             if process.spec.role == WORKER and process.state is ProcessState.READY
         ]
 
-    async def topics(self, after: str, limit: int) -> list[dict[str, Any]]:
+    def client_port(self) -> ClientPort:
+        """As it is bound."""
+        return ClientPort(self.port, self._config.server.tls_cert_file is not None, self._config.auth)
+
+    async def topics(self, after: str, limit: int, containing: str) -> list[dict[str, Any]]:
         """Have the hub look."""
-        found: list[dict[str, Any]] = await self._control.ask(HUB, "topics", {"after": after, "limit": limit})
+        asked = {"after": after, "limit": limit, "containing": containing}
+        found: list[dict[str, Any]] = await self._control.ask(HUB, "topics", asked)
         return found
 
     async def history(self, topic: str, limit: int, since: Position | None) -> HistoryPage:
@@ -447,7 +453,7 @@ class Daemon:
         self._admin.reload(taken.admin)
         self._notifier.reloading()
         before, self._config = self._config, taken
-        plain = msgspec.to_builtins(for_children(self._config))
+        plain = msgspec.to_builtins(for_children(self._config, self.admin_port))
         for child in self._children:
             child.argument["config"] = plain
             if child.role == FEEDS and "state" in child.argument:  # of a process that is dead now, maybe
@@ -457,7 +463,7 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RELOAD_TIMEOUT):
                 await self._supervisor.wait_started()  # they were forked with the old one and cannot be asked before
-        refused = await self._control.reload(for_children(self._config))
+        refused = await self._control.reload(for_children(self._config, self.admin_port))
         if self._config.upstreams:
             self._supervisor.want(FEEDS)
         if self._config.monitored:

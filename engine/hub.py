@@ -96,10 +96,10 @@ class Hub:
             meter.conditions["backplane"] = Condition(backplane.trouble, backplane.retry_in)
 
     async def topics(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """``{after, limit}``: the topics that have an event, by name, at most ``limit`` above ``after``."""
+        """``{after, limit, containing}``: as :meth:`~actors.topic_log.TopicLog.page`, without the data."""
         return [
             {"topic": last.topic, "epoch": last.epoch, "offset": last.offset, "ts": last.ts, "type": last.type}
-            for last in self._actors.log.page(body["after"], body["limit"])
+            for last in self._actors.log.page(body["after"], body["limit"], body["containing"])
         ]
 
     def _drop_peers(self) -> None:

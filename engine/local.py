@@ -13,8 +13,9 @@ from typing import Any
 import zmq
 
 from engine.admin import AdminServer, no_feed
+from engine.admin_dashboard import ClientPort
 from engine.admin_monitor import no_service
-from engine.config import Config, needs_restart, reloaded
+from engine.config import Config, for_children, needs_restart, reloaded
 from engine.control import REPORT_SPACING
 from engine.feeds import Feeds
 from engine.hub import Hub
@@ -75,7 +76,7 @@ class LocalEngine:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         closing.callback(context.term)
         self._hub = Hub(config, context, ENDPOINT, self._fail)
-        self._worker = Worker(config, context, ENDPOINT, client_sock, self._fail)
+        self._worker = Worker(for_children(config, self.admin_port), context, ENDPOINT, client_sock, self._fail)
         self._feeds = Feeds(config, context, ENDPOINT, self._fail, changed=self._changed.set)
         specs = service_specs(config)
         self._services = Services(specs, self._worker.inner_client, self._worker.meter, self._fail)
@@ -234,9 +235,13 @@ class LocalEngine:
         """Ask the one."""
         return [await self._worker.order(order)]
 
-    async def topics(self, after: str, limit: int) -> list[dict[str, Any]]:
+    def client_port(self) -> ClientPort:
+        """As it is bound."""
+        return ClientPort(self.port, self._config.server.tls_cert_file is not None, self._config.auth)
+
+    async def topics(self, after: str, limit: int, containing: str) -> list[dict[str, Any]]:
         """Look at the hub's log."""
-        return await self._hub.topics({"after": after, "limit": limit})
+        return await self._hub.topics({"after": after, "limit": limit, "containing": containing})
 
     async def history(self, topic: str, limit: int, since: Position | None) -> HistoryPage:
         """See :meth:`engine.hub_link.HubLink.history`."""
@@ -258,7 +263,7 @@ class LocalEngine:
         self._notifier.reloading()
         self._config = taken
         try:
-            await self._worker.reload(self._config)
+            await self._worker.reload(for_children(self._config, self.admin_port))
             await self._feeds.reload(self._config)
             await self._monitor.reload(self._config)
             await self._refresh_feeds()

@@ -408,7 +408,7 @@ def gate_policy(config: Config) -> GatePolicy:
     """Who may knock at the client port."""
     server = config.server
     origins = None if server.origins is None else tuple(origin.lower() for origin in server.origins)
-    return GatePolicy(origins, server.trusted_proxies, config.limits.connect_rate)
+    return GatePolicy(origins, server.trusted_proxies, config.limits.connect_rate, config.admin.port or None)
 
 
 def client_tls(config: Config) -> ServerTls | None:

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from transport.codes import RefusalReason
-from transport.http import Headers, HttpError, Request, is_local, same_site
+from transport.http import Headers, HttpError, Request, is_local, same_host, same_site
 from transport.peers import Proxies, is_here, network
 from transport.token_bucket import TokenBucket
 
@@ -31,11 +31,13 @@ class GatePolicy:
         origins: of pages that may connect, lower case, ``*``: any; none: the server's own, and local ones locally.
         trusted_proxies: addresses and CIDRs whose ``X-Forwarded-For`` counts.
         connect_rate: connections a second from one address, a second's worth at once; none: any number.
+        admin_port: of this engine: its own pages, the dashboard's, may connect, whatever ``origins`` says.
     """
 
     origins: tuple[str, ...] | None = None
     trusted_proxies: tuple[str, ...] = ()
     connect_rate: float | None = None
+    admin_port: int | None = None
 
 
 class Gate:
@@ -118,12 +120,14 @@ class Gate:
 
     def _allows(self, origin: str, host: str, peer: str, proxied: bool) -> bool:
         origins = self._policy.origins
-        if origins is not None:
-            return "*" in origins or origin.lower() in origins
+        if origins is not None and ("*" in origins or origin.lower() in origins):
+            return True
         if is_here(peer) and not proxied and not is_local(host):
             # A name of somebody else's that leads to this machine (DNS rebinding): page and Host agree, but lie.
             return False
-        return same_site(origin, host)
+        if self._policy.admin_port is not None and same_host(origin, self._policy.admin_port, host):
+            return True
+        return origins is None and same_site(origin, host)
 
     def _count(self, host: str, rate: float) -> float:
         key, now, buckets = network(host), self._clock(), self._buckets

@@ -35,6 +35,7 @@ _HEADERS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
 
 Headers = tuple[tuple[str, str], ...]  # names and values
 
+_PORT = re.compile(r":\d{1,5}$")
 _LOCAL = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 
 _TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -196,6 +197,12 @@ def same_site(origin: str, host: str) -> bool:
     if not separator:
         return False
     return site.lower() == host.lower() or (is_local(site) and is_local(host))
+
+
+def same_host(origin: str, port: int, host: str) -> bool:
+    """Whether a page of ``origin`` is from ``port`` of the machine that the Host header calls ``host``."""
+    _, separator, site = origin.partition("://")
+    return bool(separator) and site.lower() == f"{_PORT.sub('', host.lower())}:{port}"
 
 
 def is_local(host: str) -> bool:

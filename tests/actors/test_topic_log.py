@@ -88,6 +88,8 @@ def test_a_page_is_the_next_topics_by_name(names: set[str], after: str, limit: i
     for name in names:
         _accept(log, _publish(name), 1.0)
     assert [last.topic for last in log.page(after, limit)] == sorted(name for name in names if name > after)[:limit]
+    with_b = sorted(name for name in names if name > after and "b" in name)
+    assert [last.topic for last in log.page(after, limit, "B")] == with_b[:limit]
 
 
 def test_a_shared_log_is_found_again_where_it_ended(tmp_path: Path) -> None:

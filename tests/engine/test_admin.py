@@ -15,7 +15,7 @@ import uvloop
 from structlog.testing import capture_logs
 
 from engine import admin, admin_http, http_server
-from engine.admin import LATER, AdminServer, publishes
+from engine.admin import AdminServer, publishes
 from engine.config import Config
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, HeliographError, RequestError
@@ -64,7 +64,7 @@ class FakeBackend:
     async def ask_workers(self, order: dict[str, Any]) -> list[Any]:
         raise AssertionError(order)
 
-    async def topics(self, after: str, limit: int) -> list[dict[str, Any]]:
+    async def topics(self, after: str, limit: int, containing: str) -> list[dict[str, Any]]:
         raise AssertionError(after)
 
     async def users(self, topic: str) -> list[str]:
@@ -345,15 +345,6 @@ def test_paths_that_are_not_there() -> None:
         refused(wrong, 404, "not_found")
         assert wrong.headers["allow"] == "POST"
         assert not backend.drained
-
-    run(test)
-
-
-def test_what_is_not_built_yet_says_so() -> None:
-    async def test(backend: FakeBackend, client: httpx.AsyncClient) -> None:
-        for method, path in LATER:
-            head = {"content-type": "application/json"} if method == "POST" else {}
-            refused(await client.request(method, path.format(name="fx", id="7"), headers=head), 501, "unsupported")
 
     run(test)
 

@@ -40,13 +40,13 @@ def routes() -> list[tuple[str, str]]:
     return [(method, route.path) for route in inner if isinstance(route, Route) for method in route.methods or ()]
 
 
-def test_every_path_needs_a_scope_but_two() -> None:
+def test_every_path_needs_a_scope_but_those_without_data() -> None:
     found = routes()
     assert len(found) > 20
     by_need: dict[Scope | None, set[tuple[str, str]]] = {}
     for method, path in found:
         by_need.setdefault(needed(method, path), set()).add((method, path))
-    assert {path for _, path in by_need[None]} == {"/health", "/ready"}
+    assert {path for _, path in by_need[None]} == {"/health", "/ready", "/", "/static/{name:path}"}
     assert by_need["publish"] == {("POST", "/api/publish")}
     assert {method for method, _ in by_need["read"]} - {"GET", "HEAD"} == {"POST"}
     assert [path for method, path in by_need["read"] if method == "POST"] == ["/api/explain"]
@@ -173,6 +173,7 @@ def test_a_reload_cannot_open_a_public_port_to_everybody() -> None:
 def test_no_child_is_told_a_key() -> None:
     whole = config.loads('[server]\nport = 8766\n[admin]\nport = 1\napi_key = "k"\n[log]\nlevel = "debug"')
     told = config.for_children(whole)
-    assert told.admin.all_keys() == {}
+    assert (told.admin.all_keys(), told.admin.port) == ({}, 0)
+    assert config.for_children(whole, 8768).admin.port == 8768
     assert (told.server.port, told.log.level) == (8766, "debug")
     assert msgspec.convert(msgspec.to_builtins(told), config.Config) == told

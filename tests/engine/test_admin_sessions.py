@@ -35,8 +35,8 @@ class FakeBackend:
             return [1 if order["user"] == "alice" else 0 for _ in self.workers]
         return [int(order["session"] in names) for names in self.workers]
 
-    async def topics(self, after: str, limit: int) -> list[dict[str, Any]]:
-        return [{"topic": name} for name in self.names if name > after][:limit]
+    async def topics(self, after: str, limit: int, containing: str) -> list[dict[str, Any]]:
+        return [{"topic": name} for name in self.names if name > after and containing in name][:limit]
 
     async def users(self, topic: str) -> list[str]:
         if topic != "room":
@@ -73,6 +73,14 @@ def test_pages_over_workers_show_every_session_once(limit: int) -> None:
             seen += [row["id"] for row in page["sessions"]]
             cursor = page["cursor"]
         assert seen == ["s0", "s1", "s2", "s3", "s4"]
+
+    run(test)
+
+
+def test_topics_with_a_part_in_their_name() -> None:
+    async def test(backend: FakeBackend, client: httpx.AsyncClient) -> None:
+        page = (await client.get("/api/topics", params={"containing": "3"})).json()
+        assert page == {"topics": [{"topic": "t3"}], "cursor": None}
 
     run(test)
 

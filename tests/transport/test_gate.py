@@ -118,6 +118,18 @@ def test_a_list_is_all_there_is() -> None:
         assert _refused(gate, ELSEWHERE, _request(origin=origin)).status == 403
 
 
+@pytest.mark.parametrize("origins", [None, ("https://app.example",), ()])
+def test_the_engines_own_pages_may(origins: tuple[str, ...] | None) -> None:
+    gate, _ = _gate(origins=origins, admin_port=8766)
+    for host in ("shop.example:8765", "shop.example", "Shop.Example:443"):
+        gate.admit(ELSEWHERE, _request(origin="https://shop.example:8766", host=host))
+    for origin in ("https://shop.example:8767", "https://evil.example:8766", "shop.example:8766", "null"):
+        assert _refused(gate, ELSEWHERE, _request(origin=origin, host="shop.example:8765")).status == 403
+    gate.admit("::1", _request(origin="http://[::1]:8766", host="[::1]:8765"))
+    rebound = _request(origin="http://evil.example:8766", host="evil.example:8765")
+    assert _refused(gate, "127.0.0.1", rebound).status == 403
+
+
 def test_all_may_if_that_is_said() -> None:
     gate, _ = _gate(origins=("*",))
     gate.admit("127.0.0.1", _request(origin="https://anything.example"))
