@@ -11,6 +11,8 @@
  * --counts reports per connection how many messages it has and the sum of their sequences, `"t":%T,"s":%S`.
  * --keys N: message n is a value of key n % N, of which a newer one may replace an older one on its way. Reported is how
  * old what a connection has of a key became before a newer one came, and what it never got of the newest ones.
+ * --even publishes each message at its own time, on the nanosecond clock instead of that of milliseconds, and %T is the
+ * time at which it was to be published: a publisher that is late does not hide it.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -23,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -36,7 +39,7 @@ static const char *subs[MAXSUB], *pubmode = NULL, *pubpath = "/", *pubmsg = NULL
 static int pubport = 0, binsub = 0;
 static double dur = 5, warm = 1, settle = 0.5, drain = 0;
 static char *pids = NULL;
-static int verbose = 0, check = 0; static uint64_t holes = 0, dups = 0;
+static int verbose = 0, check = 0, even = 0; static uint64_t intended = 0; static uint64_t holes = 0, dups = 0;
 static char **sublines = NULL, **msglines = NULL; static int nsubline = 0, nmsgline = 0, counts = 0, nkeys = 0;
 static const char *after = NULL; /* send only the first -s at once, the others when a frame that begins with this arrives */
 
@@ -80,7 +83,7 @@ static int expand(char *out, const char *tpl, int idx, uint64_t seq) { /* %i con
   for (const char *p = tpl; *p; p++) {
     if (*p == '%' && p[1]) { p++;
       if (*p == 'i') n += sprintf(out + n, "%d", idx); else if (*p == 'k') n += sprintf(out + n, "%d", (int)((pubmode && idx < 0 ? seq : (uint64_t)idx) % topics));
-      else if (*p == 'T') n += sprintf(out + n, "%llu", (unsigned long long)now()); else if (*p == 'S') n += sprintf(out + n, "%llu", (unsigned long long)seq);
+      else if (*p == 'T') n += sprintf(out + n, "%llu", (unsigned long long)(intended ? intended : now())); else if (*p == 'S') n += sprintf(out + n, "%llu", (unsigned long long)seq);
       else if (*p == 'X') { memset(out + n, 'x', payload); n += payload; } else out[n++] = *p; }
     else if (*p == '\\' && p[1] == 'n') { out[n++] = '\n'; p++; } else if (*p == '\\' && p[1] == 'r') { out[n++] = '\r'; p++; }
     else if (*p == '\\' && p[1] == 'x' && p[2] && p[3]) { char h[3] = {p[2], p[3], 0}; out[n++] = strtol(h, 0, 16); p += 3; }
@@ -157,8 +160,8 @@ static void onread(Conn *c) {
   }
   if (c->len == 0 && nconn > 2000) { free(c->in); c->in = NULL; c->cap = 0; }
 }
-static void pump(int ms) {
-  struct epoll_event ev[512]; int n = epoll_wait(ep, ev, 512, ms);
+static void pump_ns(uint64_t ns) {
+  struct epoll_event ev[512]; struct timespec most = {ns / 1000000000, ns % 1000000000}; int n = epoll_pwait2(ep, ev, 512, &most, NULL);
   for (int i = 0; i < n; i++) {
     Conn *c = ev[i].data.ptr; if (!c) continue; if (c->state == 3) continue;
     if (c->state == 0) { int er = 0; socklen_t l = sizeof er; getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &er, &l); if (er) { nfail++; fin(c); continue; }
@@ -167,6 +170,7 @@ static void pump(int ms) {
     onread(c);
   }
 }
+static void pump(int ms) { pump_ns(ms * 1000000ull); }
 static double cpu_of(char *list) { double s = 0; if (!list) return 0; char *d = strdup(list), *sv = 0; for (char *p = strtok_r(d, ",", &sv); p; p = strtok_r(0, ",", &sv)) { char f[64], l[4096]; sprintf(f, "/proc/%s/stat", p); FILE *x = fopen(f, "r"); if (!x) continue; if (fgets(l, sizeof l, x)) { char *q = strrchr(l, ')'); unsigned long u = 0, k = 0; sscanf(q + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &u, &k); s += (u + k) / (double)sysconf(_SC_CLK_TCK); } fclose(x); } free(d); return s; }
 static double rss_of(char *list) { double s = 0; if (!list) return 0; char *d = strdup(list), *sv = 0; for (char *p = strtok_r(d, ",", &sv); p; p = strtok_r(0, ",", &sv)) { char f[64]; sprintf(f, "/proc/%s/smaps_rollup", p); FILE *x = fopen(f, "r"); char l[256]; long kb; if (!x) continue; while (fgets(l, sizeof l, x)) if (sscanf(l, "Pss: %ld kB", &kb) == 1) s += kb / 1024.0; fclose(x); } free(d); return s; }
 
@@ -183,7 +187,7 @@ int main(int ac, char **av) {
     else if (O("-m")) marker = v; else if (O("-d")) dur = atof(v); else if (O("-w")) warm = atof(v); else if (O("--pub")) pubmode = v; else if (O("--pubport")) pubport = atoi(v);
     else if (O("--pubpath")) pubpath = v; else if (O("--pubmsg")) pubmsg = v; else if (O("--pubinit")) pubinit = v; else if (O("--pubproto")) pubproto = v; else if (O("--rate")) rate = atoi(v); else if (O("--burst")) burst = atoi(v);
     else if (O("--topics")) topics = atoi(v); else if (O("--pids")) pids = v; else if (O("--payload")) payload = atoi(v); else if (O("--ramp")) ramp = atoi(v); else if (O("--settle")) settle = atof(v); else if (O("--header")) { char *x = malloc(strlen(v) + 3 + strlen(extra)); sprintf(x, "%s%s\r\n", extra, v); extra = x; }
-    else if (!strcmp(a, "-v")) verbose++; else if (!strcmp(a, "--bin")) binsub = 1; else if (!strcmp(a, "--check")) check = 1; else if (!strcmp(a, "--counts")) counts = 1; else if (O("--keys")) nkeys = atoi(v);
+    else if (!strcmp(a, "-v")) verbose++; else if (!strcmp(a, "--bin")) binsub = 1; else if (!strcmp(a, "--check")) check = 1; else if (!strcmp(a, "--counts")) counts = 1; else if (O("--keys")) nkeys = atoi(v); else if (!strcmp(a, "--even")) even = 1;
     else if (O("--subs")) { sublines = lines_of(v, &nsubline); if (!nsub) nsub = 1; } else if (O("--msgs")) msglines = lines_of(v, &nmsgline); else if (O("--after")) after = v; else if (O("--drain")) drain = atof(v); else { fprintf(stderr, "unknown %s\n", a); return 2; } }
   struct rlimit rl = {1048576, 1048576}; if (setrlimit(RLIMIT_NOFILE, &rl)) { getrlimit(RLIMIT_NOFILE, &rl); rl.rlim_cur = rl.rlim_max; setrlimit(RLIMIT_NOFILE, &rl); }
   if (!pubport) pubport = port;
@@ -207,6 +211,7 @@ int main(int ac, char **av) {
     else if (pubinit) { int n = expand(m, pubinit, 0, 0); if (write(pfd, m, n) != n) return 1; usleep(200000); }
     fcntl(pfd, F_SETFL, O_NONBLOCK);
   }
+  if (even) prctl(PR_SET_TIMERSLACK, 1000);
   uint64_t start = now(), seq = 0, base_seq = 0; double cpu0 = 0; struct rusage u0, u1; uint64_t m0 = 0; int pend = 0, poff = 0; uint64_t stalls = 0;
   double end = warm + dur;
   for (;;) {
@@ -217,6 +222,7 @@ int main(int ac, char **av) {
       if (rate && pend == 0) { uint64_t due = el * rate; due -= due % burst; 
         if (due > seq) { int n = due - seq; if (n > 2000) n = 2000; pend = 0; poff = 0;
           for (int i = 0; i < n && pend < (int)sizeof pb - 140000; i++, seq++) {
+            if (even) intended = start + (uint64_t)((seq + 1) * 1e9 / rate);
             int k = expand(m, msglines ? msglines[seq % nmsgline] : pubmsg, -1, seq);
             if (!strcmp(pubmode, "ws")) pend += wsframe(pb + pend, 1, m, k);
             else if (!strcmp(pubmode, "wsbin")) pend += wsframe(pb + pend, 2, m, k);
@@ -225,7 +231,8 @@ int main(int ac, char **av) {
       if (pend) { int w = write(pfd, pb + poff, pend - poff); if (w > 0) { poff += w; if (poff == pend) pend = poff = 0; } else if (errno != EAGAIN) { perror("publisher"); break; } else stalls++; }
       int k = read(pfd, tmp, sizeof tmp); if (k > 0 && verbose) fprintf(stderr, "pub< %.*s\n", k > 300 ? 300 : k, tmp); if (k > 0 && !strcmp(pubmode, "raw") && memmem(tmp, k, "PING", 4)) { if (write(pfd, "PONG\r\n", 6) < 0) {} } if (k == 0) { fprintf(stderr, "publisher closed\n"); break; }
     }
-    pump(pfd >= 0 && rate ? 1 : 20);
+    if (even && rate && !pend) { uint64_t next = start + (uint64_t)((seq + 1) * 1e9 / rate), t = now(); pump_ns(next > t ? next - t : 0); }
+    else pump(pfd >= 0 && rate ? 1 : 20);
   }
   double sec = (now() - m0) / 1e9, cpu = cpu_of(pids) - cpu0; getrusage(RUSAGE_SELF, &u1);
   double ccl = (u1.ru_utime.tv_sec - u0.ru_utime.tv_sec) + (u1.ru_stime.tv_sec - u0.ru_stime.tv_sec) + (u1.ru_utime.tv_usec - u0.ru_utime.tv_usec + u1.ru_stime.tv_usec - u0.ru_stime.tv_usec) / 1e6;

@@ -87,6 +87,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     counts: tuple[Count, ...] = ()
     age_p99: float = 0.0  # ms; what a client had of a key, when a newer value came
     age_worst: float = 0.0
+    mean: float = 0.0  # ms
     never: int = 0  # newest values of keys that did not come, over all clients
 
     @property
@@ -111,7 +112,7 @@ _OPENED = re.compile(
 )
 _RESULT = re.compile(
     r"open (?P<open>\d+) closed (?P<closed>\d+) \| published (?P<published>\d+)/s \| delivered (?P<delivered>\d+)/s \|"
-    r" .*? \| (?P<megabytes>\S+) MB/s \| latency ms mean \S+ p50 (?P<p50>\S+) p99 (?P<p99>\S+) p99.9 (?P<p999>\S+)"
+    r" .*? \| (?P<megabytes>\S+) MB/s \| latency ms mean (?P<mean>\S+) p50 (?P<p50>\S+) p99 (?P<p99>\S+) p99.9 (?P<p999>\S+)"
     r" max (?P<worst>\S+) \| server cpu (?P<server>\S+) cores, (?P<us>\S+) us/delivery \| client cpu (?P<client>\S+)"
 )
 _DRAINED = re.compile(r"drained: got (?P<least>\d+)\.\.(?P<most>\d+) of (?P<total>\d+)")
@@ -157,6 +158,8 @@ class Run:
         messages: published in turns, instead of the dialect's; with both the run ends with :attr:`Load.counts`, for
             which data begins with ``{"t":%T,"s":%S``.
         keys: message n is a value of key ``n % keys``, of which clients may miss all but the newest.
+        even: each message is published at its own time and not with those of its millisecond, and latencies count from
+            the time at which it was to be published.
     """
 
     def __init__(
@@ -176,6 +179,7 @@ class Run:
         subscriptions: Sequence[str] = (),
         messages: Sequence[str] = (),
         keys: int = 0,
+        even: bool = False,
     ) -> None:
         if filler is None:
             filler = dialect.filler(MESSAGE_BYTES)
@@ -199,6 +203,8 @@ class Run:
                 arguments += [option, str(path)]
         if subscriptions and messages:
             arguments.append("--counts")
+        if even:
+            arguments.append("--even")
         if keys:
             arguments += ["--keys", str(keys), "--topics", str(keys)]
         self._pids, self._began, self._busy = pids, time.monotonic(), _strangers(pids)
