@@ -36,7 +36,9 @@ from engine import (
     admin_explain,
     admin_history,
     admin_index,
+    admin_javascript,
     admin_monitor,
+    admin_parameters,
     admin_restart,
     admin_sessions,
 )
@@ -214,10 +216,12 @@ def application(
             Route("/api/reload", api.reload, methods=["POST"]),
             Route("/api/drain", api.drain, methods=["POST"]),
             *admin_dashboard.routes(backend, gate),
+            *admin_javascript.routes(),
             *admin_sessions.routes(backend),
             *admin_explain.routes(backend),
             *admin_history.routes(backend),
             *admin_index.routes(backend),
+            *admin_parameters.routes(backend),
             *admin_restart.routes(backend),
         ],
         redirect_slashes=False,
@@ -253,6 +257,7 @@ class _Guarded:
             # No word of the request's own: there may be a key among them, mistyped by one letter.
             get_logger().warning("admin_refused", address=address, code=error.code, field=error.field)
             raise
+        scope["heliograph.key"] = key  # who changes something is remembered with it
         if needed(method, path) == "operate" and path.isprintable() and len(path) <= LOGGED_PATH:
             get_logger().info("admin_operation", address=address, key=key, method=method, path=path)
 

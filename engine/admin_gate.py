@@ -23,6 +23,8 @@ NEEDS: tuple[tuple[str, str, Scope | None], ...] = (
     (ANY, "/ready", None),
     ("GET", "/", None),  # the dashboard's page holds no data
     ("HEAD", "/", None),
+    ("GET", "/heliograph.js", None),
+    ("HEAD", "/heliograph.js", None),
     ("GET", "/static/*", None),
     ("HEAD", "/static/*", None),
     ("POST", "/api/publish", "publish"),
@@ -72,7 +74,7 @@ class Gate:
             raise RequestError(ErrorCode.FORBIDDEN, f"pages of {origin!r} may not use this API", "Origin")
         name = self._caller(needed(method, path), headers)
         content_type = headers.get("content-type", "")
-        if method == "POST" and content_type.partition(";")[0].strip().lower() != JSON:
+        if method in ("POST", "PATCH") and content_type.partition(";")[0].strip().lower() != JSON:
             raise RequestError(ErrorCode.BAD_REQUEST, f"must be {JSON}, not {content_type!r}", "Content-Type")
         return name
 

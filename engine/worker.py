@@ -23,10 +23,12 @@ from engine.fan_out import FanOut
 from engine.handover import Handover, take_over
 from engine.public_health import WELL
 from engine.socketio_wiring import SocketIoDoors
+from engine.static_files import CLIENT_PATH, javascript_client
 from transport.gate import Gate
 from transport.handoff import Handoff
 from transport.listener import Listener, bind
 from transport.messages import Publication
+from transport.static_file import StaticFile
 from transport.websocket import WebSocketConnection
 
 WAVE_INTERVAL = 0.1  # s between two groups of clients that are sent away
@@ -255,14 +257,16 @@ class Worker(FanOut):
         """A client's handshake is done."""
         return self._clients.open(connection)
 
-    def http(self, method: str, path: str) -> tuple[int, str, bytes] | None:
-        """Health on the client port."""
+    def http(self, method: str, path: str) -> tuple[int, str, bytes] | StaticFile | None:
+        """Health on the client port, and the JavaScript client."""
         if path == "/health":
             return 200, "application/json", self._health
         if path == "/ready":
             ready = self._uplink.connected
             body = {"ready": ready} if ready else {"ready": False, "reason": "no hub"}
             return (200 if ready else 503), "application/json", msgspec.json.encode(body)
+        if path == CLIENT_PATH:
+            return javascript_client()
         return None
 
 

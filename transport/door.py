@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from transport.codes import RefusalReason
 from transport.gate import Gate
 from transport.http import Request
+from transport.static_file import StaticFile
 
 if TYPE_CHECKING:
     from transport.websocket import ConnectionLimits, WebSocketConnection
@@ -61,8 +62,8 @@ class Door(Protocol):
         None refuses it: closed with 1013 unless ``connection.close`` said otherwise.
         """
 
-    def http(self, method: str, path: str) -> tuple[int, str, bytes] | None:
-        """Answer a request that is no WebSocket: status, content type, body. None is 404. Only GET arrives."""
+    def http(self, method: str, path: str) -> tuple[int, str, bytes] | StaticFile | None:
+        """Answer what is no WebSocket: status, content type, body, or a file. None is 404. Only GET arrives."""
 
 
 class Connected(Protocol):

@@ -210,13 +210,19 @@ def is_local(host: str) -> bool:
     return _LOCAL.fullmatch(host) is not None
 
 
-def response(status: int, content_type: str, body: bytes, headers: Headers = (), last: bool = True) -> bytes:
-    """A whole answer; ``last``: the connection is closed after it."""
+def response(
+    status: int,
+    content_type: str | None,
+    body: bytes,
+    headers: Headers = (),
+    last: bool = True,
+    cache: str = "no-store",
+) -> bytes:
+    """A whole answer; ``last``: the connection is closed after it; ``content_type``: none: it can have no body, 304."""
     lines = [
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        f"Content-Type: {content_type}",
-        f"Content-Length: {len(body)}",
-        "Cache-Control: no-store",
+        f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}",
+        *(() if content_type is None else (f"Content-Type: {content_type}", f"Content-Length: {len(body)}")),
+        f"Cache-Control: {cache}",
         *(("Connection: close",) if last else ()),
         *(f"{name}: {value}" for name, value in headers),
     ]

@@ -28,6 +28,7 @@ from transport.door import Door, Handler, Mount, Owner
 from transport.gate import REFUSALS
 from transport.keepalive import Keepalive
 from transport.reassembly import BadMessage, Reassembly, check_text
+from transport.static_file import StaticFile
 from transport.token_bucket import TokenBucket
 
 NO_STATUS: Final = 1005  # RFC 6455 section 7.4.1: the peer closed without saying why; never sent
@@ -356,7 +357,7 @@ class WebSocketConnection(asyncio.Protocol):
         found = door.http(request.method, request.path)
         if found is None:
             raise http.HttpError(HTTPStatus.NOT_FOUND, "there is nothing at this path")
-        return http.response(*found)
+        return found.answer(request.headers) if isinstance(found, StaticFile) else http.response(*found)
 
     # Frames.
 

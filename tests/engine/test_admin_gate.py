@@ -46,7 +46,7 @@ def test_every_path_needs_a_scope_but_those_without_data() -> None:
     by_need: dict[Scope | None, set[tuple[str, str]]] = {}
     for method, path in found:
         by_need.setdefault(needed(method, path), set()).add((method, path))
-    assert {path for _, path in by_need[None]} == {"/health", "/ready", "/", "/static/{name:path}"}
+    assert {path for _, path in by_need[None]} == {"/health", "/ready", "/", "/static/{name:path}", "/heliograph.js"}
     assert by_need["publish"] == {("POST", "/api/publish")}
     assert {method for method, _ in by_need["read"]} - {"GET", "HEAD"} == {"POST"}
     assert [path for method, path in by_need["read"] if method == "POST"] == ["/api/explain"]
