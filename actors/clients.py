@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from actors.admission import Admission, AuthPolicy
+from actors.client_calls import CALLS, ClientCalls
 from actors.hub_requests import HubRequests
 from actors.identity import check_presence, check_publish, check_subscribe
 from actors.loop_actor import LoopActor
@@ -37,6 +38,7 @@ from transport.errors import RequestError
 from transport.filters import Filter
 from transport.messages import (
     Ack,
+    Calling,
     Publication,
     Publish,
     ReadHistory,
@@ -126,6 +128,7 @@ class Clients(LoopActor):
         to no limit on clients, in no figure of them, and stay when clients are sent away."""
         self.users: dict[str, set[Session]] = {}
         self._asked = HubRequests(uplink, limits.unacknowledged_publishes)
+        self._calls = ClientCalls(uplink, self._asked, now)
         self._rated = None if user_window is None else RatedUsers(user_window, self._tell_hub)
         self._admission = Admission(auth, now, time.monotonic)
         self._draining = False
@@ -271,6 +274,7 @@ class Clients(LoopActor):
         if session in self.inner:
             self.inner.discard(session)
             self._asked.forget(session)
+            self._calls.forget(session)
             self._index.tell(SessionClosed(session))
             return
         if self.sessions.pop(session.id, None) is None:
@@ -279,6 +283,7 @@ class Clients(LoopActor):
         self._meter.socketio -= session.form.subprotocol == SOCKET_IO
         self._meter.disconnects[code] = self._meter.disconnects.get(code, 0) + 1
         self._asked.forget(session)
+        self._calls.forget(session)
         self._neighbours.went(session)
         self._admission.forget(session)
         if session.user is not None:
@@ -345,6 +350,8 @@ class Clients(LoopActor):
             self._presence(session, request)  # type: ignore[arg-type]
         elif kind is AckRequest:
             self._ack(session, request)  # type: ignore[arg-type]
+        elif kind in CALLS:
+            self._calls.handle(session, request, self._limits.subscriptions)
         elif kind is Auth:
             self._authenticate(session, request)  # type: ignore[arg-type]
         else:
@@ -379,6 +386,8 @@ class Clients(LoopActor):
             session.user = identity.user
             self._seat(session, identity.user)
         others = guest or (before is not None and before.grants is not identity.grants)
+        if others:
+            self._calls.restrict(session)
         if others and session.subscriptions and not session.leaving:
             # Not those that an operator ordered, nor the user's own: they never needed the token. (Which of a guest's
             # an operator ordered nobody knows.)
@@ -470,15 +479,17 @@ class Clients(LoopActor):
     # answers of the hub ---------------------------------------------------------------------------------------------
 
     def on_answered(self, message: Answered) -> None:
-        """Publishes were accepted or refused, users were looked up."""
+        """Publishes were accepted or refused, users were looked up, methods were called."""
         for item in message.items:
             if not self._asked.answered(item):
-                self._take_share(item)
+                self._take(item)
         self._asked.release()
 
-    def _take_share(self, item: Any) -> None:
-        """This worker's part of what is bounded in the whole engine."""
-        if type(item) is Seat:
+    def _take(self, item: Any) -> None:
+        """A call of a session here, or this worker's part of what is bounded in the whole engine."""
+        if type(item) is Calling:
+            self._calls.calling(item)
+        elif type(item) is Seat:
             self.occupancy.answered(item)
         elif type(item) is Share and self._rated is not None:
             self._rated.take(item, item.user in self.users)
@@ -488,6 +499,7 @@ class Clients(LoopActor):
         if self._rated is not None:
             self._rated.again(self.users)
         self.occupancy.again()
+        self._calls.again()
         self._asked.release()  # the window of this link is open
 
     def on_sweep(self, _message: Sweep) -> None:

@@ -8,8 +8,8 @@ from actors.ports import Uplink
 from actors.session import Session
 from transport.codec import unpack_batch
 from transport.codes import ErrorCode
-from transport.errors import RequestError
-from transport.messages import HistoryPage, Published, Refused, Users
+from transport.errors import CodecError, RequestError
+from transport.messages import Called, HistoryPage, Published, Refused, Served, Users
 
 
 class HubRequests:
@@ -100,6 +100,9 @@ class HubRequests:
                     session.send(session.form.snapshot(request_id, unpack_batch(item.body), item.gap))
                 else:
                     session.message(op="ok", id=request_id, users=item.users)
+        elif kind is Called or kind is Served:
+            if (asked := self._asked(item.ref)) is not None:
+                _tell_call(*asked, item)
         else:
             return False
         return True
@@ -118,3 +121,14 @@ class HubRequests:
             session.unacknowledged -= 1
             session.error(request_id, error)
         self.release()
+
+
+def _tell_call(session: Session, request_id: int | str, item: Called | Served) -> None:
+    if isinstance(item, Served):
+        session.message(op="ok", id=request_id)
+        return
+    try:
+        session.message(op="ok", id=request_id, result=session.form.raw(item.result))
+    except CodecError as error:
+        text = f"it was called, but of its result {error}"
+        session.error(request_id, RequestError(ErrorCode.INTERNAL, text))

@@ -55,10 +55,7 @@ class Patterns:
 
 
 class Grants(NamedTuple):
-    """What the claim ``heliograph`` of a token allows; what it does not name is forbidden.
-
-    ``call`` is kept for methods that clients call.
-    """
+    """What the claim ``heliograph`` of a token allows; what it does not name is forbidden."""
 
     subscribe: Patterns
     publish: Patterns
@@ -148,6 +145,20 @@ def check_publish(identity: Identity | None, topic: str, field: str) -> None:
         raise RequestError(ErrorCode.FORBIDDEN, "system.> belongs to the engine", field)
     if identity is not None and not identity.grants.publish.allow(topic):
         raise _forbidden("publish on", topic, field)
+
+
+def check_call(identity: Identity | None, topic: str, field: str) -> None:
+    """Whether a session may call methods of a valid topic; as :func:`check_subscribe`."""
+    if identity is not None and not identity.grants.call.allow(topic):
+        raise _forbidden("call methods of", topic, field)
+
+
+def check_serve(identity: Identity | None, topic: str, field: str) -> None:
+    """Whether a session may answer calls of a valid topic: only who may publish there; as :func:`check_subscribe`."""
+    if is_system(topic) or is_user(topic):
+        raise RequestError(ErrorCode.FORBIDDEN, f"no client answers for {topic.partition('.')[0]}.>", field)
+    if identity is not None and not identity.grants.publish.allow(topic):
+        raise _forbidden("publish, and so to answer calls, on", topic, field)
 
 
 def _forbidden(what: str, pattern: str, field: str) -> RequestError:

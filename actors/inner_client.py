@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from actors.call_desk import CALL_TIMEOUT
+from actors.called_methods import CalledMethods, Handler
 from actors.clients import Clients
 from transport.client_messages import (
     Bye,
+    Called,
+    CallMessage,
     EventMessage,
     Gap,
     GapMessage,
@@ -31,12 +35,12 @@ from transport.client_messages import (
     Subscribed,
     decode,
 )
-from transport.codes import CloseCode, Priority
-from transport.errors import ConnectionLost
-from transport.event import Event, to_publish
+from transport.codes import CloseCode, ErrorCode, Priority
+from transport.errors import ConnectionLost, RequestError
+from transport.event import Event, to_json, to_publish
 from transport.frames import unframe
 from transport.position import Position
-from transport.requests import History, Publish, Request, Snapshot, Subscribe
+from transport.requests import Call, History, Publish, Request, Result, Serve, Snapshot, Subscribe
 
 ROOM: Final = 1 << 20
 """Bytes of a stream's messages that wait for its consumer; with more its session is slow."""
@@ -92,11 +96,16 @@ class InnerClient(_Connection):
     All of it on the loop of ``clients``. Requests fail with :class:`RequestError`, ``unavailable``, while the hub is
     away; what was under way then has an unknown outcome. With too many requests unanswered
     (:attr:`ClientLimits.unacknowledged_publishes`) the next one waits.
+
+    Attributes:
+        turn: held while a handler of :meth:`serve` runs.
     """
 
     def __init__(self, clients: Clients) -> None:
         super().__init__(clients)
         self._clients = clients
+        self.turn = asyncio.Lock()
+        self._methods = CalledMethods(self.turn)
         self._ids = count(1)
         self._pending: dict[int | str, tuple[asyncio.Future[Any], type[Any]]] = {}
         self._streams: set[Stream] = set()
@@ -142,6 +151,49 @@ class InnerClient(_Connection):
         answer = await self._ask(History(id=0, topic=topic, limit=limit, since=since), HistoryEvents)
         return [message.event() for message in answer.events]
 
+    async def call(self, topic: str, method: str, params: Any = None, *, timeout: float = CALL_TIMEOUT) -> Any:  # noqa: ASYNC109
+        """What whoever serves ``topic`` answers to ``method``; without ``params`` it gets an empty map.
+
+        Raises:
+            RequestError: the one that is called has raised it; ``not_found``: nobody serves the topic, or not this
+                method; ``rate_limited``: it has too much to answer; ``unavailable``: it went, or gave no answer within
+                ``timeout`` seconds, at most 30: the outcome is unknown.
+        """
+        request = Call(
+            id=0, topic=topic, method=method, params=msgspec.Raw(to_json({} if params is None else params, "params"))
+        )
+        try:
+            async with asyncio.timeout(timeout):
+                return msgspec.json.decode((await self._ask(request, Called)).result)
+        except TimeoutError:
+            text = f"{method} of {topic}: no answer within {timeout:g} s; the outcome is unknown"
+            raise RequestError(ErrorCode.UNAVAILABLE, text) from None
+
+    async def serve(self, topic: str, methods: Mapping[str, Handler]) -> None:
+        """From now on calls of these methods on this very topic are answered here; an empty map ends it.
+
+        Serving a topic again replaces its methods. Of several sessions that serve a topic the newest has it; when that
+        one ends, the one before. One handler at a time runs, for 30 s at most.
+
+        Raises:
+            RequestError: refused: ``forbidden`` below ``system`` and ``user``, ``unavailable`` without a hub.
+        """
+        before = self._methods.handlers.get(topic)
+        self._methods.handlers[topic] = dict(methods)  # before the answer: the first call may come with it
+        try:
+            await self._ask(Serve(id=0, topic=topic, methods=list(methods)), Ok)
+        except BaseException:
+            self._methods.handlers.pop(topic)
+            if before is not None:
+                self._methods.handlers[topic] = before
+            raise
+        if not methods:
+            self._methods.handlers.pop(topic, None)
+
+    async def end_calls(self, within: float) -> None:
+        """Cancel the handlers that run, and begin no other; whoever called is told when this client is closed."""
+        await self._methods.end(within)
+
     async def subscribe(
         self, topics: str | Iterable[str], *, since: str | None = None, snapshot: bool = False
     ) -> Stream:
@@ -164,7 +216,9 @@ class InnerClient(_Connection):
     def _written(self, data: bytes) -> None:
         for _, raw in unframe(data):
             message = decode(raw)
-            if isinstance(message, Ok | Refusal) and message.id is not None:
+            if isinstance(message, CallMessage):
+                self._methods.called(message, self._answer)
+            elif isinstance(message, Ok | Refusal) and message.id is not None:
                 answer, kind = self._pending.get(message.id, (None, Ok))
                 if answer is None or answer.done():
                     continue  # nobody waits any longer
@@ -172,6 +226,9 @@ class InnerClient(_Connection):
                     answer.set_exception(message.error())
                 else:
                     answer.set_result(msgspec.json.decode(raw, type=kind))
+
+    async def _answer(self, result: Result) -> None:
+        await self._ask(result, Ok)
 
     async def _ask(self, request: Request, kind: type[AnswerT]) -> AnswerT:
         while not self._readable.is_set():  # one by one: whoever was woken before may have used up the room

@@ -8,7 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transport.errors import RequestError
-from transport.messages import HistoryPage, Missed, Publication, Publish, Published, Refused, Seat, Share, Users
+from transport.messages import (
+    Called,
+    Calling,
+    HistoryPage,
+    Missed,
+    Publication,
+    Publish,
+    Published,
+    Refused,
+    Seat,
+    Served,
+    Share,
+    Users,
+)
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 
 if TYPE_CHECKING:
@@ -204,6 +217,10 @@ class SharesDue(NamedTuple):
     """To the router by itself: see :class:`actors.user_desk.UserDesk`."""
 
 
+class CallsDue(NamedTuple):
+    """To the router by itself: see :class:`actors.call_desk.CallDesk`."""
+
+
 class GroupsDue(NamedTuple):
     """To the router by itself: see :meth:`actors.group_desk.GroupDesk.sweep`."""
 
@@ -275,7 +292,7 @@ class HubLost(NamedTuple):
 class Answered(NamedTuple):
     """Index → clients: what the hub says that is no event and no fence, in its order."""
 
-    items: list[Published | Refused | Users | HistoryPage | Share | Seat]
+    items: list[Published | Refused | Users | HistoryPage | Called | Served | Calling | Share | Seat]
 
 
 # Index → broadcaster: operations in the order of the pipe. A plain tuple `(route, publication)` is a delivery.

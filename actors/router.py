@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from actors.backplane_desk import BackplaneDesk
 from actors.backplane_watch import BackplaneWatch
+from actors.call_desk import CallDesk
 from actors.catch_up import CatchUp
 from actors.group_desk import GroupDesk, GroupRoute
 from actors.groups import Groups
@@ -22,6 +23,7 @@ from actors.loop_actor import LoopActor
 from actors.messages import (
     Advance,
     Arrived,
+    CallsDue,
     FromBackplane,
     GroupsDue,
     Kept,
@@ -158,12 +160,14 @@ class Router(LoopActor):
             shares=shares,
             clock=monotonic,
         )
+        self._calls = CallDesk(later=lambda delay_s: self.later(delay_s, CallsDue()), clock=monotonic)
         self._on_item: dict[type, Callable[[Peer, Any], None]] = {
             Interest: self._on_interest,
             Ready: self._on_ready,
             ReadHistory: self._on_read_history,
             **self._groups.handlers,
             **self._users.handlers,
+            **self._calls.handlers,
             **({} if seats is None else seats.handlers),
         }
         """What to do with the messages of peers that are no publishes."""
@@ -466,6 +470,11 @@ class Router(LoopActor):
         self._users.tick()
         self._wake_bus()
 
+    def on_calls_due(self, _message: CallsDue) -> None:
+        """Calls that nobody has answered in time are answered."""
+        self._calls.tick()
+        self._wake_bus()
+
     def on_peer_gone(self, message: PeerGone) -> None:
         """Forget a dead peer's interest."""
         peer = message.peer
@@ -474,6 +483,7 @@ class Router(LoopActor):
         self._workers.pop(peer, None)
         self._groups.gone(peer)
         self._users.gone(peer)
+        self._calls.gone(peer)
         if self._seats is not None:
             self._seats.gone(peer)
         self._wake_bus()

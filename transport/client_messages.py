@@ -129,6 +129,19 @@ class ServerUnsubscribed(msgspec.Struct, tag_field="op", tag="unsubscribed"):
     topics: list[str]
 
 
+class CallMessage(msgspec.Struct, tag_field="op", tag="call"):
+    """Somebody calls a method of a topic that this session serves: it is answered by ``result``, with this ``call``.
+
+    ``user``: whose session calls; ``None``: one of nobody's.
+    """
+
+    call: str
+    topic: str
+    method: str
+    params: msgspec.Raw
+    user: str | None = None
+
+
 class Slow(msgspec.Struct, tag_field="op", tag="slow"):
     """Half of what the engine keeps for this session is used."""
 
@@ -210,6 +223,12 @@ class HeldSubscriptions(Ok, tag="ok"):
     options: dict[str, dict[str, Any]] = {}
 
 
+class Called(Ok, tag="ok"):
+    """``result``: JSON of what was called."""
+
+    result: msgspec.Raw
+
+
 class Authenticated(Ok, tag="ok"):
     user: str
     expires: float
@@ -228,6 +247,7 @@ Message = (
     | Skipped
     | ServerSubscribed
     | ServerUnsubscribed
+    | CallMessage
     | Slow
     | Bye
     | Refusal

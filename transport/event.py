@@ -153,17 +153,18 @@ def _check_payload(payload: bytes) -> None:
         raise RequestError(ErrorCode.BAD_REQUEST, f"payload is not JSON: {error}", "payload") from None
 
 
-def to_json(data: Any) -> bytes:
+def to_json(data: Any, name: str = "data") -> bytes:
     """Encode Python values as JSON: datetimes as RFC 3339, Decimals and numpy scalars as numbers with their digits.
 
     Raises:
-        RequestError: ``bad_request`` for NaN, Infinity, a type without a JSON form or too deep nesting, naming where.
+        RequestError: ``bad_request`` for NaN, Infinity, a type without a JSON form or too deep nesting, naming where,
+            from ``name`` on.
     """
     try:
-        _refuse_non_finite(data, "data")
+        _refuse_non_finite(data, name)
         return _encoder.encode(data)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, f"data has no JSON form: {error}", "data") from None
+        raise RequestError(ErrorCode.BAD_REQUEST, f"{name} has no JSON form: {error}", name) from None
 
 
 def _enc_hook(value: Any) -> Any:

@@ -238,6 +238,73 @@ class ShareTaken(NamedTuple):
     version: int
 
 
+class Serve(NamedTuple):
+    """Worker → hub: session ``member`` answers calls of ``methods`` on ``topic`` from now on; without methods no more.
+
+    ``since``: Unix seconds when it was asked for. ``inner``: it is a part of the engine, which goes before clients.
+    Answered by :class:`Served`; ``ref`` 0: told to a new hub, or nobody asked for it.
+    """
+
+    ref: int
+    member: str
+    topic: str
+    methods: list[str]
+    since: float
+    inner: bool = False
+
+
+class Served(NamedTuple):
+    """Hub → worker: :class:`Serve` ``ref`` is in force."""
+
+    ref: int
+
+
+class Withdraw(NamedTuple):
+    """Worker → hub: session ``member`` has gone, and answers nothing any more."""
+
+    member: str
+
+
+class Call(NamedTuple):
+    """Worker → hub: please have ``method`` of ``topic`` called; ``params`` is JSON, ``user`` who asks.
+
+    Answered by :class:`Called` or :class:`Refused`.
+    """
+
+    ref: int
+    topic: str
+    method: str
+    params: bytes
+    user: str | None = None
+
+
+class Calling(NamedTuple):
+    """Hub → worker: session ``member`` is to answer this with :class:`CallDone`; ``call`` is unique over all hubs."""
+
+    call: str
+    member: str
+    topic: str
+    method: str
+    params: bytes
+    user: str | None = None
+
+
+class CallDone(NamedTuple):
+    """Worker → hub: what session ``member`` answers to ``call``: JSON, or ``error``, ``[code, message, field]``."""
+
+    call: str
+    member: str
+    result: bytes
+    error: tuple[str, str, str | None] | None = None
+
+
+class Called(NamedTuple):
+    """Hub → caller's worker: what was answered to :class:`Call` ``ref``, JSON."""
+
+    ref: int
+    result: bytes
+
+
 class Occupied(NamedTuple):
     """Worker → hub: so many Socket.IO clients have a seat here, with so many subscriptions; its first word to a hub.
 

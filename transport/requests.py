@@ -1,7 +1,4 @@
-"""What a client may send, as typed structs, and one decoder per encoding.
-
-A field of the contract that this version has not built is decoded and refused by name, never ignored.
-"""
+"""What a client may send, as typed structs, and one decoder per encoding. Unknown fields are refused by name."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from transport.codes import ErrorCode, Priority
-from transport.errors import RequestError, Unsupported
+from transport.errors import RequestError
 from transport.position import Position
 
 RequestId = int | str
@@ -78,6 +75,31 @@ class Auth(_Request, tag="auth"):
         return f"Auth(id={self.id!r})"
 
 
+class Call(_Request, tag="call"):
+    topic: str
+    method: Annotated[str, Meta(min_length=1, max_length=64)]
+    params: msgspec.Raw = msgspec.Raw(b"")  # empty: an empty map
+
+
+class Serve(_Request, tag="serve"):
+    topic: str
+    methods: Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=100)]  # none: no longer
+
+
+class CallError(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Why who was called refuses."""
+
+    code: ErrorCode
+    message: Annotated[str, Meta(max_length=4_096)]
+    field: Annotated[str, Meta(max_length=255)] | None = None
+
+
+class Result(_Request, tag="result"):
+    call: Annotated[str, Meta(min_length=1, max_length=64)]
+    result: msgspec.Raw = msgspec.Raw(b"")  # empty: null
+    error: CallError | None = None
+
+
 class Stats(_Request, tag="stats"):
     pass
 
@@ -86,8 +108,24 @@ class Ping(_Request, tag="ping"):
     pass
 
 
-Request = Subscribe | Unsubscribe | Publish | Snapshot | History | Subscriptions | Presence | Ack | Auth | Stats | Ping
-LATER_OPS = frozenset({"call"})
+Request = (
+    Subscribe
+    | Unsubscribe
+    | Publish
+    | Snapshot
+    | History
+    | Subscriptions
+    | Presence
+    | Ack
+    | Auth
+    | Call
+    | Serve
+    | Result
+    | Stats
+    | Ping
+)
+NATIVE_OPS = frozenset({"call", "serve", "result"})
+"""What Socket.IO clients cannot ask for."""
 
 
 class Rejected(Exception):
@@ -131,8 +169,6 @@ class RequestDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Rejected(None, RequestError(ErrorCode.BAD_REQUEST, f"not a request: {error}"))
         request_id = probe.id if isinstance(probe.id, (int, str)) and not isinstance(probe.id, bool) else None
-        if isinstance(probe.op, str) and probe.op in LATER_OPS:
-            return Rejected(request_id, Unsupported(f"op {probe.op!r}", "op"))
         return Rejected(request_id, refusal(error))
 
 
@@ -140,7 +176,7 @@ class NamedDecoder:
     """Decodes a request whose ``op`` and ``id`` are known from elsewhere, from the JSON of its other fields. Pure."""
 
     def __init__(self) -> None:
-        self._decoders = {kind.__struct_config__.tag: msgspec.json.Decoder(kind) for kind in get_args(Request)}
+        self._decoders = {op: msgspec.json.Decoder(kind) for op, kind in _KINDS.items() if op not in NATIVE_OPS}
 
     def decode(self, op: str, fields: bytes, request_id: RequestId) -> Request:
         """One request.
@@ -150,9 +186,10 @@ class NamedDecoder:
         """
         decoder = self._decoders.get(op)
         if decoder is None:
-            if op in LATER_OPS:
-                raise Unsupported(f"{op!r}")
-            raise RequestError(ErrorCode.NOT_FOUND, f"there is no event {op[:100]!r}, but there are {_OPS}")
+            if op in NATIVE_OPS:
+                raise RequestError(ErrorCode.UNSUPPORTED, f"{op!r} is for native clients, on a WebSocket at /ws")
+            known = ", ".join(sorted(self._decoders))
+            raise RequestError(ErrorCode.NOT_FOUND, f"there is no event {op[:100]!r}, but there are {known}")
         inside = bytes(fields).strip()
         if inside[:1] != b"{":
             raise RequestError(ErrorCode.BAD_REQUEST, f"{op}: a map with the request's fields")
@@ -168,8 +205,8 @@ class NamedDecoder:
         return request
 
 
-_OPS = ", ".join(sorted(kind.__struct_config__.tag for kind in get_args(Request)))
-_CHOICES = {"op": _OPS, "priority": ", ".join(Priority)}
+_KINDS: dict[str, Any] = {kind.__struct_config__.tag: kind for kind in get_args(Request)}
+_CHOICES = {"op": ", ".join(sorted(_KINDS)), "priority": ", ".join(Priority), "code": ", ".join(ErrorCode)}
 _PATH = re.compile(r" - at `\$\.?([^`]+)`")
 _NAMED = re.compile(r"field `([^`]+)`")
 

@@ -93,5 +93,8 @@ class SocketIoForm:
     def decode(self, data: bytes) -> Request:
         raise NotImplementedError("what Socket.IO clients send is packets: the door reads them, not the session")
 
-    def payload(self, raw: bytes) -> bytes:
+    def payload(self, raw: bytes, field: str = "data") -> bytes:
         return bytes(raw)
+
+    def raw(self, payload: bytes) -> msgspec.Raw:
+        return msgspec.Raw(payload)

@@ -48,8 +48,11 @@ class WireForm(Protocol):
     def decode(self, data: bytes) -> Request:
         """A client's message; raises :class:`transport.requests.Rejected`."""
 
-    def payload(self, raw: bytes) -> bytes:
-        """``data`` of a client's publish as JSON; raises :class:`RequestError` where it has none."""
+    def payload(self, raw: bytes, field: str = "data") -> bytes:
+        """``data`` of a client's publish as JSON; raises :class:`RequestError`, naming ``field``, where it has none."""
+
+    def raw(self, payload: bytes) -> msgspec.Raw:
+        """The opposite, to stand among the fields of :meth:`message`; :class:`CodecError` where there is none."""
 
 
 def skipped(topic: str, count: int) -> dict[str, Any]:
@@ -122,8 +125,11 @@ class JsonForm:
     def decode(self, data: bytes) -> Request:
         return self._decoder.decode(data)
 
-    def payload(self, raw: bytes) -> bytes:
+    def payload(self, raw: bytes, field: str = "data") -> bytes:
         return bytes(raw)
+
+    def raw(self, payload: bytes) -> msgspec.Raw:
+        return msgspec.Raw(payload)
 
     def _quote(self, kind: str) -> str:
         quoted = self._encode(kind).decode()
@@ -217,12 +223,15 @@ class MsgpackForm:
     def decode(self, data: bytes) -> Request:
         return self._decoder.decode(data)
 
-    def payload(self, raw: bytes) -> bytes:
+    def payload(self, raw: bytes, field: str = "data") -> bytes:
         try:
             value = msgspec.msgpack.decode(raw, ext_hook=_from_ext)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-            raise RequestError(ErrorCode.BAD_REQUEST, f"data has no JSON form: {error}", "data") from None
+            raise RequestError(ErrorCode.BAD_REQUEST, f"{field} has no JSON form: {error}", field) from None
         return to_json(value)
+
+    def raw(self, payload: bytes) -> msgspec.Raw:
+        return self._transcode(payload)
 
 
 def _chunks(items: list[Any]) -> Iterator[list[Any]]:

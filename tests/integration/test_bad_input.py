@@ -33,7 +33,7 @@ TOPIC = "healthy.t"
 MSGPACK = "heliograph.v1.msgpack"
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
 OPS = ("subscribe", "unsubscribe", "publish", "snapshot", "subscriptions", "stats", "ping", "presence", "ack", "auth")
-LATER = ("call",)
+CALLS = ("call", "serve", "result")
 
 
 class Stranger:
@@ -343,11 +343,32 @@ def test_where_to_go_on_from_is_checked(stranger: Stranger, op: str, field: str,
     assert stranger.ask(op="subscriptions", id=2)["subscriptions"] == []
 
 
-@pytest.mark.parametrize("op", LATER)
-def test_an_op_that_is_not_built_yet_is_refused_by_name(stranger: Stranger, op: str) -> None:
+@pytest.mark.parametrize(
+    ("op", "field", "value"),
+    [
+        ("call", "topic", "t.*"),
+        ("call", "topic", "t" * 256),
+        ("call", "method", ""),
+        ("call", "method", "m" * 65),
+        ("call", "timeout", 1),
+        ("serve", "topic", "user.alice"),
+        ("serve", "topic", "system.x"),
+        ("serve", "methods", "m"),
+        ("serve", "methods", ["m"] * 101),
+        ("serve", "methods[1]", ["m", ""]),
+        ("result", "call", "c" * 65),
+        ("result", "error", "it failed"),
+        ("result", "error.code", {"code": "sad", "message": ""}),
+        ("result", "error.colour", {"code": "internal", "message": "", "colour": "red"}),
+        ("result", "error.message", {"code": "internal", "message": "m" * 4_097}),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_named(stranger: Stranger, op: str, field: str, value: object) -> None:
     stranger.knock()
-    answer = stranger.ask(op=op, id=1, topic="t")
-    assert (answer["id"], answer["code"], answer["field"]) == (1, "unsupported", "op")
+    body = {"call": {"topic": "t", "method": "m"}, "serve": {"topic": "t", "methods": ["m"]}, "result": {"call": "c"}}
+    answer = stranger.ask(op=op, id=1, **(body[op] | {re.split(r"[.\[]", field)[0]: value}))
+    assert (answer["id"], answer["field"]) == (1, field), answer
+    assert answer["code"] in ("bad_request", "invalid_topic", "forbidden")
 
 
 @pytest.mark.parametrize(
@@ -633,7 +654,7 @@ json_values = st.recursive(
 FIELDS = ("id", "topics", "topic", "data", "snapshot", "type", "key", "priority", "where", "since", "x")
 topics = st.sampled_from(["t", "a.*", ">", "", "a..", "system.x", TOPIC]) | st.text(max_size=6)
 requests = st.fixed_dictionaries(
-    {"op": st.sampled_from([*OPS, *LATER]) | json_values},
+    {"op": st.sampled_from([*OPS, *CALLS]) | json_values},
     optional={
         **dict.fromkeys(FIELDS, json_values),
         "id": st.integers(0, 9) | json_values,

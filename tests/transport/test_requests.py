@@ -63,6 +63,14 @@ def test_data_of_a_publish_keeps_its_bytes() -> None:
             "offset",
             1,
         ),
+        (b'{"op":"call","id":9,"topic":"a"}', ErrorCode.BAD_REQUEST, "method", 9),
+        (b'{"op":"serve","id":9,"topic":"a","methods":["m",""]}', ErrorCode.BAD_REQUEST, "methods[1]", 9),
+        (
+            b'{"op":"result","id":9,"call":"a","error":{"code":"sad","message":"m"}}',
+            ErrorCode.BAD_REQUEST,
+            "error.code",
+            9,
+        ),
         (b'{"op":"history","id":9,"topic":"a","limit":0}', ErrorCode.BAD_REQUEST, "limit", 9),
         (b'{"op":"auth","id":9,"token":""}', ErrorCode.BAD_REQUEST, "token", 9),
         (b'{"op":"auth","id":9,"token":"' + b"a" * 8_193 + b'"}', ErrorCode.BAD_REQUEST, "token", 9),
@@ -85,8 +93,8 @@ def test_what_is_wrong_is_named(message: bytes, code: ErrorCode, field: str | No
         ),
         (
             b'{"op":"publisch","id":1}',
-            "Invalid value 'publisch', must be one of ack, auth, history, ping, presence, publish, snapshot, stats, "
-            "subscribe, subscriptions, unsubscribe",
+            "Invalid value 'publisch', must be one of ack, auth, call, history, ping, presence, publish, result, "
+            "serve, snapshot, stats, subscribe, subscriptions, unsubscribe",
         ),
     ],
 )
