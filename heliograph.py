@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from actors.stage import Stage
     from actors.supervisor import ChildSpec, Supervisor
     from actors.token import TokenSource
+    from engine import progress
     from engine.alert import Alert
     from engine.alert_book import AlertBook
     from engine.alert_subscription import AlertSubscription
@@ -140,10 +141,11 @@ _HOME = {
     "WouldDeadlock": "transport.errors",
     "load_config": "engine.config:load",
     "on": "actors.namespace",
+    "progress": "engine.progress:",
     "recordings": "engine.recording:instruments",
     "topic": "transport.topics",
 }
-"""Where each public name lives; ``module:name`` where it has another one there."""
+"""Where each public name lives; ``module:name`` where it has another one there, ``module:`` is the module itself."""
 
 __all__ = [
     "ActorError",
@@ -215,6 +217,7 @@ __all__ = [
     "__version__",
     "load_config",
     "on",
+    "progress",
     "recordings",
     "topic",
 ]
@@ -245,10 +248,11 @@ from engine.version import VERSION as __version__  # noqa: E402, N811  only now 
 
 def __getattr__(name: str) -> object:
     try:
-        module, _, there = _HOME[name].partition(":")
+        module, colon, there = _HOME[name].partition(":")
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value: object = getattr(importlib.import_module(module), there or name)
+    home = importlib.import_module(module)
+    value: object = home if colon and not there else getattr(home, there or name)
     globals()[name] = value
     return value
 
