@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -61,7 +61,7 @@ from transport.messages import (
     Refused,
 )
 from transport.meter import Meter
-from transport.topics import is_pattern
+from transport.topics import METRICS, is_pattern, is_system
 
 SNAPSHOT_EVENTS = 10_000  # of one answer; more is refused, not cut
 GROUP_EVENTS = 10_000  # that wait or are not acknowledged, per group
@@ -387,9 +387,14 @@ class Router(LoopActor):
     def _on_interest(self, peer: Peer, item: Interest) -> None:
         if peer not in self._workers and peer not in self._catch_up.behind:
             self._catch_up.expect(peer)
-        self._routes.drop_all(self._interests.change(peer, item.add, item.remove))
+        self._interest_changed(self._interests.change(peer, item.add, item.remove))
         if item.ref:
             self._fence(peer, item)
+
+    def _interest_changed(self, patterns: Collection[str]) -> None:
+        self._routes.drop_all(patterns)
+        if any(map(is_system, patterns)):  # nothing else matches it
+            self._meter.metrics_watched = int(bool(self._interests.of(METRICS)))
 
     def _fence(self, peer: Peer, item: Interest) -> None:
         """Answer at this place of the peer's pipe, or where it is level with the log."""
@@ -478,7 +483,7 @@ class Router(LoopActor):
     def on_peer_gone(self, message: PeerGone) -> None:
         """Forget a dead peer's interest."""
         peer = message.peer
-        self._routes.drop_all(self._interests.gone(peer))
+        self._interest_changed(self._interests.gone(peer))
         self._catch_up.gone(peer)
         self._workers.pop(peer, None)
         self._groups.gone(peer)

@@ -40,6 +40,7 @@ from engine import (
     admin_monitor,
     admin_parameters,
     admin_restart,
+    admin_series,
     admin_sessions,
 )
 from engine.admin_config import Admin
@@ -87,6 +88,7 @@ class Backend(
     admin_history.Backend,
     admin_monitor.Backend,
     admin_restart.Backend,
+    admin_series.Backend,
     Protocol,
 ):
     """What the API speaks for; called on the loop that serves it."""
@@ -223,6 +225,7 @@ def application(
             *admin_index.routes(backend),
             *admin_parameters.routes(backend),
             *admin_restart.routes(backend),
+            *admin_series.routes(backend),
         ],
         redirect_slashes=False,
     )

@@ -28,6 +28,7 @@ from engine import config_text, toml_text
 from engine.admin_config import Admin, AdminKey
 from engine.auth_config import Auth
 from engine.feed_config import Feed, FeedMap
+from engine.metrics_config import Metrics
 from engine.redis_config import REDIS, Redis
 from engine.service_config import Service
 from engine.socketio_config import SocketIo, SocketIoNamespace
@@ -402,6 +403,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     delivery: Delivery = Delivery()
     history: History = History()
     backplane: Backplane = Backplane()
+    metrics: Metrics = Metrics()
     topics: dict[str, Topic] = {}
     feeds: dict[str, Feed] = {}
     redis: Redis = Redis()

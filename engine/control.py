@@ -8,7 +8,7 @@ child's work. All of it are tells and asks (:mod:`actors.remote`) to an actor ca
 | to the daemon | body |
 |---|---|
 | tell ``ready`` | ``{name, incarnation, pid, …}`` and the child's own facts |
-| tell ``report`` | ``{name, incarnation, figures}`` and ``state``, where there is one for its next life to know |
+| tell ``report`` | ``{name, incarnation, at, figures}`` and ``state``, where there is one for its next life to know |
 
 | to a child | body |
 |---|---|
@@ -30,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -230,7 +231,8 @@ class ControlClient:
     async def report(self) -> None:
         """Report now; returns when the report is on its way, before anything that is said after it."""
         try:
-            self._daemon.tell("report", {**await self._report(self._late), **self._who})
+            body = await self._report(self._late)
+            self._daemon.tell("report", {**body, **self._who, "at": time.monotonic()})
         except ConnectionLost:
             pass  # the next report goes to the next link
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -32,6 +33,8 @@ from engine.process_supervisor import ChildProcess, Process, ProcessState, Proce
 from engine.public_health import public_health
 from engine.rolling import NO_RESTART, Replacement, RollingRestart
 from engine.runtime_dir import RuntimeDir, RuntimeDirTaken
+from engine.sampling import Sampling
+from engine.state_path import state_path
 from engine.version import VERSION
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, HeliographError, RequestError
@@ -130,6 +133,8 @@ class Daemon:
         self._closing.callback(self._control.stop)
         self._link = HubLink(self._config, context, runtime_dir.endpoint(HUB), "daemon")
         self._closing.callback(self._link.stop)
+        self.series = self._sampling()
+        self._closing.push_async_callback(self.series.stop)
 
         self._children = self._specify(runtime_dir)
         self._supervisor = ProcessSupervisor(
@@ -150,6 +155,7 @@ class Daemon:
         await self._supervisor.start()
         self._link.start()
         await self._link.wait_connected()
+        self.series.start()
         self._state = EngineState.RUNNING
         self._notifier.ready(f"serving {self.port}")
         get_logger().info("engine_ready", port=self.port, admin_port=self.admin_port, workers=server.worker_count())
@@ -258,6 +264,17 @@ class Daemon:
         services.append(child(MONITOR, wanted=bool(self._config.monitored), backoff=SERVICES_BACKOFF))
         return [*exchange, child(HUB), *services, child(FEEDS, wanted=bool(self._config.upstreams)), *workers]
 
+    def _sampling(self) -> Sampling:
+        metrics, port = self._config.metrics, self._config.server.port
+        path = state_path(metrics.file, "metrics", port)
+        return Sampling(metrics.interval, path, self._figures, self._pids, self._link.publish, self._meter)
+
+    def _pids(self) -> dict[str, int]:
+        """Of the engine's processes that live."""
+        assert self._supervisor is not None
+        children = self._supervisor.processes.items()
+        return {"daemon": os.getpid()} | {name: child.pid for name, child in children if child.pid is not None}
+
     def _own(self, config: Config) -> Config:
         if self._demo_port is None:
             return config
@@ -282,7 +299,7 @@ class Daemon:
     def _tick(self, loop: asyncio.AbstractEventLoop, interval: float, due: float) -> None:
         self._meter.loop_lag = max(0.0, loop.time() - due)
         self._meter.tasks = len(asyncio.all_tasks())
-        self._figures.update("daemon", "daemon", self._meter.snapshot())
+        self._figures.update("daemon", "daemon", self._meter.snapshot(), loop.time())
         self._tell_health()
         due = loop.time() + interval
         self._timers["tick"] = loop.call_at(due, self._tick, loop, interval, due)
@@ -315,7 +332,7 @@ class Daemon:
         name, incarnation = body["name"], body["incarnation"]
         if not self._supervisor.heard(name, incarnation):
             return
-        self._figures.update(name, incarnation, body["figures"])
+        self._figures.update(name, incarnation, body["figures"], body["at"])
         process = self._supervisor.processes[name]
         if "state" in body:
             process.spec.argument["state"] = body["state"]

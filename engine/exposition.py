@@ -77,6 +77,27 @@ _FEED_COUNTERS = (
 )
 
 
+# (series of engine.machine, metric, help)
+_MACHINE = (
+    ("cpu", "cpu_percent", "Time in which the machine's cores were busy."),
+    ("load", "load", "Processes that run or wait to, over a minute."),
+    ("memory", "memory_percent", "Memory of the machine that cannot be had without swapping."),
+    ("memory_used", "memory_used_bytes", "The same in bytes."),
+    ("swap", "swap_percent", "Swap space in use."),
+    ("disk", "disk_percent", "The file system of the engine's state directory in use."),
+    ("disk_read", "disk_read_bytes_per_second", "Read from the machine's disks."),
+    ("disk_write", "disk_write_bytes_per_second", "Written to the machine's disks."),
+    ("net_in", "network_in_bytes_per_second", "Received over the machine's network, the loopback left out."),
+    ("net_out", "network_out_bytes_per_second", "Sent over the machine's network, the loopback left out."),
+)
+_PROCESS = (
+    ("cpu", "cpu_percent", "Share of one core that the process had."),
+    ("memory", "memory_bytes", "Memory of the process (RSS), with what it shares."),
+    ("fds", "descriptors", "Descriptors that the process has open."),
+    ("threads", "threads", "Threads of the process."),
+)
+
+
 def render(figures: Figures) -> bytes:
     """All metrics as text of :data:`CONTENT_TYPE`."""
     return generate_latest(_Snapshot(figures))
@@ -100,6 +121,7 @@ class _Snapshot(Collector):
         yield _family(False, "tasks", "process", "asyncio tasks on the process's loop.", figures.tasks())
         yield _stage_failures(total.stage_failures)
         yield from _feeds(figures.feeds)
+        yield from _sampled(figures.sampled)
         about = "Starts of a process after its death."
         yield _family(True, "process_restarts", "process", about, figures.restarts)
         yield _family(False, "build_info", "version", "1, labelled with the version.", {figures.version: 1})
@@ -129,6 +151,19 @@ def _feeds(feeds: FeedFigures) -> Iterator[Metric]:
                 if key == counter:
                     family.add_metric((feed, *labels), value)
         yield family
+
+
+def _sampled(sampled: Mapping[str, float]) -> Iterator[Metric]:
+    for series, name, about in _MACHINE:
+        if (value := sampled.get(f"machine.{series}")) is not None:
+            yield _family(False, f"machine_{name}", None, about, value)
+    by_series: dict[str, dict[str, float]] = {}
+    for full, value in sampled.items():
+        if full.startswith("process."):
+            process, series = full.removeprefix("process.").rsplit(".", 1)
+            by_series.setdefault(series, {})[process] = value
+    for series, name, about in _PROCESS:
+        yield _family(False, f"process_{name}", "process", about, by_series.get(series, {}))
 
 
 def _states(name: str, about: str, states: Iterable[str], now: Mapping[str, str]) -> Metric:

@@ -6,8 +6,11 @@ The same nodes as in processes of their own; a failure that supervision gives up
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -26,6 +29,7 @@ from engine.monitor import Monitor
 from engine.notify import Notifier
 from engine.public_health import public_health
 from engine.rolling import NO_RESTART
+from engine.sampling import Sampling
 from engine.services import Services
 from engine.user_code import service_specs
 from engine.version import VERSION
@@ -82,6 +86,15 @@ class LocalEngine:
         self._services = Services(specs, self._worker.inner_client, self._worker.meter, self._fail)
         self._monitor = Monitor(config, self._worker.inner_client, self._worker.meter, self._fail)
         self._link = HubLink(config, context, ENDPOINT, "engine")
+        self.series = Sampling(
+            config.metrics.interval,
+            None if config.metrics.file is None else Path(config.metrics.file),
+            self._figures,
+            lambda: {"engine": os.getpid()},
+            self._link.publish,
+            self._hub.meter,
+            self._refresh_nodes,
+        )
         refused = self._worker.meter.admin_refused
         self._admin = admin = AdminServer(
             self, config, admin_sock, load=self._load, refused=refused, on_death=self._fail
@@ -104,8 +117,10 @@ class LocalEngine:
         interval = config.server.heartbeat_interval
         for look in (self._look(interval), self._look_at_feeds(interval)):
             closing.callback(asyncio.create_task(look, name="look at the nodes").cancel)
+        closing.push_async_callback(self.series.stop)
         await self._link.wait_connected()
         await admin.start()
+        self.series.start()
         self._watchdog(asyncio.get_running_loop())
         self._notifier.ready(f"serving {self.port}")
         get_logger().info("engine_ready", port=self.port, admin_port=self.admin_port, workers=0)
@@ -209,7 +224,7 @@ class LocalEngine:
         await self._services.refresh()
         await self._monitor.refresh()
         for name, meter in (("hub", self._hub.meter), ("worker-0", self._worker.meter), ("feeds", self._feeds.meter)):
-            self._figures.update(name, "local", meter.snapshot())
+            self._figures.update(name, "local", meter.snapshot(), time.monotonic())
 
     def feeds(self) -> dict[str, Any]:
         """Each feed as it was at its last change of state, or a heartbeat ago."""

@@ -21,9 +21,12 @@ SERVICE = "services."
 SLOW_LEAST = 10  # sessions; fewer slow ones than this are their own affair
 
 
-class _Life(NamedTuple):
+class Life(NamedTuple):
+    """What one incarnation of a process last reported; ``at`` seconds of the machine's monotonic clock."""
+
     incarnation: str
     meter: Meter
+    at: float = 0.0
 
 
 class Figures:
@@ -34,21 +37,26 @@ class Figures:
     Attributes:
         version: of the engine.
         feeds: what is known of them.
+        sampled: the newest sample of machine and processes, by series; empty where there is none.
     """
 
     def __init__(self, version: str) -> None:
         self.version = version
         self.feeds = FeedFigures()
+        self.sampled: dict[str, float] = {}
         self.restarts: dict[str, int] = {}
         """How often each process was started anew."""
-        self._live: dict[str, _Life] = {}
+        self._live: dict[str, Life] = {}
         self._dead = Meter()  # the counters of all that ended
         self._retired: dict[str, deque[str]] = {}
         self._seconds = dict.fromkeys(("delivery", "match", "route", "broadcast", "keep"), 0.0)
         """The histograms' sums when last asked for."""
 
-    def update(self, process: str, incarnation: str, snapshot: Any) -> None:
+    def update(self, process: str, incarnation: str, snapshot: Any, at: float = 0.0) -> None:
         """Take a report; one of an incarnation that has been succeeded or forgotten is too late and ignored.
+
+        Args:
+            at: when it was made, for who asks for :meth:`lives`.
 
         Raises:
             CodecError: ``snapshot`` is none of a :class:`Meter`; nothing has changed.
@@ -62,7 +70,7 @@ class Figures:
             _merge(meter, before.meter, COUNTERS, max)
         else:
             self.forget(process)
-        self._live[process] = _Life(incarnation, meter)
+        self._live[process] = Life(incarnation, meter, at)
         self.restarts.setdefault(process, 0)
 
     def forget(self, process: str) -> None:
@@ -82,7 +90,7 @@ class Figures:
         process's."""
         total = Meter()
         _merge(total, self._dead, COUNTERS, _add)
-        for _, meter in self._live.values():
+        for _, meter, _ in self._live.values():
             _merge(total, meter, COUNTERS + GAUGES, _add)
             total.loop_lag = max(total.loop_lag, meter.loop_lag)
             total.tasks = max(total.tasks, meter.tasks)
@@ -91,6 +99,10 @@ class Figures:
             histogram = getattr(total, field)
             self._seconds[field] = histogram.sum = max(before, histogram.sum)
         return total
+
+    def lives(self) -> dict[str, Life]:
+        """The processes that live, by name; not to be changed."""
+        return dict(self._live)
 
     def loop_lags(self) -> dict[str, float]:
         """Seconds, by process that lives."""

@@ -151,6 +151,7 @@ class Meter(msgspec.Struct, kw_only=True):
         history_topics: topics that the hub knows.
         history_waiting: events that wait to be kept, before anybody gets them.
         backplane_spooled: events that wait on disk for the Redis that engines share.
+        metrics_watched: 1 while somebody is subscribed to what is sampled, else 0.
         conditions: of parts that may be in trouble while the process does its work, by name.
     """
 
@@ -198,6 +199,7 @@ class Meter(msgspec.Struct, kw_only=True):
     history_topics: int = 0
     history_waiting: int = 0
     backplane_spooled: int = 0
+    metrics_watched: int = 0
     conditions: dict[str, Condition] = {}
 
     def snapshot(self) -> dict[str, Any]:
@@ -228,5 +230,6 @@ GAUGES = (
     "connections", "socketio", "subscriptions", "filtered", "selections", "held_events", "group_members",
     "group_waiting", "group_unacknowledged", "slow_sessions", "outbox_bytes", "accept_paused", "bus_queue",
     "bus_closed", "stages_bypassed", "history_bytes", "history_topics", "history_waiting", "backplane_spooled",
+    "metrics_watched",
 )  # fmt: skip
 """Fields of :class:`Meter` whose sum over processes means something."""

@@ -16,6 +16,8 @@ from transport.errors import RequestError
 
 MAX_BYTES = 255
 SYSTEM = "system"
+METRICS = "system.metrics"
+"""Where what is sampled of machine, processes and engine is published while somebody is subscribed."""
 USER = "user"
 RESERVED = (SYSTEM, USER)
 """First tokens that a leading wildcard does not match."""
