@@ -2,9 +2,9 @@
 
 | request | answer |
 |---|---|
-| ``GET /api/parameters`` | ``{"parameters": [{"name", "version", "values", "by", "at", "reason", "refused", "trouble"}]}`` |
+| ``GET /api/parameters`` | ``{"parameters": [{"name", "version", "values", "refused", "trouble", …}]}`` |
 | ``GET /api/parameters/NAME`` | ``{"name", "version", "values", "changed", "by", "at", "reason", "schema"}`` |
-| ``PATCH /api/parameters/NAME`` ``{"values", "version"?, "reason"?}`` | ``{"version", "values", "changed"}`` |
+| ``PATCH /api/parameters/NAME`` ``{"values", "version"?, "reason"?}`` | ``{"version", "values", "changed", …}`` |
 | ``GET /api/parameters/NAME/history?limit=&before=`` | ``{"changes": [...], "before"}``, newest first |
 
 A change is made in the name of the key, ``admin:KEY``, or of ``admin`` where none is needed.

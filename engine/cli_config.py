@@ -12,6 +12,7 @@ from engine import config, feed_wiring, user_code
 from engine.cli import FAILED, note
 from engine.feed_config import MAPPED
 from engine.mapping_text import lines, samples, unstyled
+from engine.monitor import monitor_specs
 from engine.socketio_wiring import check_socketio
 from engine.tables import read_text
 from engine.toml_text import line_of
@@ -37,6 +38,7 @@ def check(path: Path, sample: tuple[str, Path] | None) -> int:
             user_code.stage_maker(name, table)
         feed_wiring.feed_specs(loaded)
         user_code.service_specs(loaded)
+        monitor_specs(loaded)
         check_socketio(loaded)
     except ConfigError as error:
         raise ConfigError(error.message, error.field, line_of(read_text(path), error.field or "")) from None

@@ -29,6 +29,7 @@ from engine.admin_config import Admin, AdminKey
 from engine.auth_config import Auth
 from engine.feed_config import Feed, FeedMap
 from engine.metrics_config import Metrics
+from engine.parameter_config import Parameter
 from engine.redis_config import REDIS, Redis
 from engine.service_config import Service
 from engine.socketio_config import SocketIo, SocketIoNamespace
@@ -41,7 +42,7 @@ from transport.topics import check_pattern, topic
 FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
 NOT_BUILT = frozenset({"store", "alerts"})
-RELOADABLE = frozenset({"admin", "auth", "log", "limits", "delivery", "feeds", "redis"})
+RELOADABLE = frozenset({"admin", "auth", "log", "limits", "delivery", "feeds", "redis", "parameters"})
 FIXED = frozenset(
     {
         "admin.host",
@@ -59,7 +60,7 @@ FIXED = frozenset(
     }
 )
 """Fields of those tables that a reload does not take."""
-MONITORED: tuple[str, ...] = ()
+MONITORED: tuple[str, ...] = ("parameters",)
 """Tables that are each a service of the monitor node, see :mod:`engine.monitor`."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -388,6 +389,7 @@ EXAMPLES: dict[str, Struct] = {
     'socketio.namespaces."/chat"': SocketIoNamespace(actor="my_package.chat:Chat"),
     "stages.spread": Stage(actor="my_package.stages:Spread", topics=("price.>",)),
     "services.audit": Service(actor="my_package.services:Audit", topics=("price.>",)),
+    "parameters.momentum": Parameter(model="my_package.strategies:Momentum"),
 }
 """What the commented default configuration shows of the tables that have names."""
 
@@ -410,6 +412,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     socketio: SocketIo = SocketIo()
     stages: dict[str, Stage] = {}
     services: dict[str, Service] = {}
+    parameters: dict[str, Parameter] = {}
 
     def __post_init__(self) -> None:
         if self.admin.port and (self.admin.host, self.admin.port) == (self.server.host, self.server.port):
@@ -427,6 +430,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ConfigError(text, f"topics.{pattern}.durable")
         for name in self.feeds:
             _checked(lambda token: topic("system", "feeds", token), name, f"feeds.{name}")
+        for name in self.parameters:
+            _checked(lambda token: topic("parameters", token), name, f"parameters.{name}")
         if self.redis.url is not None and REDIS in self.feeds:
             raise ConfigError("is the name of the feed that [redis] is", f"feeds.{REDIS}")
 
@@ -458,7 +463,10 @@ def load(
         ConfigError: names the field, and the line or the variable that set it.
     """
     path = path or environ.get(FILE_VARIABLE) or None
-    return loads(read_text(Path(path)) if path else "", overrides, environ)
+    config = loads(read_text(Path(path)) if path else "", overrides, environ)
+    directory = Path(path).resolve().parent if path else Path.cwd()
+    found = {name: table.beside(directory) for name, table in config.parameters.items()}
+    return msgspec.structs.replace(config, parameters=found)
 
 
 def import_beside(path: str | os.PathLike[str] | None, environ: Mapping[str, str] = os.environ) -> None:

@@ -15,6 +15,7 @@ from actors.service_runner import ServiceSpec
 from engine.child import Child, run_child
 from engine.config import MONITORED, Config
 from engine.fan_out import FanOut
+from engine.parameter_wiring import parameter_service
 from engine.services import Services
 from transport.codes import ErrorCode
 from transport.errors import RequestError
@@ -31,7 +32,10 @@ def monitor_specs(config: Config) -> list[ServiceSpec]:
     Raises:
         ConfigError: it cannot work.
     """
-    return []
+    made: list[ServiceSpec] = []
+    if config.parameters:
+        made.append(parameter_service(config))
+    return made
 
 
 class Monitor:
