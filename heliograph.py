@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from actors.occupancy import Census
     from actors.recovery import RecoveryPolicy
     from actors.sequence import FeedGap, Repeated
-    from actors.service import Service
+    from actors.service import Service, callable_on
     from actors.stage import Stage
     from actors.supervisor import ChildSpec, Supervisor
     from actors.token import TokenSource
@@ -139,6 +139,7 @@ _HOME = {
     "Unsupported": "transport.errors",
     "UpstreamRefused": "actors.failure",
     "WouldDeadlock": "transport.errors",
+    "callable_on": "actors.service",
     "load_config": "engine.config:load",
     "on": "actors.namespace",
     "progress": "engine.progress:",
@@ -215,6 +216,7 @@ __all__ = [
     "UpstreamRefused",
     "WouldDeadlock",
     "__version__",
+    "callable_on",
     "load_config",
     "on",
     "progress",

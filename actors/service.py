@@ -10,22 +10,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from actors.called_methods import Handler
 from actors.inner_client import InnerClient
 from transport.client_messages import Gap
 from transport.event import Event
 from transport.meter import Condition
 
 Status = Literal["ok", "degraded", "down"]
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+def callable_on(*topics: str) -> Callable[[MethodT], MethodT]:
+    """Clients may call this method of a :class:`Service`, by its name, on each of these topics::
+
+        @callable_on("backtest.main")
+        async def cancel(self, params: Any, caller: str | None) -> Any:
+
+    ``params`` is what the caller gave, ``caller`` its user (``None``: it is nobody's), the result anything that has a
+    JSON form; a :class:`RequestError` that it raises is the caller's. It has 30 s, and does not end the service's life
+    where it fails.
+    """
+
+    def mark(method: MethodT) -> MethodT:
+        method.__callable_on__ = topics  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def callable_methods(service: Service) -> dict[str, dict[str, Handler]]:
+    """Per topic what clients may call."""
+    found: dict[str, dict[str, Handler]] = {}
+    for name in dir(type(service)):
+        for topic in getattr(getattr(type(service), name), "__callable_on__", ()):
+            found.setdefault(topic, {})[name] = getattr(service, name)
+    return found
 
 
 class Service:
     """Base of users' services. All methods are called on one loop, one at a time, in the order of the events; other
-    services share that loop: what blocks belongs in :func:`asyncio.to_thread`.
+    services share that loop: what blocks belongs in :func:`asyncio.to_thread`. What clients may call, see
+    :func:`callable_on`, takes its turn as well.
 
     **At least once, from a position on.** ``position`` returns what ``on_position`` was given in an earlier life, which
     the service has kept beside what it made of the events: then each event that the engine's log still has is given to
@@ -42,7 +72,7 @@ class Service:
     Args:
         name: ``NAME`` of ``[services.NAME]``.
         options: its table ``options``.
-        engine: the engine's other side: ``publish``, ``snapshot``, ``history``, ``subscribe``.
+        engine: the engine's other side: ``publish``, ``snapshot``, ``history``, ``subscribe``, ``call``, ``serve``.
     """
 
     def __init__(self, *, name: str, options: Mapping[str, Any], engine: InnerClient) -> None:

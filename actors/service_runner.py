@@ -14,7 +14,7 @@ import msgspec
 from actors.backoff import Backoff, BackoffPolicy
 from actors.inner_client import InnerClient, Stream
 from actors.loop_actor import LoopActor
-from actors.service import Service
+from actors.service import Service, callable_methods
 from transport.client_messages import Gap
 from transport.codes import ErrorCode
 from transport.errors import HeliographError, RequestError
@@ -22,6 +22,7 @@ from transport.event import Event
 from transport.meter import Condition
 from transport.position import Position
 
+CALLS_END: Final = 0.5  # s for methods that clients call and that are cancelled
 PAGE: Final = 1_000  # events of a topic that are read from the log at once
 
 Result = TypeVar("Result")
@@ -102,6 +103,8 @@ class ServiceRunner(LoopActor):
         self._spec, self._client, self._standing = spec, client, standing
         self._finishing = asyncio.Event()
         self._stream: Stream | None = None
+        self._engine: InnerClient | None = None  # of the present life
+        self._turn = asyncio.Lock()  # of that, too: what clients call takes it as well
         self._task: asyncio.Task[None] | None = None
 
     def on_start(self) -> None:
@@ -113,6 +116,8 @@ class ServiceRunner(LoopActor):
         self._finishing.set()
         if self._stream is not None:
             self._stream.close()
+        if self._engine is not None:  # a method that does not end would hold up what is to come to its end
+            await self._engine.end_calls(CALLS_END)
         if self._task is not None:
             await asyncio.wait({self._task})
 
@@ -133,17 +138,22 @@ class ServiceRunner(LoopActor):
 
     async def _live(self) -> None:
         """One life, from the constructor to ``on_stop``; returns when it is to finish."""
-        work, client = self._spec.policy.work, self._client()
+        policy, client = self._spec.policy, self._client()
+        self._engine, self._turn = client, client.turn
         try:
             service = self._spec.create(client)
             try:
-                await self._within(work, service.on_start(), "on_start")
-                position = await self._within(work, service.position(), "position")
+                await self._within(policy.work, service.on_start(), "on_start")
+                position = await self._within(policy.work, service.position(), "position")
+                for topic, methods in callable_methods(service).items():
+                    await client.serve(topic, methods)
                 await self._feed(service, client, position)
             finally:
                 self._standing.service = None
+                await client.end_calls(CALLS_END)
                 await self._bury(service)
         finally:
+            self._engine = None
             client.close()
 
     async def _feed(self, service: Service, client: InnerClient, position: str | None) -> None:
@@ -199,6 +209,7 @@ class ServiceRunner(LoopActor):
         await self._within(self._spec.policy.work, service.on_gap(gap), "on_gap")
 
     async def _bury(self, service: Service) -> None:
+        self._turn = asyncio.Lock()  # whoever has the other one does not end
         try:
             await self._within(self._spec.policy.stop, service.on_stop(), "on_stop")
         except Exception as error:
@@ -206,6 +217,13 @@ class ServiceRunner(LoopActor):
 
     async def _within(self, seconds: float, work: Awaitable[Result], hook: str) -> Result:
         """What a hook returns. One that takes too long is cancelled; until it has ended, no other life begins."""
+        turn = self._turn
+        try:
+            await turn.acquire()
+        except BaseException:
+            if asyncio.iscoroutine(work):
+                work.close()
+            raise
         text = f"{hook} has not returned within {seconds:g} s"
         late = self.loop.call_later(seconds, self._standing.hangs, text)
         try:
@@ -217,3 +235,4 @@ class ServiceRunner(LoopActor):
             raise
         finally:
             late.cancel()
+            turn.release()

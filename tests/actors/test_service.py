@@ -13,13 +13,14 @@ import actors.inner_client
 from actors import recall, service_runner
 from actors.backoff import BackoffPolicy
 from actors.inner_client import InnerClient
-from actors.service import Service
+from actors.service import Service, callable_on
 from actors.service_runner import Finish, ServicePolicy, ServiceRunner, ServiceSpec, Standing
 from actors.supervisor import ChildSpec, Supervisor
 from engine.config import loads
 from tests.actors import test_fanout
 from tests.actors.test_fanout import Spine, run, until
 from transport.client_messages import Gap
+from transport.errors import RequestError
 from transport.event import Event
 from transport.meter import Condition
 
@@ -56,6 +57,15 @@ class Kept(Service):
     async def on_position(self, position: str) -> None:
         self.kept.position = position
         self.kept.at.append(len(self.kept.values))
+
+    @callable_on("kept.a", "kept.b")
+    async def count(self, params: Any, caller: str | None) -> Any:
+        await self.kept.hook("count", self)
+        return {"values": len(self.kept.values), "params": params, "caller": caller}
+
+    @callable_on("kept.b")
+    def forget(self, params: Any, caller: str | None) -> None:
+        self.kept.values.clear()
 
 
 class Keep:
@@ -404,3 +414,58 @@ def test_one_that_waits_after_a_failure_finishes_at_once() -> None:
 
     patient = BackoffPolicy(first_s=3_600, cap_s=3_600, jitter=False)
     with_service(scenario, FAST._replace(backoff=patient))
+
+
+def test_clients_call_what_is_marked_and_it_takes_its_turn() -> None:
+    async def scenario(_: Spine, stage: Stage) -> None:
+        keep, busy, going = stage.keep, asyncio.Event(), asyncio.Event()
+
+        async def wait(_: Kept) -> None:
+            busy.set()
+            await going.wait()
+
+        keep.hooks["on_events"] = wait
+        stage.start()
+        await stage.begun()
+        answer = await stage.client.call("kept.a", "count", [7])
+        assert answer == {"values": 0, "params": [7], "caller": None}
+        await stage.publish(1)
+        await busy.wait()
+        call = asyncio.create_task(stage.client.call("kept.b", "count"))
+        with pytest.raises(RequestError, match="no method 'forget', but count"):
+            await stage.client.call("kept.a", "forget")
+        assert not call.done(), "on_events is at work"
+        going.set()
+        assert (await call)["values"] == 1
+        await stage.client.call("kept.b", "forget")
+        assert keep.values == []
+
+    with_service(scenario)
+
+
+def test_a_call_that_fails_does_not_end_a_life_and_an_end_of_life_ends_calls() -> None:
+    async def scenario(_: Spine, stage: Stage) -> None:
+        keep, began = stage.keep, asyncio.Event()
+
+        async def fail(_: Kept) -> None:
+            raise OSError("as it was asked to")
+
+        async def hang(_: Kept) -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        keep.hooks["count"] = fail
+        stage.start()
+        await stage.begun()
+        with pytest.raises(RequestError, match="failed: OSError"):
+            await stage.client.call("kept.a", "count")
+        assert stage.standing.failures == 0
+        keep.hooks["count"] = hang
+        call = asyncio.create_task(stage.client.call("kept.a", "count"))
+        await began.wait()
+        await stage.finish()
+        with pytest.raises(RequestError, match="the outcome is unknown"):
+            await call
+        assert keep.calls == ["on_start", "on_stop"]
+
+    with_service(scenario)
