@@ -7,6 +7,8 @@ const readline = require("node:readline");
 const vm = require("node:vm");
 
 globalThis.io = require(process.argv[2]).io; // which version of the client
+globalThis.require = require;
+globalThis.load = (file) => import(file); // a module; a script that is evaluated cannot import
 vm.runInThisContext(fs.readFileSync(path.join(__dirname, "clients.js"), "utf8"));
 
 readline.createInterface({ input: process.stdin }).on("line", async (line) => {
