@@ -32,6 +32,7 @@ from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine import (
+    admin_alerts,
     admin_dashboard,
     admin_explain,
     admin_history,
@@ -222,6 +223,7 @@ def application(
             *admin_sessions.routes(backend),
             *admin_explain.routes(backend),
             *admin_history.routes(backend),
+            *admin_alerts.routes(backend),
             *admin_index.routes(backend),
             *admin_parameters.routes(backend),
             *admin_restart.routes(backend),

@@ -26,6 +26,7 @@ from msgspec import Meta, Struct
 
 from engine import config_text, toml_text
 from engine.admin_config import Admin, AdminKey
+from engine.alert_config import Alert, Webhook
 from engine.auth_config import Auth
 from engine.feed_config import Feed, FeedMap
 from engine.metrics_config import Metrics
@@ -41,8 +42,10 @@ from transport.topics import check_pattern, topic
 
 FILE_VARIABLE = "HELIOGRAPH_CONFIG"
 ENVIRONMENT_PREFIX = "HELIOGRAPH_"
-NOT_BUILT = frozenset({"store", "alerts"})
-RELOADABLE = frozenset({"admin", "auth", "log", "limits", "delivery", "feeds", "redis", "parameters"})
+NOT_BUILT = frozenset({"store"})
+RELOADABLE = frozenset(
+    {"admin", "auth", "log", "limits", "delivery", "feeds", "redis", "alerts", "webhooks", "parameters"}
+)
 FIXED = frozenset(
     {
         "admin.host",
@@ -60,7 +63,7 @@ FIXED = frozenset(
     }
 )
 """Fields of those tables that a reload does not take."""
-MONITORED: tuple[str, ...] = ("parameters",)
+MONITORED: tuple[str, ...] = ("alerts", "parameters")
 """Tables that are each a service of the monitor node, see :mod:`engine.monitor`."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -389,6 +392,8 @@ EXAMPLES: dict[str, Struct] = {
     'socketio.namespaces."/chat"': SocketIoNamespace(actor="my_package.chat:Chat"),
     "stages.spread": Stage(actor="my_package.stages:Spread", topics=("price.>",)),
     "services.audit": Service(actor="my_package.services:Audit", topics=("price.>",)),
+    "alerts.cpu": Alert(series="machine.cpu", when={"gte": 80}, until={"lt": 75}, for_seconds=10.0, webhooks=("ops",)),
+    "webhooks.ops": Webhook(url="https://ops.example/alerts"),
     "parameters.momentum": Parameter(model="my_package.strategies:Momentum"),
 }
 """What the commented default configuration shows of the tables that have names."""
@@ -412,6 +417,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     socketio: SocketIo = SocketIo()
     stages: dict[str, Stage] = {}
     services: dict[str, Service] = {}
+    alerts: dict[str, Alert] = {}
+    webhooks: dict[str, Webhook] = {}
     parameters: dict[str, Parameter] = {}
 
     def __post_init__(self) -> None:
@@ -430,6 +437,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ConfigError(text, f"topics.{pattern}.durable")
         for name in self.feeds:
             _checked(lambda token: topic("system", "feeds", token), name, f"feeds.{name}")
+        for name, alert in self.alerts.items():
+            _checked(lambda token: topic("alert", token), name, f"alerts.{name}")
+            for i, webhook in enumerate(alert.webhooks):
+                if webhook not in self.webhooks:
+                    raise ConfigError(f"there is no [webhooks.{webhook}]", f"alerts.{name}.webhooks[{i}]")
         for name in self.parameters:
             _checked(lambda token: topic("parameters", token), name, f"parameters.{name}")
         if self.redis.url is not None and REDIS in self.feeds:

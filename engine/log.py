@@ -38,7 +38,10 @@ KEYS_WATCHED = 1_000
 MASK = "***"
 _FIRST = ("ts", "level", "event", "process", "pid", "node")
 _SECRET = frozenset({"token", "api_key", "password", "secret", "authorization", "headers", "payload"})
-_FIELDS = ("session", "user", "address", "topic", "feed", "code", "error")  # of a standard library's record, if there
+_FIELDS = (  # of a standard library's record, if there
+    "session", "user", "address", "topic", "feed", "code", "error",
+    "rule", "subject", "severity", "value", "webhook", "number", "reason", "retry_in", "old", "new",
+)  # fmt: skip
 _OURS = ("actors", "engine", "transport")  # of other packages only warnings and worse are written
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}

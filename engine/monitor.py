@@ -12,6 +12,7 @@ from typing import Any
 from actors.inner_client import InnerClient
 from actors.monitor_service import MonitorService
 from actors.service_runner import ServiceSpec
+from engine.alert_wiring import alert_service
 from engine.child import Child, run_child
 from engine.config import MONITORED, Config
 from engine.fan_out import FanOut
@@ -22,7 +23,7 @@ from transport.errors import RequestError
 from transport.meter import Meter
 
 MONITOR = "monitor"
-TABLES = MONITORED
+TABLES = (*MONITORED, "webhooks")
 """What the services are made of."""
 
 
@@ -33,6 +34,8 @@ def monitor_specs(config: Config) -> list[ServiceSpec]:
         ConfigError: it cannot work.
     """
     made: list[ServiceSpec] = []
+    if config.alerts:
+        made.append(alert_service(config))
     if config.parameters:
         made.append(parameter_service(config))
     return made

@@ -175,7 +175,7 @@ def test_an_error_names_field_and_line(text: str, field: str, line: int, says: s
     assert says in error.message
 
 
-@pytest.mark.parametrize("table", ["store", "alerts.x"])
+@pytest.mark.parametrize("table", ["store"])
 def test_tables_to_come_are_refused_by_name(table: str) -> None:
     error = refused(f"[log]\n[{table}]\na = 1")
     assert error.line == 2
