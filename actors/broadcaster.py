@@ -31,6 +31,7 @@ from actors.messages import (
 from actors.positions import Positions
 from actors.route import Route, Timing
 from actors.session import Session
+from actors.tracing import WriteTracing
 from transport.codes import PRIORITY_RANK
 from transport.messages import Publication
 from transport.meter import Meter
@@ -63,6 +64,7 @@ class Broadcaster(LoopActor):
         sessions: all of this worker.
         processed: told which of the bus's batches have been written; the bus acknowledges then, so that what waits here
             is bounded by the hub's window. What a held route holds does not count: it is bounded by itself.
+        tracing: is told what is written, per route and flush; ``None``: nothing is traced.
     """
 
     def __init__(
@@ -72,10 +74,12 @@ class Broadcaster(LoopActor):
         meter: Meter,
         processed: Callable[[int], None],
         sessions: Callable[[], Iterable[Session]] = tuple,
+        tracing: WriteTracing | None = None,
     ) -> None:
         super().__init__()
         self._reached = Positions(sessions)
         self._pacer, self._meter, self._processed = pacer, meter, processed
+        self._tracing = tracing
         self._dirty: list[Route] = []
         self._selected: list[Select] = []
         self._held: set[Route] = set()  # that wait for their time
@@ -172,6 +176,7 @@ class Broadcaster(LoopActor):
         observe = meter.delivery.observe_many
         for publication in pending:
             observe(now - publication.ts, members)
+        self._trace(pending, members)
         self._reached.sent_to(route)
         if route.delivery.by_priority and count > 1:
             pending.sort(key=_rank)
@@ -193,6 +198,7 @@ class Broadcaster(LoopActor):
             return
         selected = self._selected[:]
         self._selected.clear()
+        self._trace_selected(selected)
         if any(op.selection.by_priority for op in selected):
             selected.sort(key=lambda op: _rank(op.publication))
         selection = selected[0].selection
@@ -239,6 +245,15 @@ class Broadcaster(LoopActor):
             for session in slow:
                 session.queue(frames, publications)
 
+    def _trace(self, publications: list[Publication], clients: int) -> None:
+        if self._tracing is not None:
+            self._tracing.writing(publications, clients)
+
+    def _trace_selected(self, selected: list[Select]) -> None:
+        if self._tracing is not None:
+            for selection, publication in selected:
+                self._tracing.writing([publication], selection.size)
+
     def _work(self, budget: int = WRITES_PER_TURN) -> None:
         """Write until the budget is used, then go on in the loop's next turn."""
         if self._write(self._jobs, budget):
@@ -267,6 +282,8 @@ class Broadcaster(LoopActor):
     def _rest(self) -> None:
         self._pacer.flushed(self._began, self.loop.time())
         self._meter.broadcast.observe(time.perf_counter() - self._oldest)
+        if self._tracing is not None:
+            self._tracing.written()
         self._scheduled = False
         if self._dirty or self._selected:
             self._processed(self._flushing)
@@ -329,6 +346,7 @@ class Broadcaster(LoopActor):
             self._meter.skipped += sum(notices.values()) * route.size
         for publication in pending:
             self._meter.delivery.observe_many(now - publication.ts, route.size)
+        self._trace(pending, route.size)
         if route.delivery.by_priority:
             pending.sort(key=_rank)
         for form, lane in list(route.lanes.items()):
@@ -379,6 +397,8 @@ class Broadcaster(LoopActor):
         self._prepare_selected(now)
         self._write(self._rush, 1 << 62)
         self._write(self._jobs, 1 << 62)
+        if self._tracing is not None:
+            self._tracing.written()
 
     def _seal_routes(self, op: Seal) -> None:
         if op.routes is None:
@@ -419,6 +439,7 @@ class Broadcaster(LoopActor):
                     lanes.setdefault(session.form, []).append(session)
         for form, sessions in selection.lanes if selection is not None else ():
             lanes.setdefault(form, []).extend(sessions)
+        self._trace([publication], sum(map(len, lanes.values())))
         late = time.time() - publication.ts
         for form, members in lanes.items():
             frame = frames[form] = form.event(publication)
@@ -436,6 +457,8 @@ class Broadcaster(LoopActor):
         self._rushing = not self._write(self._rush, WRITES_PER_TURN)
         if self._rushing:
             self.loop.call_soon(self._hurry)
+        elif self._tracing is not None:
+            self._tracing.written()
 
     def _notice(self, op: Notice) -> None:
         self._seal(op.routes)

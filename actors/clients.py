@@ -101,6 +101,7 @@ class Clients(LoopActor):
         stats: the public figures, for the `stats` op.
         user_window: seconds of the users' sliding windows; none: users have no rate.
         auth: whether clients need a token, and which.
+        publish: makes what the hub is asked to accept; :meth:`actors.tracing.PublishTracing.publish` also chooses.
     """
 
     def __init__(
@@ -116,10 +117,12 @@ class Clients(LoopActor):
         stats: Callable[[], Mapping[str, Any]],
         user_window: float | None = None,
         auth: AuthPolicy = AuthPolicy(),  # noqa: B008  it is immutable
+        publish: Callable[..., Publish] = Publish,
     ) -> None:
         super().__init__()
         self._version, self._node, self._index, self._uplink = version, node, index, uplink
         self._meter, self._now, self._stats = meter, now, stats
+        self._made = publish
         self._json, self._msgpack = JsonForm(), MsgpackForm()
         self.subprotocols = [self._json.subprotocol, self._msgpack.subprotocol]
         self.sessions: dict[str, Session] = {}
@@ -407,7 +410,7 @@ class Clients(LoopActor):
         data = session.form.payload(request.data)
         ref = self._asked.new_ref()
         priority = None if request.priority is None else request.priority.value
-        publish = Publish(
+        publish = self._made(
             ref, topic, request.type, data, request.key, priority, idempotency_key=request.idempotency_key
         )
         self._asked.ask(session, request.id, ref, pack(publish))

@@ -127,6 +127,7 @@ class FeedConnection(LoopActor):
         self._due: Timer | None = None
         self._batch: list[Publish] = []
         self._events = 0  # how many of the batch are the upstream's
+        self._began = 0  # Unix ns when the batch did, where it is traced
         self._taken = 0  # events of this connection
         self._invalid = (0, 0)  # messages in a row that could not be read, and `taken` then
         self._proven = False
@@ -432,6 +433,8 @@ class FeedConnection(LoopActor):
     def _add(self, event: Publish) -> None:
         if not self._batch:
             self.actor_ref.tell(Received())
+            if self._feed.tracing is not None:
+                self._began = self._feed.tracing.clock()
         self._batch.append(event)
 
     def _note(self, item: Any, raw: bytes) -> None:
@@ -465,7 +468,11 @@ class FeedConnection(LoopActor):
         events, self._events = self._events, 0
         if not batch:
             return
+        if feed.tracing is not None:
+            batch = feed.tracing.chosen("feed", batch, self._began, feed=feed.spec.name)
         feed.publisher.publish(batch)
+        if feed.tracing is not None:
+            feed.tracing.published()
         feed.published += events
         if events:
             self._proven = True

@@ -24,6 +24,7 @@ from actors.feed_state import FeedState, check_transition
 from actors.mapping import MappingError
 from actors.recovery import Recovery, RecoveryPolicy
 from actors.token import TokenSource
+from actors.tracing import PublishTracing
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, RequestError
 from transport.messages import Publish
@@ -153,6 +154,7 @@ class Feed:
         publisher: where its events go, and what is to be said of itself (``system.feeds.NAME``).
         on_change: told after each change of its state or its breaker.
         clock: monotonic seconds.
+        tracing: chooses those of its events that are traced; ``None``: none are.
 
     Attributes:
         held: an operator disconnected it; it stays so until told.
@@ -174,8 +176,9 @@ class Feed:
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] | None = None,
+        tracing: PublishTracing | None = None,
     ) -> None:
-        self.publisher = publisher
+        self.publisher, self.tracing = publisher, tracing
         self._on_change = on_change
         self._clock, self._random = clock, random
         self.state = FeedState.DISCONNECTED

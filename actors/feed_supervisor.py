@@ -23,6 +23,7 @@ from actors.mailbox_actor import Left, MailboxActor
 from actors.ref import Ref
 from actors.reply import AskTimeout
 from actors.supervisor import ChildSpec, Supervisor
+from actors.tracing import PublishTracing
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, RequestError
 from transport.topics import topic
@@ -136,6 +137,7 @@ class FeedSupervisor(LoopActor):
         specs: the feeds at start, and again after a restart of this actor.
         known: ``{name: Feed.snapshot()}`` of a predecessor; kept up to date here for the next one.
         on_change: called after each change of a feed's state or breaker, with ``known`` up to date.
+        tracing: of the feeds' events; ``None``: none are traced.
 
     Raises:
         ConfigError: a name twice or unfit for a topic, or a protocol that cannot work.
@@ -147,9 +149,10 @@ class FeedSupervisor(LoopActor):
         specs: Iterable[FeedSpec] = (),
         known: dict[str, dict[str, Any]] | None = None,
         on_change: Callable[[], None] = lambda: None,
+        tracing: PublishTracing | None = None,
     ) -> None:
         super().__init__()
-        self._publisher, self._on_change = publisher, on_change
+        self._publisher, self._on_change, self._tracing = publisher, on_change, tracing
         self._specs = _checked(specs)
         self._known = {} if known is None else known
         self._feeds: dict[str, _Watched] = {}
@@ -232,7 +235,7 @@ class FeedSupervisor(LoopActor):
         return FeedsApplied(tuple(added), tuple(removed), tuple(changed))
 
     def _make(self, spec: FeedSpec) -> Feed:
-        feed = Feed(spec, self._publisher, on_change=lambda: self._changed(feed))
+        feed = Feed(spec, self._publisher, on_change=lambda: self._changed(feed), tracing=self._tracing)
         if spec.name in self._known:
             feed.restore(self._known[spec.name])
         self._note(feed)

@@ -41,6 +41,7 @@ from actors.ports import Ref, Uplink
 from actors.session import Session
 from actors.subscription import EVERYTHING, PLAIN, Subscription, delivery
 from actors.topic_policy import Strategy, TopicPolicies
+from actors.tracing import WriteTracing
 from transport.codec import pack, unpack_batch
 from transport.codes import ErrorCode, GapReason, Priority
 from transport.errors import RequestError
@@ -55,6 +56,7 @@ from transport.messages import (
     Publication,
     Ready,
     Refused,
+    Traced,
 )
 from transport.meter import Meter
 from transport.requests import Snapshot, Subscribe, Unsubscribe
@@ -85,6 +87,7 @@ class Index(LoopActor):
         policies: of topics.
         request_timeout: seconds after which a request without the hub's answer is refused as `unavailable`.
         route_ttl: seconds after which a selection that nobody used is forgotten.
+        tracing: is told which events are traced; ``None``: none are.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Index(LoopActor):
         policies: TopicPolicies,
         request_timeout: float,
         route_ttl: float = 300.0,
+        tracing: WriteTracing | None = None,
     ) -> None:
         super().__init__()
         self._broadcaster, self._clients, self._uplink, self._meter = broadcaster, clients, uplink, meter
@@ -118,6 +122,8 @@ class Index(LoopActor):
             Assigned: self._assigned,
             Refused: self._refused,
         }
+        if tracing is not None:
+            self._items[Traced] = tracing.arrived
 
     def on_start(self) -> None:
         """Begin the periodic look at deadlines."""

@@ -140,7 +140,7 @@ class RedisHistory:
         args: list[Any] = [nonce, repr(now), self._max_topics, self._log_events, int(KEY_LIFETIME)]
         args += ("", 0, 0) if writer is None else (*writer, WRITER_LIFETIME)
         errors: dict[int, RequestError] = {}
-        for n, (_, topic, kind, data, key, priority, source_ts, once) in enumerate(publishes):
+        for n, (_, topic, kind, data, key, priority, source_ts, once, _) in enumerate(publishes):
             try:  # what could not be packed at the end must not get a place
                 pack(Publication(topic, "", 2**62, now, kind, data, key, priority, source_ts))
             except CodecError as error:
@@ -161,7 +161,7 @@ class RedisHistory:
         if place[0] == b"full":
             text = f"the engines keep at most {self._max_topics} topics (limits.topics)"
             return RequestError(ErrorCode.LIMIT_EXCEEDED, text, "topic")
-        _, topic, kind, data, key, priority, source_ts, _ = publish
+        _, topic, kind, data, key, priority, source_ts, _, _ = publish
         if place[0] == b"done":
             return Accepted(Publication(topic, self.epoch, 0, 0.0, kind, data), b"", 0, again=True)
         offset, mark, ts = int(place[1]), int(place[2]), float(place[3])

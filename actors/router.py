@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -42,6 +42,7 @@ from actors.seats import Seats
 from actors.stages import Stages
 from actors.topic_log import TopicLog
 from actors.topic_policy import TopicPolicies
+from actors.tracing import RouteTracing
 from actors.user_desk import UserDesk
 from actors.user_shares import UserShares
 from transport.codec import join, pack
@@ -59,6 +60,7 @@ from transport.messages import (
     ReadHistory,
     Ready,
     Refused,
+    Traced,
 )
 from transport.meter import Meter
 from transport.topics import METRICS, is_pattern, is_system
@@ -100,6 +102,7 @@ class Router(LoopActor):
         shares: of users' rates; ``None``: there are no limits.
         seats: of Socket.IO clients; ``None``: there are none.
         topic_idle: seconds after which a topic without events is forgotten.
+        tracing: of the events whose publishers have chosen them; ``None``: nobody chooses.
         routes, route_ttl: topics whose receivers are remembered at most, and for how many seconds.
         clock: Unix seconds, of events. ``monotonic``: seconds of a clock that never falls.
     """
@@ -120,6 +123,7 @@ class Router(LoopActor):
         groups: Groups | None = None,
         shares: UserShares | None = None,
         seats: Seats | None = None,
+        tracing: RouteTracing | None = None,
         topic_idle: float = 3600.0,
         routes: int = 65_536,
         route_ttl: float = 300.0,
@@ -152,7 +156,7 @@ class Router(LoopActor):
             fence=lambda peer, ref: self._fence(peer, Interest(ref, [], [], [], [])),
             clock=monotonic,
         )
-        self._seats = seats
+        self._seats, self._tracing = seats, tracing
         self._users = UserDesk(
             policies=policies,
             publish=self.publish,
@@ -277,6 +281,7 @@ class Router(LoopActor):
             return
         if self._watch.troubled:
             self._watch.works(RECENT)
+        self._trace(zip(publishes, outcomes, strict=True), instant)
         events: list[Accepted] = []
         results: list[tuple[int, str, int]] = []
         for publish, outcome in zip(publishes, outcomes, strict=True):
@@ -291,11 +296,17 @@ class Router(LoopActor):
         if results:
             peer.out.append(pack(Published(results)))
 
+    def _trace(self, pairs: Iterable[tuple[Publish, Any]], instant: float) -> None:
+        if self._tracing is not None:
+            self._tracing.accepted(pairs, self._monotonic() - instant)
+
     def on_kept(self, message: Kept) -> None:
         """What was to be kept elsewhere is, or is refused."""
         assert self._keeper is not None, "who keeps was asked"
         if message.seconds:
             self._meter.keep.observe(message.seconds)
+        pairs = ((publish, outcome) for _, publish, outcome in message.results)
+        self._trace(pairs, self._monotonic() - message.seconds)
         self._settle_kept(*self._keeper.kept(message))
 
     def _settle_kept(self, events: list[Accepted], answers: list[Answer]) -> None:
@@ -319,6 +330,8 @@ class Router(LoopActor):
         """Hand events to the workers that are interested, in order."""
         self._routes.expire(instant)
         recent, behind = self._routes.recent, self._catch_up.behind
+        if self._tracing is not None:
+            self._tell_traced(self._tracing.distributing(events))
         misses = 0
         for event in events:
             publication, packed, *_ = event
@@ -338,11 +351,20 @@ class Router(LoopActor):
             if type(targets) is GroupRoute and publication.epoch:
                 self._groups.share_out(targets, publication, instant)
         self._tell_mark()
+        if self._tracing is not None:
+            self._tracing.distributed()
         meter = self._meter
         meter.events_published += len(events)
         meter.router_misses += misses
         meter.router_hits += len(events) - misses
         meter.route.observe_many(self._monotonic() - instant, max(1, len(events)))
+
+    def _tell_traced(self, events: list[Traced]) -> None:
+        for traced in events:
+            packed = pack(traced)
+            for target in self._routes.find(traced.topic) or self._interests.of(traced.topic):
+                if target.window_open and target not in self._catch_up.behind:
+                    target.out.append(packed)
 
     def _tell_mark(self, *, quiet: bool = False) -> None:
         """Behind the events of this turn: what a worker has seen, should this hub die; with ``quiet`` also to those

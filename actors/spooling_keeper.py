@@ -114,7 +114,7 @@ class SpoolingKeeper(Keeper):
         kept: list[Publish] = []
         keys: set[tuple[str, str]] = set()
         for publish in publishes:
-            _, topic, kind, data, key, priority, source_ts, once = publish
+            _, topic, kind, data, key, priority, source_ts, once, _ = publish
             again = once is not None and ((topic, once) in keys or spool.knows(topic, once))
             if first is not None or not again:
                 if len(kept) >= room:
@@ -140,7 +140,7 @@ class SpoolingKeeper(Keeper):
 
 def _unfit(publish: Publish) -> RequestError | None:
     """Why an event could not be packed once it has its place."""
-    _, topic, kind, data, key, priority, source_ts, _ = publish
+    _, topic, kind, data, key, priority, source_ts, _, _ = publish
     try:
         pack(Publication(topic, "", 2**62, 0.0, kind, data, key, priority, source_ts))
     except CodecError as error:

@@ -190,7 +190,7 @@ class SqliteHistory:
         return results
 
     def _accept(self, publish: Publish, now: float, changed: dict[str, _Topic]) -> Accepted | RequestError:
-        _, name, kind, data, key, priority, source_ts, idempotency_key = publish
+        _, name, kind, data, key, priority, source_ts, idempotency_key, _ = publish
         topic = changed.get(name)
         if topic is None:
             known = self._topics.get(name)

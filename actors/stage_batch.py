@@ -181,8 +181,8 @@ class StageBatch:
                         refused.append((peer, _refusal(source, ErrorCode.UNAVAILABLE, f"stage {self._stage} failed")))
                 else:
                     passed.append((peer, source))
-            elif source.ref and index >= 0 and index not in settled:
-                passed.append((peer, publish._replace(ref=source.ref)))
+            elif index >= 0 and index not in settled:
+                passed.append((peer, publish._replace(ref=source.ref, trace=source.trace)))
             else:
                 passed.append((peer, publish))
             settled.add(index)

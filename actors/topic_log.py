@@ -115,7 +115,7 @@ class TopicLog:
         topics = self._topics
         mark, step = self._log.mark, 0 if self._shared else 1
         for publish in publishes:
-            _, name, kind, data, key, priority, source_ts, idempotency_key = publish
+            _, name, kind, data, key, priority, source_ts, idempotency_key, _ = publish
             topic = topics.get(name)
             if idempotency_key is not None and (again := self._again(publish, now)) is not None:
                 results.append(again)

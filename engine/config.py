@@ -36,6 +36,7 @@ from engine.service_config import Service
 from engine.socketio_config import SocketIo, SocketIoNamespace
 from engine.state_path import state_path
 from engine.tables import Masked, Name, Positive, Reader, Text, about, check_importable, join, put, read_text
+from engine.tracing_config import Tracing
 from transport.addresses import is_loopback
 from transport.errors import ConfigError, RequestError
 from transport.topics import check_pattern, topic
@@ -405,6 +406,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Server = Server()
     admin: Admin = Admin()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     auth: Auth = Auth()
     limits: Limits = Limits()
     delivery: Delivery = Delivery()

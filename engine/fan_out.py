@@ -15,6 +15,7 @@ from engine import wiring
 from engine.config import Config
 from engine.links import bus_client
 from engine.log import get_logger
+from engine.tracing import start_tracing
 from engine.version import VERSION
 from transport.bus_client import STOPPED
 from transport.meter import Meter
@@ -43,7 +44,10 @@ class FanOut:
         self.meter = Meter()
         self._failed = failed
         self._uplink = bus_client(config, context, endpoint, self, name, auto_ack=False)
-        self._actors = wiring.worker_actors(config, self._uplink, self.meter, version=VERSION, stats=stats)
+        self._spans = start_tracing(config, name)
+        self._actors = wiring.worker_actors(
+            config, self._uplink, self.meter, version=VERSION, stats=stats, spans=self._spans
+        )
         self._clients = self._actors.door
         self._index = self._actors.index_ref
         self._supervisor: Any = None
@@ -59,6 +63,8 @@ class FanOut:
         """Leave; sessions that are still there are cut."""
         await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
         self._uplink.stop()
+        if self._spans is not None:
+            await self._spans.close()
 
     def inner_client(self) -> InnerClient:
         """A client without a socket, for a part of this process; it is closed by its owner, before :meth:`stop`."""

@@ -15,6 +15,7 @@ from actors.recovery import RecoveryPolicy
 from actors.redis_protocol import RedisProtocol
 from actors.supervisor import ChildSpec
 from actors.token import TokenSource
+from actors.tracing import PublishTracing
 from engine.config import Config
 from engine.feed_config import MAPPED
 from engine.feed_config import Feed as FeedConfig
@@ -30,6 +31,7 @@ def feeds_actor(
     publisher: Publisher,
     known: dict[str, dict[str, Any]],
     on_change: Callable[[], None],
+    tracing: PublishTracing | None = None,
 ) -> ChildSpec:
     """The feed supervisor; it keeps the state that outlives each feed's connection actor.
 
@@ -37,7 +39,7 @@ def feeds_actor(
     """
     return ChildSpec(
         "feeds",
-        lambda: FeedSupervisor(publisher, feed_specs(config()), known, on_change),
+        lambda: FeedSupervisor(publisher, feed_specs(config()), known, on_change, tracing),
         capacity=MAILBOX,
     )
 

@@ -10,11 +10,13 @@ import zmq
 from actors.feed_supervisor import OPERATE_TIMEOUT_S, ApplyFeeds, GetFeeds, OperateFeed
 from actors.reply import AskTimeout
 from actors.supervisor import GetStatistics, Supervisor
+from actors.tracing import PublishTracing
 from engine import feed_wiring
 from engine.child import Child, run_child
 from engine.config import Config
 from engine.links import bus_client
 from engine.log import get_logger
+from engine.tracing import start_tracing
 from transport.bus_client import STOPPED
 from transport.codec import pack
 from transport.codes import ErrorCode
@@ -64,7 +66,9 @@ class Feeds:
         # One batch per feed, for nothing is read meanwhile; and what feeds say of themselves.
         self._held: list[bytes] = []
         self._uplink = bus_client(config, context, endpoint, self, "feeds")
-        self._spec = feed_wiring.feeds_actor(lambda: self._config, self, dict(self.status), changed)
+        self._spans = start_tracing(config, "feeds")
+        tracing = None if self._spans is None else PublishTracing(self._spans, config.tracing.sample)
+        self._spec = feed_wiring.feeds_actor(lambda: self._config, self, dict(self.status), changed, tracing)
         self._failed = failed
         self._supervisor: Any = None
 
@@ -78,6 +82,8 @@ class Feeds:
         """Close the feeds, then the link."""
         await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
         self._uplink.stop()
+        if self._spans is not None:
+            await self._spans.close()
 
     async def reload(self, config: Config) -> None:
         """Add, remove and change feeds; those that stay the same notice nothing."""

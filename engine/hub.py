@@ -15,6 +15,7 @@ from engine import wiring
 from engine.child import Child, run_child
 from engine.config import Config
 from engine.log import get_logger
+from engine.tracing import start_tracing
 from transport.bus_server import BusServer, Peer
 from transport.meter import Condition, Meter
 
@@ -49,7 +50,8 @@ class Hub:
             heartbeat_interval=config.server.heartbeat_interval,
             heartbeat_timeout=config.server.heartbeat_timeout,
         )
-        self._actors = wiring.hub_actors(config, self._bus.wake, self.meter, self._drop_peers, runtime_dir)
+        self._spans = start_tracing(config, "hub")
+        self._actors = wiring.hub_actors(config, self._bus.wake, self.meter, self._drop_peers, runtime_dir, self._spans)
         self._router = self._actors.router_ref
         self._failed = failed
         self._supervisor: Any = None
@@ -66,6 +68,8 @@ class Hub:
         await self._supervisor.stop_async(timeout=STOP_TIMEOUT)
         self._bus.stop()
         self._actors.closing.close()
+        if self._spans is not None:
+            await self._spans.close()
 
     async def drain(self) -> None:
         """Nothing to wait for: by the time the hub is drained, those who publish have gone."""

@@ -43,6 +43,7 @@ from actors.supervisor import ChildSpec
 from actors.tailer import Tailer, catch_up_at_start
 from actors.topic_log import TopicLog
 from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
+from actors.tracing import PublishTracing, RouteTracing, Spans, WriteTracing
 from actors.user_shares import UserShares
 from engine.config import Config, usable_cores
 from engine.config import Stage as StageConfig
@@ -52,6 +53,7 @@ from engine.user_code import stage_maker
 from transport.bus_client import BusClient
 from transport.errors import ConfigError
 from transport.gate import GatePolicy
+from transport.messages import Publish
 from transport.meter import Meter
 from transport.pacing import Pacer
 from transport.tls import ServerTls
@@ -85,6 +87,7 @@ def hub_actors(
     meter: Meter,
     begin_anew: Callable[[], None],
     runtime_dir: Path | None,
+    spans: Spans | None = None,
 ) -> HubActors:
     """The router and the stages on the way to it. Log and groups belong to the hub and survive the router; the log
     survives the hub, in ``runtime_dir``.
@@ -95,7 +98,7 @@ def hub_actors(
     with contextlib.ExitStack() as closing:  # an embedded engine's process lives on, if this fails
         log = _topic_log(config, policies, runtime_dir)
         closing.callback(log.close)
-        return _hub_actors(config, log, policies, wake, meter, begin_anew, closing)
+        return _hub_actors(config, log, policies, wake, meter, begin_anew, closing, spans)
 
 
 def _topic_log(config: Config, policies: TopicPolicies, runtime_dir: Path | None) -> TopicLog:
@@ -119,6 +122,7 @@ def _hub_actors(
     meter: Meter,
     begin_anew: Callable[[], None],
     closing: contextlib.ExitStack,
+    spans: Spans | None,
 ) -> HubActors:
     delivery = config.delivery
     groups = Groups(config.limits.group_events, meter.dropped)
@@ -150,6 +154,7 @@ def _hub_actors(
             groups=groups,
             shares=None if delivery.user_rate is None else UserShares(delivery.user_rate, delivery.user_window),
             seats=_seats(config),
+            tracing=None if spans is None else RouteTracing(spans),
             topic_idle=config.history.topic_idle,
             routes=config.limits.routes,
             route_ttl=config.limits.route_ttl,
@@ -323,9 +328,11 @@ def worker_actors(
     *,
     version: str,
     stats: Callable[[], Mapping[str, Any]],
+    spans: Spans | None = None,
 ) -> WorkerActors:
     """Broadcaster, index, clients. None restarts: they share the sessions of one process."""
     spec: dict[str, ChildSpec] = {}
+    tracing = None if spans is None else WriteTracing(spans)
     door = Clients(
         version=version,
         node=config.server.node_name(),
@@ -337,9 +344,14 @@ def worker_actors(
         stats=stats,
         user_window=None if config.delivery.user_rate is None else config.delivery.user_window,
         auth=auth_policy(config),
+        publish=Publish if spans is None else PublishTracing(spans, config.tracing.sample).publish,
     )
     broadcaster = Broadcaster(
-        pacer=pacer(config), meter=meter, processed=uplink.processed, sessions=lambda: door.everybody
+        pacer=pacer(config),
+        meter=meter,
+        processed=uplink.processed,
+        sessions=lambda: door.everybody,
+        tracing=tracing,
     )
     spec["broadcaster"] = _mortal("broadcaster", lambda: broadcaster)
     index = Index(
@@ -350,6 +362,7 @@ def worker_actors(
         policies=topic_policies(config),
         request_timeout=config.limits.request_timeout,
         route_ttl=config.limits.route_ttl,
+        tracing=tracing,
     )
     spec["index"] = _mortal("index", lambda: index)
     spec["clients"] = _mortal("clients", lambda: door)

@@ -61,6 +61,7 @@ _TYPES: tuple[type[tuple[Any, ...]], ...] = (
     messages.Tell,
     messages.Ask,
     messages.Reply,
+    messages.Traced,
 )
 _tags: dict[type, int] = {kind: tag for tag, kind in enumerate(_TYPES)}
 _shapes: dict[int, Any] = {tag: list[kind] for tag, kind in enumerate(_TYPES)}  # type: ignore[valid-type]

@@ -14,6 +14,7 @@ class Publish(NamedTuple):
 
     ``ref`` > 0 asks for :class:`Published` or :class:`Refused`; 0 asks for nothing. An event that has the
     ``idempotency_key`` of a recent one of its topic is that one: it is not accepted again, and has its place.
+    ``trace``, a W3C ``traceparent``: it is one of those whose way is traced, see :class:`Traced`.
     """
 
     ref: int
@@ -24,6 +25,7 @@ class Publish(NamedTuple):
     priority: str | None = None
     source_ts: float | None = None
     idempotency_key: str | None = None
+    trace: str | None = None
 
 
 class Published(NamedTuple):
@@ -58,6 +60,18 @@ class Publication(NamedTuple):
     key: str | None = None
     priority: str | None = None
     source_ts: float | None = None
+
+
+class Traced(NamedTuple):
+    """Hub → worker: this event, which comes behind it, is one whose way is traced, in the ``context`` of its publisher.
+
+    It is no field of :class:`Publication`: the log of events keeps those as they are, and few are traced.
+    """
+
+    topic: str
+    epoch: str
+    offset: int
+    context: str
 
 
 class Missed(NamedTuple):

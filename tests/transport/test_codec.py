@@ -118,7 +118,7 @@ def test_a_damaged_batch_is_a_codec_error_or_a_batch(batch, damage):
         ({}, "not a batch"),
         (None, "not a batch"),
         ([[0, 1, "a", "t"]], "not a Publish: .*length"),
-        ([[0, 1, "a", "t", b"{}", None, None, None, None, 1]], "not a Publish: .*length"),
+        ([[0, 1, "a", "t", b"{}", None, None, None, None, None, 1]], "not a Publish: .*length"),
         ([[0, 1, "a", "t", "text"]], "not a Publish: Expected `bytes`, got `str`"),
         ([[0, True, "a", "t", b"{}"]], "not a Publish: Expected `int`, got `bool`"),
         ([[0, 1, b"a", "t", b"{}"]], "not a Publish: Expected `str`, got `bytes`"),
