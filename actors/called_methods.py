@@ -56,9 +56,10 @@ class CalledMethods:
         task.add_done_callback(self._running.discard)
 
     async def end(self, within: float) -> None:
-        """Cancel what runs, which answers nobody then, and wait for it, ``within`` seconds at most."""
+        """Cancel what runs, which answers nobody then, and wait for it, ``within`` seconds at most. A handler that asks
+        for it goes on."""
         self.handlers.clear()
-        running = tuple(self._running)
+        running = self._running - {asyncio.current_task()}
         for task in running:
             task.cancel()
         if running:

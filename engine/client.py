@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
@@ -17,12 +17,17 @@ from typing import Any, Self, TypeAlias, TypedDict, TypeVar, Unpack
 import msgspec
 
 from actors.backoff import Backoff, BackoffPolicy
+from actors.call_desk import CALL_TIMEOUT
+from actors.called_methods import CalledMethods, Handler
+from engine.client_calls import ENVELOPE, ServedTopic
 from engine.client_connection import ClientConnection
 from engine.client_routes import ClientRoutes
 from engine.client_subscription import OnGap, Subscription, SubscriptionOptions, tell
 from engine.sync_client import SyncClient
 from transport.client_messages import (
     Authenticated,
+    Called,
+    CallMessage,
     HeldSubscriptions,
     HistoryEvents,
     Ok,
@@ -42,11 +47,14 @@ from transport.position import Position
 from transport.requests import (
     Ack,
     Auth,
+    Call,
     History,
     Ping,
     Presence,
     Publish,
     Request,
+    Result,
+    Serve,
     Snapshot,
     Stats,
     Subscriptions,
@@ -60,6 +68,7 @@ MAX_QUEUE = 1_000
 RECONNECT = BackoffPolicy(first_s=0.5, cap_s=30.0)
 RENEWAL = 0.8  # of a token's life; then a function is asked for another
 RENEWAL_LEAST_S = 0.5
+HANDLERS_END_S = 1.0  # for handlers of calls that are cancelled
 _REPEAT_CODES = frozenset((ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED))
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
@@ -136,6 +145,7 @@ class Client:
         self._changed = asyncio.Event()  # set while OPEN or CLOSED
         self._room = asyncio.Event()
         self._routes = ClientRoutes()
+        self._methods = CalledMethods()
         self._keeper: asyncio.Task[None] | None = None
 
     @staticmethod
@@ -172,8 +182,10 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; iterations end, requests in flight raise :class:`ConnectionLost`."""
+        """Close the connection; iterations end, requests in flight raise :class:`ConnectionLost`, handlers of calls are
+        cancelled."""
         self._end(None)
+        await self._methods.end(HANDLERS_END_S)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
@@ -323,6 +335,42 @@ class Client:
         """
         await self._request(Ack(id=0, topic=event.topic, epoch=event.epoch, offset=event.offset), Ok)
 
+    async def call(self, topic: str, method: str, params: Any = None, *, timeout: float = CALL_TIMEOUT) -> Any:  # noqa: ASYNC109
+        """What whoever serves ``topic`` answers to ``method``; without ``params`` it gets an empty map.
+
+        Never repeated: what has happened is unknown after ``unavailable`` and :class:`ConnectionLost`.
+
+        Args:
+            timeout: seconds, waiting for a connection included; the engine waits 30 at most.
+
+        Raises:
+            RequestError: the one that is called has raised it; ``not_found``: nobody serves the topic, or not this
+                method; ``rate_limited``: it has too much to answer; ``unavailable``: it went, or gave no answer.
+            ConnectionLost: the connection was lost, or nothing came within ``timeout``.
+        """
+        request = Call(id=0, topic=topic, method=method)
+        if params is not None:
+            request.params = msgspec.Raw(to_json(params, "params"))
+        answer = await self._request(request, Called, repeat=False, within=timeout)
+        return msgspec.json.decode(answer.result)
+
+    def serve(self, topic: str, methods: Mapping[str, Handler] | None = None, /, **named: Handler) -> ServedTopic:
+        """Answer calls on this very topic, as long as the context that this gives is entered::
+
+            async with client.serve("progress.job-17", cancel=cancel): ...
+
+        ``cancel(params, caller)``, sync or async, returns what has a JSON form; ``caller`` is the user who calls,
+        ``None`` where there are no tokens. A :class:`RequestError` that it raises is the caller's; any other error is
+        logged, and the caller gets ``internal``. Handlers run side by side, each for 30 s at most. After a reconnect
+        the topic is served again. Of several sessions that serve a topic the newest has it; when that one ends, the one
+        before. While a subscription of this client is full, no calls come.
+
+        Raises:
+            RequestError: on entering: ``forbidden`` where this token does not allow to publish there, and below
+                ``system`` and ``user``; ``conflict``: this client serves the topic already.
+        """
+        return ServedTopic(self, topic, {**(methods or {}), **named})
+
     async def ping(self) -> float:
         """The engine's time, Unix seconds."""
         return (await self._request(Ping(id=0), Pong)).ts
@@ -335,12 +383,15 @@ class Client:
         repeat: bool = True,
         insist: bool = False,
         on_answer: Callable[[AnswerT], None] | None = None,
+        within: float | None = None,
     ) -> AnswerT:
-        """``repeat`` after a lost connection, ``insist`` while the engine is ``unavailable``."""
+        """``repeat`` after a lost connection, ``insist`` while the engine is ``unavailable``; ``within`` seconds, else
+        ``request_timeout``."""
+        seconds = self._request_timeout if within is None else within
         refused: RequestError | None = None
         backoff = self._patience()
         try:
-            async with asyncio.timeout(self._request_timeout):
+            async with asyncio.timeout(seconds):
                 while True:
                     connection = await self._connected()
                     try:
@@ -358,7 +409,7 @@ class Client:
             if refused is not None:
                 raise refused from None
             what = "answer; outcome unknown" if self._state is State.OPEN else "connection"
-            raise ConnectionLost(f"{self.url}: after {self._request_timeout:g} s no {what}") from None
+            raise ConnectionLost(f"{self.url}: after {seconds:g} s no {what}") from None
 
     async def _connected(self) -> ClientConnection:
         while self._connection is None:
@@ -396,6 +447,52 @@ class Client:
             with contextlib.suppress(HeliographError, TimeoutError):  # the next connection will not have them
                 async with asyncio.timeout(self._request_timeout):
                     await self._connection.request(Unsubscribe(id=0, topics=gone), Unsubscribed)
+
+    # The owner's side of topics that are served
+
+    async def begin_serving(self, served: ServedTopic) -> None:
+        """See :class:`engine.client_calls.Owner`."""
+        self._check_open()
+        if not served.methods:
+            raise RequestError(ErrorCode.BAD_REQUEST, "name at least one method", "methods")
+        if served.topic in self._methods.handlers:
+            raise RequestError(ErrorCode.CONFLICT, f"this client serves {served.topic} already", "topic")
+        self._methods.handlers[served.topic] = served.methods  # the first call may come with the answer
+        try:
+            await self._request(Serve(id=0, topic=served.topic, methods=list(served.methods)), Ok)
+        except BaseException:
+            await self.end_serving(served)
+            raise
+
+    async def end_serving(self, served: ServedTopic) -> None:
+        """See :class:`engine.client_calls.Owner`."""
+        if self._methods.handlers.get(served.topic) is not served.methods:
+            return  # it could not be served again
+        del self._methods.handlers[served.topic]
+        if self._connection is not None:
+            with contextlib.suppress(HeliographError, TimeoutError):  # the next connection will not serve it
+                async with asyncio.timeout(self._request_timeout):
+                    await self._connection.request(Serve(id=0, topic=served.topic, methods=[]), Ok)
+
+    async def _serve_again(self, connection: ClientConnection, topic: str, methods: Mapping[str, Handler]) -> None:
+        backoff = self._patience()
+        while self._methods.handlers.get(topic) is methods:
+            try:
+                await connection.request(Serve(id=0, topic=topic, methods=list(methods)), Ok)
+                return
+            except RequestError as error:
+                if error.code not in _REPEAT_CODES:
+                    _log.error("%s cannot be served again: %s", topic, error)
+                    self._methods.handlers.pop(topic, None)
+                    return
+                await asyncio.sleep(backoff.failed())
+
+    def _called(self, connection: ClientConnection, message: CallMessage) -> None:
+        async def answer(result: Result) -> None:
+            await connection.request(result, Ok)
+
+        most = connection.welcome.limits.get("message_bytes")
+        self._methods.called(message, answer, None if most is None else most - ENVELOPE)
 
     def room_made(self) -> None:
         """Read on; see :class:`engine.client_subscription.Owner`."""
@@ -477,6 +574,9 @@ class Client:
                     tasks.create_task(renewal, name="heliograph-client-token")
                 for subscription in self._routes.reconnected():
                     tasks.create_task(self._resubscribe(connection, subscription), name="heliograph-client-resubscribe")
+                for topic, methods in self._methods.handlers.items():
+                    again = self._serve_again(connection, topic, methods)
+                    tasks.create_task(again, name="heliograph-client-serve")
                 await self._read(connection)
         except* ConnectionLost as losses:
             why = str(losses.exceptions[0])
@@ -494,6 +594,8 @@ class Client:
                 _log.warning(
                     "this client reads too slowly: %d of %d queued in the engine", message.queued, message.limit
                 )
+            elif isinstance(message, CallMessage):
+                self._called(connection, message)
             else:
                 self._routes.deliver(message)
 

@@ -6,10 +6,11 @@ import asyncio
 import concurrent.futures
 import inspect
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from actors.call_desk import CALL_TIMEOUT
 from engine.client_subscription import tell
 from engine.loop_thread import LoopThread
 from transport.codes import Priority
@@ -17,7 +18,9 @@ from transport.errors import ConnectionLost, HeliographError
 from transport.event import Event
 
 if TYPE_CHECKING:
+    from actors.called_methods import Handler
     from engine.client import Client
+    from engine.client_calls import ServedTopic
     from engine.client_subscription import OnGap, SubscribeArguments, Subscription
     from transport.client_messages import Gap
     from transport.position import Position
@@ -78,7 +81,7 @@ class SyncClient:
 
     def unsubscribe(self, *topics: str) -> list[str]:
         """As :meth:`Client.unsubscribe`."""
-        return self.call(self._opened().unsubscribe(*topics))
+        return self.run(self._opened().unsubscribe(*topics))
 
     def publish(
         self,
@@ -90,7 +93,7 @@ class SyncClient:
         idempotency_key: str | None = None,
     ) -> Position | None:
         """As :meth:`Client.publish`."""
-        return self.call(self._opened().publish(topic, data, type, key, priority, idempotency_key))
+        return self.run(self._opened().publish(topic, data, type, key, priority, idempotency_key))
 
     def publish_soon(
         self,
@@ -106,7 +109,7 @@ class SyncClient:
 
     def snapshot(self, topics: str | list[str]) -> list[Event]:
         """As :meth:`Client.snapshot`."""
-        return self.call(self._opened().snapshot(topics))
+        return self.run(self._opened().snapshot(topics))
 
     def history(
         self, topic: str, limit: int = 100, since: Position | None = None, on_gap: OnGap | None = None
@@ -114,30 +117,39 @@ class SyncClient:
         """As :meth:`Client.history`; ``on_gap`` is a plain function, called in this thread."""
         _check_plain(on_gap)
         gaps: list[Gap] = []
-        events = self.call(self._opened().history(topic, limit, since, gaps.append))
+        events = self.run(self._opened().history(topic, limit, since, gaps.append))
         for gap in gaps:
             tell(gap, on_gap)
         return events
 
     def stats(self) -> dict[str, Any]:
         """As :meth:`Client.stats`."""
-        return self.call(self._opened().stats())
+        return self.run(self._opened().stats())
 
     def subscriptions(self) -> dict[str, dict[str, Any]]:
         """As :meth:`Client.subscriptions`."""
-        return self.call(self._opened().subscriptions())
+        return self.run(self._opened().subscriptions())
 
     def presence(self, topic: str) -> list[str]:
         """As :meth:`Client.presence`."""
-        return self.call(self._opened().presence(topic))
+        return self.run(self._opened().presence(topic))
 
     def ack(self, event: Event) -> None:
         """As :meth:`Client.ack`."""
-        self.call(self._opened().ack(event))
+        self.run(self._opened().ack(event))
+
+    def call(self, topic: str, method: str, params: Any = None, *, timeout: float = CALL_TIMEOUT) -> Any:
+        """As :meth:`Client.call`."""
+        return self.run(self._opened().call(topic, method, params, timeout=timeout))
+
+    def serve(self, topic: str, methods: Mapping[str, Handler] | None = None, /, **named: Handler) -> SyncServed:
+        """As :meth:`Client.serve`, for ``with``. Handlers are called in the client's own thread: what takes long there
+        holds up everything, and a call of this client waits for itself (:class:`WouldDeadlock`)."""
+        return SyncServed(self, self._opened().serve(topic, methods, **named))
 
     def ping(self) -> float:
         """As :meth:`Client.ping`."""
-        return self.call(self._opened().ping())
+        return self.run(self._opened().ping())
 
     def _opened(self) -> Client:
         if self._client is None:
@@ -148,7 +160,7 @@ class SyncClient:
         """Run a coroutine on the client's loop."""
         return self._running(work).submit(work)
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the client's loop and wait for it; an interrupt cancels it."""
         return self._running(work).run(work)
 
@@ -162,6 +174,25 @@ class SyncClient:
 def _check_plain(on_gap: OnGap | None) -> None:
     if inspect.iscoroutinefunction(on_gap):
         raise TypeError("on_gap of a sync client is a plain function")
+
+
+class SyncServed:
+    """``with client.serve("progress.job-17", cancel=cancel): …``."""
+
+    def __init__(self, client: SyncClient, served: ServedTopic) -> None:
+        self._client, self._served = client, served
+
+    def __enter__(self) -> Self:
+        self._client.run(self._served.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._client.run(self._served.__aexit__(None, None, None))
+        except ConnectionLost:
+            pass  # nobody calls any more
 
 
 class SyncSubscription:
@@ -195,14 +226,14 @@ class SyncSubscription:
         return len(self._items)
 
     def __enter__(self) -> Self:
-        self._client.call(self._subscription.__aenter__())
+        self._client.run(self._subscription.__aenter__())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._client.call(self._subscription.__aexit__(None, None, None))
+            self._client.run(self._subscription.__aexit__(None, None, None))
         except ConnectionLost:
             pass  # nothing left to unsubscribe from
 
@@ -239,7 +270,7 @@ class SyncSubscription:
             self._subscription.tell_gap(item)
 
     def _fetch(self, seconds: float | None) -> None:
-        self._client.call(self._batch(seconds))
+        self._client.run(self._batch(seconds))
 
     async def _batch(self, seconds: float | None) -> None:
         # Filled on the loop's thread, so that an interrupt of the one that waits loses nothing.

@@ -143,4 +143,4 @@ def test_a_blocking_call_on_the_clients_own_thread_is_refused(server: Server) ->
             client.ping()
 
         with pytest.raises(WouldDeadlock):
-            client.call(inside())
+            client.run(inside())

@@ -26,7 +26,7 @@ AUTH = f'[auth]\nsecret = "{SECRET}"\n'
 
 
 def mint(user: str = "alice", ttl: float = 60.0, key: Any = SECRET, algorithm: str = "HS256", **more: Any) -> str:
-    claim = {name: more.pop(name) for name in ("subscribe", "publish", "presence") if name in more}
+    claim = {name: more.pop(name) for name in ("subscribe", "publish", "call", "presence") if name in more}
     claims = {"sub": user, "exp": time.time() + ttl, "heliograph": claim, **more}
     return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm)
 
