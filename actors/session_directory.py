@@ -38,11 +38,11 @@ class SessionDirectory:
 
         | ``do`` | with | answer |
         |---|---|---|
-        | ``page`` | ``user``, ``after``, ``limit`` | :meth:`page` |
+        | ``page`` | ``user``, ``lane``, ``after``, ``limit`` | :meth:`page` |
         | ``close``, ``subscribe``, ``unsubscribe`` | ``session`` or ``user``; ``options`` | how many sessions |
         """
         if order["do"] == "page":
-            return self.page(order["user"], order["after"], order["limit"])
+            return self.page(order["user"], order["after"], order["limit"], order["lane"])
         whose = Whose(order["session"], order["user"])
         match order["do"]:
             case "close":
@@ -53,14 +53,17 @@ class SessionDirectory:
                 return self.unsubscribe(whose, order["options"])
         raise ValueError(f"no such order: {order['do']}")
 
-    def page(self, user: str | None, after: str, limit: int) -> list[dict[str, Any]]:
-        """At most ``limit`` sessions with an id above ``after``, by id; ``user``: only this one's.
+    def page(self, user: str | None, after: str, limit: int, lane: str | None = None) -> list[dict[str, Any]]:
+        """At most ``limit`` sessions with an id above ``after``, by id; ``user``: only this one's; ``lane``: only those
+        that are in the ``fast`` or ``slow`` one.
 
         Cost: O(sessions) for a look at the ids.
         """
         sessions: Iterable[Session] = self._clients.sessions.values()
         if user is not None:
             sessions = self._clients.users.get(user, ())
+        if lane is not None:
+            sessions = (session for session in sessions if _lane(session) == lane)
         found = heapq.nsmallest(limit, (session.id for session in sessions if session.id > after))
         now = self._now()
         return [self._row(self._clients.sessions[name], now) for name in found]
@@ -120,10 +123,14 @@ class SessionDirectory:
             "user": session.user,
             "address": session.connection.address,
             "worker": self._worker,
-            "lane": "fast" if outbox is None else "slow",
+            "lane": _lane(session),
             "queued_bytes": session.connection.buffered + (0 if outbox is None else outbox.size),
             "oldest_age": None if oldest is None else round(max(0.0, now - oldest), 6),
             "dropped": session.dropped + (0 if outbox is None else outbox.dropped),
             "subscriptions": len(session.subscriptions or ()),
             "connected_at": session.connected_at,
         }
+
+
+def _lane(session: Session) -> str:
+    return "fast" if session.outbox is None else "slow"

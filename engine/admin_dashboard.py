@@ -3,17 +3,16 @@
 | request | answer |
 |---|---|
 | ``GET /``, ``GET /static/NAME`` | the page and its files; they hold no data, so that no key is asked for |
-| ``GET /api/dashboard`` | ``{"socket", "token", "token_needed", "operate", "version", "node", "started"}`` |
+| ``GET /api/dashboard`` | ``{"socket", "token", "token_needed", "operate", "version", "node", "started", "now"}`` |
 
 ``socket`` is the engine's WebSocket, under the name by which the page has reached the admin port. ``token`` is for it,
 where clients need one and the engine can sign it: for an hour, for what the page subscribes to, and to cancel jobs if
 the request's key may operate; null where it is not needed, or made by somebody else (``token_needed``): then the page
-asks for one. ``operate``: whether the key may.
+asks for one. ``operate``: whether the key may. ``started``, ``now``: Unix seconds by this engine's clock.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from engine.auth_config import Auth
 from engine.cli_token import mint
 from transport.codes import ErrorCode
 from transport.errors import RequestError
+from transport.static_file import CACHING, StaticFile
 
 INDEX: Final = "index.html"
 FILES: Final = (
@@ -44,6 +44,7 @@ FILES: Final = (
     "figures.js",
     "format.js",
     "live.js",
+    "pager.js",
     "panel_alerts.js",
     "panel_feeds.js",
     "panel_jobs.js",
@@ -86,12 +87,6 @@ class Backend(Protocol):
         """The one of this engine."""
 
 
-class _File(NamedTuple):
-    body: bytes
-    media_type: str
-    etag: str
-
-
 def routes(backend: Backend, gate: Gate) -> list[Route]:
     """The endpoints."""
     started = time.time()
@@ -122,6 +117,7 @@ def routes(backend: Backend, gate: Gate) -> list[Route]:
                 "version": health["version"],
                 "node": health["node"],
                 "started": started,
+                "now": time.time(),
             }
         )
 
@@ -140,29 +136,30 @@ def socket(headers: Mapping[str, str], port: ClientPort) -> str:
 
 def policy(socket: str) -> str:
     """The page's Content-Security-Policy: nothing from elsewhere, nothing inline, no text that becomes markup."""
+    place = socket.removesuffix("/ws")
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-        f"connect-src 'self' {socket.removesuffix('/ws')}; "
+        f"connect-src 'self' {place} {place.replace('ws', 'http', 1)}; "  # the client asks why there is no WebSocket
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
     )
 
 
 @cache
-def _file(name: str) -> _File:
+def _file(name: str) -> StaticFile:
     body = files("engine").joinpath("static", "dashboard", *name.split("/")).read_bytes()
-    return _File(body, TYPES[name.rpartition(".")[2]], f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+    return StaticFile.of(body, TYPES[name.rpartition(".")[2]])
 
 
 def _sent(request: Request, name: str, headers: dict[str, str]) -> Response:
-    """A file; 304 where the browser has it: it asks each time, as an engine of another version may answer."""
+    """A file, to pages of this origin; 304 where the browser has it."""
     file = _file(name)
     headers = {
-        "etag": file.etag,
-        "cache-control": "no-cache",
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
+        "ETag": file.etag,
+        "Cache-Control": CACHING,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
         **headers,
     }
-    if request.headers.get("if-none-match") == file.etag:
+    if file.is_known(request.headers):
         return Response(None, 304, headers)
     return Response(file.body, 200, headers, file.media_type)

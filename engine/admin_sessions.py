@@ -2,7 +2,7 @@
 
 | request | answer |
 |---|---|
-| ``GET /api/sessions?limit=&cursor=&user=`` | ``{"sessions": […], "cursor"}``, by id; ``cursor`` is null at the end |
+| ``GET /api/sessions?limit=&cursor=&user=&lane=`` | ``{"sessions": […], "cursor"}``, by id; null: the end |
 | ``DELETE /api/sessions/ID``, ``/api/users/ID/sessions`` | ``{"closed": n}``: with 4003 |
 | ``POST /api/{sessions|users}/ID/{subscribe|unsubscribe}`` | ``{"sessions": n}`` |
 | ``GET /api/presence?topic=`` | ``{"topic", "users"}`` |
@@ -31,6 +31,8 @@ from transport.errors import RequestError, Unsupported
 from transport.filters import Filter
 from transport.requests import Subscribe, Unsubscribe, refusal
 from transport.topics import check_pattern, check_topic, check_user
+
+LANES = ("fast", "slow")  # see :mod:`actors.session`
 
 
 class Backend(Protocol):
@@ -73,10 +75,13 @@ class _Sessions:
         self._backend = backend
 
     async def list(self, request: Request) -> Response:
-        given = parameters(request, ("limit", "cursor", "user"))
+        given = parameters(request, ("limit", "cursor", "user", "lane"))
         after, limit = page(given)
         user = check_user(given["user"]) if "user" in given else None
-        order = {"do": "page", "user": user, "after": after, "limit": limit + 1}
+        lane = given.get("lane")
+        if lane not in (None, *LANES):
+            raise RequestError(ErrorCode.BAD_REQUEST, f"one of {', '.join(LANES)}, not {lane!r}", "lane")
+        order = {"do": "page", "user": user, "lane": lane, "after": after, "limit": limit + 1}
         found = [row for rows in await self._backend.ask_workers(order) for row in rows]
         found.sort(key=lambda row: row["id"])
         return answer({"sessions": found[:limit], "cursor": found[limit - 1]["id"] if len(found) > limit else None})

@@ -60,6 +60,8 @@ def test_what_the_queue_of_a_slow_session_is_like() -> None:
         await until(lambda: slow.session is not None and slow.session.outbox)
         [row] = [row for row in directory(spine).page(None, "", 10) if row["subscriptions"]]
         assert row["lane"] == "slow"
+        assert [found["id"] for found in directory(spine).page(None, "", 10, "slow")] == [row["id"]]
+        assert row["id"] not in [found["id"] for found in directory(spine).page(None, "", 10, "fast")]
         assert row["queued_bytes"] > 1_000
         assert row["oldest_age"] >= 0
         slow.flow()

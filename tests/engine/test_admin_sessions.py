@@ -88,7 +88,9 @@ def test_topics_with_a_part_in_their_name() -> None:
 def test_sessions_of_a_user() -> None:
     async def test(backend: FakeBackend, client: httpx.AsyncClient) -> None:
         await client.get("/api/sessions", params={"user": "al/ice"})
-        assert backend.orders == [{"do": "page", "user": "al/ice", "after": "", "limit": 101}]
+        assert backend.orders == [{"do": "page", "user": "al/ice", "lane": None, "after": "", "limit": 101}]
+        await client.get("/api/sessions", params={"lane": "slow"})
+        assert backend.orders[1]["lane"] == "slow"
 
     run(test)
 
@@ -104,6 +106,7 @@ def test_sessions_of_a_user() -> None:
         ("limit=" + "9" * 50, "limit"),
         ("limit=000000100999999", "limit"),
         ("user=a.b", "user"),
+        ("lane=left", "lane"),
         ("usr=alice", "usr"),
         ("limit=1&limit=2", "limit"),
     ],

@@ -1,0 +1,351 @@
+// The dashboard: what it asks, how often, and where the answers go.
+
+import { Admin } from "./admin.js";
+import { Board } from "./board.js";
+import { ask, tell } from "./dialogs.js";
+import { h, mark, put, state } from "./dom.js";
+import { Figures } from "./figures.js";
+import { bytes, duration, number } from "./format.js";
+import { Live } from "./live.js";
+import { AlertsPanel } from "./panel_alerts.js";
+import { FeedsPanel } from "./panel_feeds.js";
+import { JobsPanel } from "./panel_jobs.js";
+import { ProcessesPanel } from "./panel_processes.js";
+import { SessionsPanel } from "./panel_sessions.js";
+import { TopicsPanel } from "./panel_topics.js";
+
+const PAUSE = 2_000; // ms between two rounds of requests, at least
+const SHARE = 20; // a pause is so many times as long as the round before it: a loaded engine is asked less often
+const LONGEST = 15_000; // ms, also where nobody answers
+const TICK = 1_000; // ms between two looks at the clock
+const LOAD = 10; // s over which the page's own load is averaged
+const SAID = 6_000; // ms that a message stays
+const TOKEN = "heliograph-token"; // in sessionStorage
+const THEME = "heliograph-theme"; // in localStorage
+const THEMES = { auto: "◐", light: "☀", dark: "☾" };
+const STATUS = { ok: "ok", degraded: "warn", down: "bad" };
+const PANELS = ["glance", "charts", "alerts", "jobs", "feeds", "processes", "topics", "sessions"];
+
+const place = (id) => document.getElementById(id);
+const title = document.title;
+
+const board = new Board();
+const admin = new Admin(askForKey);
+const live = new Live({ metrics: onMetrics, feed: onFeed, alert: onAlert, progress: onProgress }, onConnection);
+const parts = { admin, live, act: Object.assign(act, { failed: sayTrouble }), refresh: hurry, now };
+const figures = new Figures(board, admin, { tiles: place("tiles"), charts: place("plots"), windows: place("windows") });
+const alerts = new AlertsPanel(place("alerts"), parts);
+const jobs = new JobsPanel(place("jobs"), parts);
+const feeds = new FeedsPanel(place("feeds"), parts);
+const processes = new ProcessesPanel(place("processes"), parts);
+const topics = new TopicsPanel(place("topics"), parts);
+const sessions = new SessionsPanel(place("sessions"), parts);
+
+let facts = null; // of /api/dashboard; null: to be asked for, at first and when the engine may be another one
+let skew = 0; // s that the engine's clock is ahead of this one
+let health = null;
+let stats = null;
+let alertsStale = true;
+let failures = 0; // rounds in a row without an answer
+let nextRound = 0; // performance.now()
+let wake = () => {};
+
+// Asking --------------------------------------------------------------------------------------------------------------
+
+/** Rounds of requests, one request at a time, while somebody looks. */
+async function keepAsking() {
+  for (;;) {
+    const began = performance.now();
+    try {
+      await round();
+      failures = 0;
+    } catch (error) {
+      failures++;
+      facts = null;
+      showTrouble(error);
+    }
+    const took = performance.now() - began;
+    const pause = failures ? PAUSE * 2 ** (failures - 1) : took * SHARE;
+    await quiet(Math.min(LONGEST, Math.max(PAUSE, pause)));
+  }
+}
+
+async function round() {
+  health = await admin.get("/health");
+  if (facts === null) await begin();
+  stats = await admin.get("/stats");
+  board.stats(stats);
+  feeds.update(stats.feeds);
+  if (alertsStale) await askForAlerts();
+  if (inView.has("topics")) await topics.poll();
+  if (inView.has("sessions")) await sessions.poll();
+  showTrouble(null);
+  tick();
+}
+
+/** Wait so many milliseconds and for somebody to look, or until {@link hurry}. */
+async function quiet(milliseconds) {
+  nextRound = performance.now() + milliseconds;
+  await new Promise((resolve) => {
+    const timer = setTimeout(resolve, milliseconds);
+    wake = () => {
+      clearTimeout(timer);
+      resolve();
+    };
+  });
+  while (document.hidden) {
+    await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+  }
+}
+
+/** Somebody waits for what the next round brings. */
+function hurry() {
+  wake();
+}
+
+async function begin() {
+  const found = await admin.get("/api/dashboard");
+  if (version !== null && version !== found.version) location.reload(); // another engine, whose page is another
+  version = found.version;
+  skew = found.now - Date.now() / 1000;
+  facts = found;
+  document.body.dataset.operate = String(found.operate);
+  alertsStale = true;
+  await figures.begin();
+  if (live.socket !== found.socket || live.state === "closed") connect();
+}
+
+let version = null;
+
+async function askForAlerts() {
+  alertsStale = false;
+  const open = await alerts.poll();
+  document.title = open ? `(${open}) ${title}` : title;
+}
+
+function connect() {
+  live.open(facts.socket, facts.token_needed ? token : null);
+}
+
+/** For the page's connection: made by the engine, or by somebody else and told by the operator. */
+async function token() {
+  const { token: made } = await admin.get("/api/dashboard");
+  return made ?? sessionStorage.getItem(TOKEN) ?? "";
+}
+
+async function askForToken() {
+  const found = await ask({
+    title: "A token for this page",
+    text: "Clients of this engine need a token, and it is made elsewhere. It should allow: subscribe to system.>, alert.> and progress.>; call progress.> to cancel jobs.",
+    fields: [{ name: "token", label: "Token", type: "password", required: true }],
+    action: "Connect",
+  });
+  if (found === null) return;
+  sessionStorage.setItem(TOKEN, found.token);
+  connect();
+}
+
+async function askForKey(refused) {
+  const found = await ask({
+    title: "API key",
+    text: refused
+      ? "The engine does not know this key."
+      : "This engine's admin API has keys: one with scope read shows the dashboard, one with operate also acts.",
+    fields: [{ name: "key", label: "Key", type: "password", required: true }],
+    action: "Open",
+  });
+  return found?.key ?? null;
+}
+
+// Hearing -------------------------------------------------------------------------------------------------------------
+
+function onMetrics({ ts, data }) {
+  board.metrics(ts, data);
+}
+
+function onFeed(event) {
+  feeds.event(event);
+}
+
+function onAlert({ type, data }) {
+  alertsStale = true;
+  hurry();
+  const subject = data?.subject ? ` for ${data.subject}` : "";
+  if (type === "alert_fired") put(place("heard"), `Alert ${data.rule}${subject} fired. ${data.message ?? ""}`);
+  if (type === "alert_cleared") put(place("heard"), `Alert ${data.rule}${subject} cleared.`);
+}
+
+function onProgress(event) {
+  jobs.event(event);
+}
+
+let wasOpen = false;
+
+function onConnection() {
+  if (live.state === "open" && !wasOpen) {
+    facts = null; // after a restart it may be another engine, and figures were missed
+    hurry();
+  }
+  wasOpen = live.state === "open";
+  if (live.state === "closed" && facts?.token_needed && facts.token === null) askForToken();
+  showConnection();
+}
+
+// Acting --------------------------------------------------------------------------------------------------------------
+
+/** Ask the operator, do it, and say what came of it. */
+async function act({ run, done, ...question }) {
+  const answer = await ask(question);
+  if (answer === null) return;
+  try {
+    await run(answer);
+    say(done);
+  } catch (error) {
+    sayTrouble(error);
+  }
+  alertsStale = true;
+  hurry();
+}
+
+function say(text, kind = "ok") {
+  const message = h("p", { class: kind }, text);
+  place("said").append(message);
+  setTimeout(() => message.remove(), SAID);
+}
+
+function sayTrouble(error) {
+  say(error.message, "bad");
+}
+
+// Showing -------------------------------------------------------------------------------------------------------------
+
+function now() {
+  return Date.now() / 1000 + skew;
+}
+
+function tick() {
+  if (document.hidden) return;
+  showEngine();
+  showConnection();
+  processes.update(health?.components ?? {}, stats, board.now);
+  feeds.tick();
+  jobs.tick();
+  figures.draw();
+  showLoad();
+}
+
+function showEngine() {
+  const status = failures ? "no answer" : (health?.status ?? "…");
+  put2(place("engine"), failures ? "bad" : (STATUS[status] ?? "idle"), status);
+  put(place("node"), health?.node ?? "–");
+  put(place("version"), health?.version ?? "–");
+  put(place("uptime"), facts ? duration(Math.floor(now() - facts.started)) : "–");
+}
+
+function showConnection() {
+  const left = live.retryAt === null ? "" : ` in ${Math.max(0, Math.ceil((live.retryAt - performance.now()) / 1000))} s`;
+  const [kind, word] = {
+    open: ["ok", "live"],
+    connecting: ["busy", "connecting"],
+    waiting: ["warn", live.socket === null ? "not connected" : `reconnecting${left}`],
+    closed: ["bad", "disconnected"],
+  }[live.state];
+  put2(place("connection"), kind, word);
+  mark(place("connection"), "title", live.reason);
+  place("reconnect").hidden = live.state !== "closed" || live.socket === null;
+}
+
+function put2(element, kind, word) {
+  const shown = `${kind} ${word}`;
+  if (element.dataset.shown === shown) return;
+  element.dataset.shown = shown;
+  element.replaceChildren(state(kind, word));
+}
+
+function showTrouble(error) {
+  const element = place("trouble");
+  element.hidden = error === null;
+  if (error !== null) put(element, `${error.message}. What is shown may be old; the page tries again by itself.`);
+  tick();
+}
+
+const counted = []; // [performance.now(), requests, bytes, events], one a tick
+
+function showLoad() {
+  counted.push([performance.now(), admin.requests, admin.bytes, live.events]);
+  if (counted.length > LOAD) counted.shift();
+  const [first, last] = [counted[0], counted.at(-1)];
+  const seconds = (last[0] - first[0]) / 1000;
+  if (seconds < 1) return;
+  const rate = (i) => (last[i] - first[i]) / seconds;
+  put(
+    place("load"),
+    `This page: ${number(rate(1))} requests/s, ${bytes(rate(2))}/s of answers, ${number(rate(3))} events/s`,
+  );
+}
+
+// The operator's side -------------------------------------------------------------------------------------------------
+
+const inView = new Set();
+
+function watchPanels() {
+  const observer = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) inView.add(target.id);
+      else inView.delete(target.id);
+    }
+    if (facts !== null && entries.some(({ isIntersecting }) => isIntersecting)) hurry();
+  });
+  for (const id of ["topics", "sessions"]) observer.observe(place(id));
+}
+
+function showTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  put(place("theme"), THEMES[theme]);
+  const label = `Colours: ${theme}`;
+  mark(place("theme"), "aria-label", label);
+  mark(place("theme"), "title", label);
+  figures.recolour();
+}
+
+function nextTheme() {
+  const names = Object.keys(THEMES);
+  const next = names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length];
+  localStorage.setItem(THEME, next);
+  showTheme(next);
+}
+
+function help() {
+  const keys = [
+    ["1 … 8", "go to a panel"],
+    ["/", "filter topics"],
+    ["t", "colours: as the system has them, light, dark"],
+    ["?", "this list"],
+    ["Esc", "close a question"],
+  ];
+  tell("Keys", h("dl", { class: "keys" }, ...keys.flatMap(([key, text]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)])));
+}
+
+function onKey(event) {
+  const typing = event.target.closest("input:not([type=checkbox], [type=radio]), textarea, select, dialog");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const panel = PANELS[Number(event.key) - 1];
+  const filter = place("topic-filter");
+  const found = panel ? place(panel) : { "/": filter, t: nextTheme, "?": help }[event.key];
+  if (found === undefined) return;
+  event.preventDefault();
+  if (typeof found === "function") return found();
+  found.scrollIntoView({ block: "start" });
+  found.focus({ preventScroll: true });
+}
+
+showTheme(localStorage.getItem(THEME) in THEMES ? localStorage.getItem(THEME) : "auto");
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figures.recolour());
+place("theme").addEventListener("click", nextTheme);
+place("help").addEventListener("click", help);
+place("reconnect").addEventListener("click", () => (facts?.token_needed && facts.token === null ? askForToken() : connect()));
+document.addEventListener("keydown", onKey);
+document.addEventListener("visibilitychange", tick);
+watchPanels();
+setInterval(tick, TICK);
+keepAsking();
