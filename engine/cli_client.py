@@ -65,7 +65,7 @@ def subscribe(
 
     With ``ack`` each event is acknowledged when it is written, the last one too.
     """
-    _notices(logging.INFO)
+    notices(logging.INFO)
     write, flush = sys.stdout.buffer.write, sys.stdout.buffer.flush
     try:
         with (
@@ -91,7 +91,7 @@ def subscribe(
 
 def history(url: str, token: str | None, topic: str, limit: int, since: Position | None) -> int:
     """Write a topic's last events, or the first after ``since``, oldest first. What is no longer kept is told."""
-    _notices(logging.WARNING)
+    notices(logging.WARNING)
     with Client.sync(url, token=token) as client:
         events = client.history(topic, limit, since)
     try:
@@ -106,7 +106,7 @@ def publish(
     url: str, token: str | None, topic: str, data: bytes, kind: str, key: str | None, priority: Priority | None
 ) -> int:
     """Publish one event and write its position."""
-    _notices(logging.WARNING)
+    notices(logging.WARNING)
     with Client.sync(url, token=token) as client:
         position = client.publish(topic, msgspec.Raw(data), kind, key, priority)
     sys.stdout.buffer.write(_encode_line({"pending": True} if position is None else position) + b"\n")
@@ -123,7 +123,7 @@ def publish_lines(
     source: Iterable[bytes],
 ) -> int:
     """Publish each line: its data where ``topic`` is given, else a whole event. Bad lines are told and left out."""
-    _notices(logging.WARNING)
+    notices(logging.WARNING)
     with Client.sync(url, token=token) as client:
         lines = _Lines(client)
         try:
@@ -192,7 +192,7 @@ class _Lines:
             sys.stderr.flush()
 
 
-def _notices(level: int) -> None:
-    # What the client tells of its connection, for people.
+def notices(level: int) -> None:
+    """Show people what the client tells of its connection, from this level."""
     logging.basicConfig(format="heliograph: %(message)s", stream=sys.stderr, level=logging.ERROR, force=True)
     logging.getLogger("heliograph.client").setLevel(level)

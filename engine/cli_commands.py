@@ -189,6 +189,32 @@ def publish(
 
 
 @app.command()
+def call(
+    ctx: typer.Context,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Who serves it is called; no wildcards.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="What is called.")],
+    params: Annotated[str | None, typer.Argument(metavar="[JSON]", help="What with [default: {}].")] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, metavar="S", help="Seconds to wait, 30 at most.")] = 30.0,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Call a method of a topic; prints the result as JSON.
+
+    \b
+    heliograph call progress.backtest-17 cancel '{"reason": "wrong parameters"}'
+    heliograph call parameters.momentum get | jq .values
+    """
+    _checked(check_topic, topic, "TOPIC")
+    if params is not None:
+        _json(params, "JSON")
+    from engine import cli_call
+
+    me: Common = ctx.obj.but(url=url, token=token)
+    payload = None if params is None else params.encode()
+    raise typer.Exit(cli_call.call(me.url, me.token, topic, method, payload, timeout))
+
+
+@app.command()
 def stats(
     ctx: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
@@ -330,6 +356,9 @@ def token(
     publish: Annotated[
         list[str] | None, typer.Option("--publish", metavar="PATTERN", help="May publish on this; repeatable.")
     ] = None,
+    call: Annotated[
+        list[str] | None, typer.Option("--call", metavar="PATTERN", help="May call methods of this; repeatable.")
+    ] = None,
     ttl: Annotated[float, typer.Option(min=1, metavar="S", help="Seconds until it expires.")] = 3600,
     file: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="Its auth.secret signs [env: HELIOGRAPH_CONFIG].")
@@ -346,10 +375,10 @@ def token(
     """
     from engine import cli_token
 
-    for name, patterns in (("--subscribe", subscribe), ("--publish", publish)):
+    for name, patterns in (("--subscribe", subscribe), ("--publish", publish), ("--call", call)):
         for pattern in patterns or ():
             _checked(check_pattern, pattern, name)
-    raise typer.Exit(cli_token.token(user, subscribe or [], publish or [], ttl, file, secret_file))
+    raise typer.Exit(cli_token.token(user, subscribe or [], publish or [], call or [], ttl, file, secret_file))
 
 
 def _later(name: str, what: str) -> None:

@@ -14,7 +14,13 @@ from transport.errors import ConfigError
 
 
 def token(
-    user: str, subscribe: list[str], publish: list[str], ttl: float, file: Path | None, secret_file: Path | None
+    user: str,
+    subscribe: list[str],
+    publish: list[str],
+    call: list[str],
+    ttl: float,
+    file: Path | None,
+    secret_file: Path | None,
 ) -> int:
     """Write a token to stdout, signed with the secret in ``secret_file`` or else with the configuration's.
 
@@ -25,7 +31,7 @@ def token(
         auth = Auth(secret=read_text(secret_file, "--secret-file").strip())
     else:
         auth = config.load(file).auth
-    sys.stdout.write(mint(auth, user, ttl, subscribe, publish) + "\n")
+    sys.stdout.write(mint(auth, user, ttl, subscribe, publish, call) + "\n")
     return 0
 
 

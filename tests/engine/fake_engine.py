@@ -41,6 +41,7 @@ class FakeEngine:
         self.log: list[tuple[str, str]] | None = None  # topics and events, where it keeps history
         self.gap: dict[str, Any] = {}  # of its answers to `history`
         self.knows_since = True
+        self.result: Any = None  # of calls
         self.pending = False  # whether publishes get no place
         self.ping_interval = 25.0
         self.port = 0
@@ -162,6 +163,8 @@ class FakeEngine:
         elif op == "history":
             events = [json.loads(event) for t, event in self.log or () if t == request["topic"]]
             answer = {"events": events[-request.get("limit", 100) :], **self.gap}
+        elif op == "call":
+            answer = {"result": self.result}
         elif op == "snapshot":
             events = [json.loads(self.last[t]) for t in self.last if any(matches(p, t) for p in request["topics"])]
             answer = {"events": events}

@@ -71,6 +71,7 @@ def test_version_and_help(heliograph: Callable[..., Result]) -> None:
         "subscribe",
         "publish",
         "history",
+        "call",
         "explain",
         "stats",
         "config",
@@ -123,7 +124,7 @@ def test_bad_usage_is_two_and_says_so(heliograph: Callable[..., Result], argumen
     assert result.err
 
 
-@pytest.mark.parametrize("command", [["loadtest"], ["jobs"]])
+@pytest.mark.parametrize("command", [["loadtest"]])
 def test_what_is_not_built_says_so(heliograph: Callable[..., Result], command: Sequence[str]) -> None:
     result = heliograph(*command)
     assert result.code == 1
@@ -247,6 +248,25 @@ def test_publish_one(heliograph: Callable[..., Result], server: Server) -> None:
         "priority": "high",
     }
     assert '"data": 1.50}' in engine.last["a"]
+
+
+def test_call_prints_the_result(heliograph: Callable[..., Result], server: Server) -> None:
+    engine, _ = server
+    engine.result = {"cancelled": True}
+    done = heliograph("call", "job.a", "cancel", '{"why": 1.50}', "--url", engine.url)
+    assert done == Result(0, '{"cancelled":true}\n', "")
+    assert heliograph("call", "job.a", "cancel", "--url", engine.url).code == 0
+    said = [{name: request.get(name) for name in ("op", "topic", "method", "params")} for request in engine.requests]
+    assert said == [
+        {"op": "call", "topic": "job.a", "method": "cancel", "params": {"why": 1.5}},
+        {"op": "call", "topic": "job.a", "method": "cancel", "params": None},
+    ]
+    engine.refusals["call"] = {"code": "not_found", "message": "nobody answers calls on job.a", "field": "topic"}
+    refused = heliograph("call", "job.a", "cancel", "--url", engine.url)
+    assert (refused.code, refused.out) == (1, "")
+    assert "nobody answers calls on job.a" in refused.err
+    for wrong in (("job.*", "cancel"), ("job.a", "cancel", "{")):
+        assert heliograph("call", *wrong, "--url", engine.url).code == 2
 
 
 def test_publish_lines_of_data(heliograph: Callable[..., Result], server: Server) -> None:
