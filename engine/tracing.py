@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.config import Config
 
 EXPORT_TIMEOUT = 2.0  # s for a batch of spans
-CLOSE_TIMEOUT = 2.0  # s for the last ones, when a process ends
+CLOSE_TIMEOUT = 1.0  # s for the last ones, when a process ends
 SCOPE = "heliograph"
 _HINT = "needs OpenTelemetry: pip install 'heliograph[otel]', or 0"
 
