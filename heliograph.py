@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from engine.alert_subscription import AlertSubscription
     from engine.alerts import Alerts
     from engine.client import Client
+    from engine.client_parameters import Parameters, ParametersChanged
     from engine.config import Config
     from engine.config import load as load_config
     from engine.embedded import Engine
@@ -114,6 +115,8 @@ _HOME = {
     "MarketContext": "engine.market_alerts",
     "MockExchange": "engine.mock_exchange",
     "Namespace": "actors.namespace",
+    "Parameters": "engine.client_parameters",
+    "ParametersChanged": "engine.client_parameters",
     "PatternAlert": "engine.market_alerts",
     "Phase": "engine.mock_faults",
     "Pipeline": "engine.pipeline",
@@ -190,6 +193,8 @@ __all__ = [
     "MarketContext",
     "MockExchange",
     "Namespace",
+    "Parameters",
+    "ParametersChanged",
     "PatternAlert",
     "Phase",
     "Pipeline",

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -21,6 +21,7 @@ from actors.call_desk import CALL_TIMEOUT
 from actors.called_methods import CalledMethods, Handler
 from engine.client_calls import ENVELOPE, ServedTopic
 from engine.client_connection import ClientConnection
+from engine.client_parameters import Parameters
 from engine.client_routes import ClientRoutes
 from engine.client_subscription import OnGap, Subscription, SubscriptionOptions, tell
 from engine.sync_client import SyncClient
@@ -73,6 +74,7 @@ _REPEAT_CODES = frozenset((ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED))
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 AnswerT = TypeVar("AnswerT")
+ModelT = TypeVar("ModelT")
 _log = logging.getLogger("heliograph.client")
 
 
@@ -370,6 +372,21 @@ class Client:
                 ``system`` and ``user``; ``conflict``: this client serves the topic already.
         """
         return ServedTopic(self, topic, {**(methods or {}), **named})
+
+    @overload
+    def parameters(self, name: str) -> Parameters[dict[str, Any]]: ...
+    @overload
+    def parameters(self, name: str, model: type[ModelT]) -> Parameters[ModelT]: ...
+    def parameters(self, name: str, model: type[Any] = dict) -> Parameters[Any]:
+        """``[parameters.NAME]`` of the engine, as long as the context that this gives is entered: the newest values,
+        as ``model`` (a msgspec Struct, a pydantic model) or a ``dict``; see
+        :class:`~engine.client_parameters.Parameters`.
+
+        Raises:
+            RequestError: on entering: ``not_found``: there are none of that name; ``forbidden``; ``bad_request``: they
+                do not fit the model.
+        """
+        return Parameters(self, name, model)
 
     async def ping(self) -> float:
         """The engine's time, Unix seconds."""

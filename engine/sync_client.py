@@ -8,9 +8,10 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from actors.call_desk import CALL_TIMEOUT
+from engine.client_parameters import SyncParameters
 from engine.client_subscription import tell
 from engine.loop_thread import LoopThread
 from transport.codes import Priority
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 CLOSE_TIMEOUT_S = 5.0
 T = TypeVar("T")
+ModelT = TypeVar("ModelT")
 
 
 class SyncClient:
@@ -146,6 +148,14 @@ class SyncClient:
         """As :meth:`Client.serve`, for ``with``. Handlers are called in the client's own thread: what takes long there
         holds up everything, and a call of this client waits for itself (:class:`WouldDeadlock`)."""
         return SyncServed(self, self._opened().serve(topic, methods, **named))
+
+    @overload
+    def parameters(self, name: str) -> SyncParameters[dict[str, Any]]: ...
+    @overload
+    def parameters(self, name: str, model: type[ModelT]) -> SyncParameters[ModelT]: ...
+    def parameters(self, name: str, model: type[Any] = dict) -> SyncParameters[Any]:
+        """As :meth:`Client.parameters`; what it delivers to is told on the client's thread."""
+        return SyncParameters(self, self._opened().parameters(name, model))
 
     def ping(self) -> float:
         """As :meth:`Client.ping`."""
