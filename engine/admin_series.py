@@ -86,11 +86,11 @@ def asked(given: QueryParams, interval: float, now: float) -> Asked:
     if not 1 <= len(names) <= NAMES:
         raise _bad(f"1 to {NAMES} series in one request, not {len(names)}", "name")
     points = _number(given, "points", POINTS)
-    if not (points.is_integer() and 1 <= points <= MAX_POINTS):
+    if not (points % 1 == 0 and 1 <= points <= MAX_POINTS):
         raise _bad(f"a whole number from 1 to {MAX_POINTS}", "points")
     end = _number(given, "to", now)
     start = _number(given, "from", max(0.0, end - points * interval))
-    for name, value in (("from", start), ("to", end)):
+    for name, value in (("to", end), ("from", start)):
         if not 0 <= value <= LATEST:
             raise _bad("Unix seconds, of this age", name)
     if start > end:

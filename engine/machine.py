@@ -5,7 +5,6 @@ What cannot be read (a container without disk figures, a process that is just go
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -35,8 +34,9 @@ class Machine:
         self._processes: dict[str, psutil.Process] = {}
 
     def sample(self, at: float, pids: Mapping[str, int]) -> dict[str, float]:
-        """All that there is at ``at``, seconds of a clock that never falls: finite numbers. What is a rate is absent
-        the first time. About 0.5 ms, and 0.1 ms a process.
+        """All that there is at ``at``, seconds of a clock that never falls; a rate is absent the first time.
+
+        About 0.5 ms, and 0.1 ms a process.
 
         Args:
             pids: by the name of the process. One that was started anew goes on under its name.
@@ -59,7 +59,7 @@ class Machine:
         for gone in self._processes.keys() - pids.keys():
             del self._processes[gone]
         self._rates.rest(at)
-        return {name: round(value, 3) for name, value in found.items() if math.isfinite(value)}
+        return found
 
     def _tried(self, what: str, read: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
         """psutil's errors are many, and differ by system; none is worth the other series."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from actors.blocking_actor import BlockingActor
 from engine.log import get_logger
 from engine.series_store import SeriesStore, StoreError
 from engine.state_path import state_directory
+
+DECIMALS: Final = 3
+"""Of a percentage, a rate and a millisecond."""
 
 
 class Sample(NamedTuple):
@@ -25,7 +29,7 @@ class Sample(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """All series at one time. ``trouble``: why they are not kept, or not on disk; ``None``: they are."""
+    """All series at one time, finite numbers. ``trouble``: why they are not kept, or not on disk, if so."""
 
     values: dict[str, float]
     trouble: str | None
@@ -79,7 +83,8 @@ class Sampler(BlockingActor):
 
     def on_sample(self, message: Sample) -> Sampled:
         """See :class:`Sample`."""
-        values = {**message.engine, **self._machine.sample(time.monotonic(), message.pids)}
+        found = {**message.engine, **self._machine.sample(time.monotonic(), message.pids)}
+        values = {name: round(value, DECIMALS) for name, value in found.items() if math.isfinite(value)}
         try:
             self._store.add(message.ts, values)
         except StoreError as error:

@@ -34,6 +34,8 @@ STALLED_AFTER_S: Final = 5.0
 """A sample that takes so long is in trouble, though it has not failed: a disk or file system hangs."""
 STOP_TIMEOUT_S: Final = 2.0
 """For the thread to end; one that hangs is left behind."""
+LAST_STEPS_S: Final = 0.5
+"""From its word that it ends, for which the loop waits, to its end: microseconds in which the loop is blocked."""
 
 
 class Sampling:
@@ -67,6 +69,8 @@ class Sampling:
         self._task: asyncio.Task[None] | None = None
         self._publishing: asyncio.Task[None] | None = None
         self._over = False
+        if interval:
+            self._say(None)  # health has the component from the beginning
 
     def start(self) -> None:
         """Begin to sample."""
@@ -81,11 +85,15 @@ class Sampling:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         sampler, self._sampler = self._sampler, None
-        if sampler is not None:
-            try:
-                await sampler.stop_async(timeout=STOP_TIMEOUT_S)
-            except AskTimeout:
-                get_logger().warning("sampler_hangs")
+        if sampler is None:
+            return
+        thread = sampler.mailbox.thread
+        try:
+            await sampler.stop_async(timeout=STOP_TIMEOUT_S)
+            if thread is not None:
+                thread.join(LAST_STEPS_S)
+        except AskTimeout:
+            get_logger().warning("sampler_hangs")
 
     # sampling --------------------------------------------------------------------------------------------------------
 

@@ -75,6 +75,26 @@ CONTRACT = {
     "feed_lag_seconds": {"feed"},
     "process_restarts_total": {"process"},
     "build_info": {"version"},
+    "machine_cpu_percent": set(),
+    "machine_load": set(),
+    "machine_memory_percent": set(),
+    "machine_memory_used_bytes": set(),
+    "machine_swap_percent": set(),
+    "machine_disk_percent": set(),
+    "machine_disk_read_bytes_per_second": set(),
+    "machine_disk_write_bytes_per_second": set(),
+    "machine_network_in_bytes_per_second": set(),
+    "machine_network_out_bytes_per_second": set(),
+    "process_cpu_percent": {"process"},
+    "process_memory_bytes": {"process"},
+    "process_descriptors": {"process"},
+    "process_threads": {"process"},
+}
+SAMPLED = {
+    **{f"machine.{name}": 50.0 for name in ("cpu", "load", "memory", "memory_used", "swap", "disk")},
+    **{f"machine.{name}": 60.0 for name in ("disk_read", "disk_write", "net_in", "net_out")},
+    **{f"process.worker-0.{name}": 70.0 for name in ("cpu", "memory", "fds", "threads")},
+    "engine.connections": 80.0,
 }
 
 
@@ -140,6 +160,7 @@ def test_the_contracts_names_and_labels() -> None:
     figures = Figures("0.1.0")
     figures.update("worker-0", "a", busy().snapshot())
     figures.feeds.update({"fx": snapshot()})
+    figures.sampled = SAMPLED
     found: dict[str, set[str]] = {}
     for name, labels in samples(figures):
         found.setdefault(re.sub("_(bucket|count|sum)$", "", name), set()).update(label for label, _ in labels)
@@ -223,6 +244,19 @@ def test_values_reach_the_text() -> None:
     assert value("process_restarts_total", process="hub") == 1
     assert value("process_restarts_total", process="worker-0") == 0
     assert value("build_info", version="0.1.0") == 1
+
+
+def test_what_was_sampled_is_shown_and_what_was_not_is_absent() -> None:
+    figures = Figures("0.1.0")
+    figures.sampled = SAMPLED
+    found = samples(figures)
+    assert found["machine_network_in_bytes_per_second", frozenset()] == 60.0
+    assert found["process_descriptors", frozenset({("process", "worker-0")})] == 70.0
+    figures.sampled = {"machine.cpu": 1.0}
+    left = {
+        name for name, _ in samples(figures) if name.startswith(("machine_", "process_")) and "restarts" not in name
+    }
+    assert left == {"machine_cpu_percent"}
 
 
 def test_a_process_that_ended_leaves_its_counters_and_takes_its_gauges() -> None:

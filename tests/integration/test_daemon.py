@@ -193,7 +193,7 @@ def test_serves_clients_and_admin_and_drains(tmp_path: Path) -> None:
 
         status, health = it.get("/health")
         assert (status, health["status"]) == (200, "ok")
-        assert set(health["components"]) == {"hub", "history", "worker-0", "worker-1"}
+        assert set(health["components"]) == {"hub", "history", "metrics", "worker-0", "worker-1"}
         assert it.get("/ready")[0] == 200
 
         it.signal(signal.SIGTERM)

@@ -134,7 +134,7 @@ def test_each_client_is_sent_away_once_and_nobody_is_refused(engine_process: Sta
             assert not {"worker-0", "worker-1"} & engine.children().keys()
             health = (await asyncio.to_thread(engine.admin, "/health"))[1]
             assert health["status"] == "ok"
-            assert set(health["components"]) == {"hub", "history", "worker-2", "worker-3"}
+            assert set(health["components"]) == {"hub", "history", "metrics", "worker-2", "worker-3"}
             calls = [caller.calls for caller in callers]
             await eventually(lambda: all(c.calls > before for c, before in zip(callers, calls, strict=True)), DEADLINE)
 
