@@ -33,6 +33,7 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-extensions",
     "--disable-sync",
+    "--host-resolver-rules=MAP *.example 127.0.0.1",  # sites that are not this machine's, to their browser
     "--disable-features=BackForwardCache",  # a page that was left has gone, and so have its connections
     "--remote-debugging-port=0",
 )

@@ -447,10 +447,10 @@ class Connection {
     this.#owner = owner;
     this.#url = url;
     this.#token = token;
+    this.#socket = new WebSocket(url, [SUBPROTOCOL]); // may throw: not from this page, ever
     this.#later(OPEN_TIMEOUT_MS, () => {
       if (this.#session === null) this.lose(new ConnectionLost(`${url}: no answer within ${OPEN_TIMEOUT_MS / 1000} s`));
     });
-    this.#socket = new WebSocket(url, [SUBPROTOCOL]);
     this.#socket.onmessage = ({ data }) => this.#received(data);
     this.#socket.onerror = () => {}; // browsers say nothing here, and `close` follows
     this.#socket.onclose = ({ code, reason }) => this.#closed(code, reason);
@@ -928,7 +928,12 @@ export class Heliograph {
       lost: (error, bye) => this.#lost(connection, error, bye),
       report: (error) => this.#report(error),
     };
-    const connection = (this.#opening = new Connection(this.#WebSocket, this.#url, token, owner));
+    let connection;
+    try {
+      connection = this.#opening = new Connection(this.#WebSocket, this.#url, token, owner);
+    } catch (error) {
+      this.#end(new RequestError("bad_request", `${this.#url}: ${error.message}`, "url"));
+    }
   }
 
   async #fetchToken() {
