@@ -120,6 +120,7 @@ class AlertStore:
     def done(self, numbers: Iterable[int]) -> None:
         """These were told, or nobody is to be told any more."""
         with self._open_db() as db:
+            db.execute("BEGIN IMMEDIATE")
             db.executemany("DELETE FROM waiting WHERE number = ?", [(number,) for number in numbers])
 
     def _open_db(self) -> sqlite3.Connection:

@@ -49,8 +49,12 @@ class Target(NamedTuple):
         if parts.username is not None or parts.password is not None:
             raise ValueError("must not hold user and password: give them as a header, Authorization")
         tls = parts.scheme == "https"
+        try:
+            port = parts.port or (443 if tls else 80)
+        except ValueError:
+            raise ValueError("has a port that is none") from None
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return cls(tls, parts.hostname, parts.port or (443 if tls else 80), parts.netloc, path)
+        return cls(tls, parts.hostname, port, parts.netloc, path)
 
 
 async def post(target: Target, headers: Mapping[str, str], body: bytes, tls: ssl.SSLContext | None) -> int:
