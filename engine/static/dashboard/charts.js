@@ -5,7 +5,7 @@ import { h, put, svg } from "./dom.js";
 const WIDTH = 120;
 const HEIGHT = 28;
 const POINTS = 120; // of a sparkline, at most
-const CHART_HEIGHT = 170; // px
+const CHART_HEIGHT = 160; // px
 const AXIS_WIDTH = 58; // px
 const HUES = 8; // lines that have a colour of their own
 
@@ -113,7 +113,7 @@ export class Chart {
       cursor: { sync: { key: "time" }, y: false, drag: { setScale: false, x: false, y: false }, points: { size: 6 } },
       scales: { x: { time: true }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.08 : 1] } },
       axes: [
-        { ...axis, font, space: 70, values: (_, splits) => splits.map((at) => hours(at, splits)) },
+        { ...axis, font, size: 26, space: 70, values: (_, splits) => splits.map((at) => hours(at, splits)) },
         { ...axis, font, size: AXIS_WIDTH, values: (_, splits) => splits.map((value) => this.format(value)) },
       ],
       series: [

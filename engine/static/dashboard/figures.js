@@ -11,6 +11,7 @@ const WINDOWS = [
   [3_600, "1 h"],
   [86_400, "24 h"],
 ];
+const SHORTEST = 60; // s: the axis of an engine that has just begun
 const POINTS = 400; // of a line, in a window that is asked for
 const AGAIN = 30_000; // ms until such a window is asked for again
 const TIGHT = 80; // percent of processor or memory that are worth a colour
@@ -110,7 +111,9 @@ export class Figures {
     const column = this.#asked
       ? (name) => columns.get(name) ?? Array(times.length).fill(null)
       : (name) => board.column(name);
-    for (const chart of this.#charts) chart.draw(times ?? board.times, column, now - this.#seconds, now);
+    const known = times ?? board.times;
+    const from = Math.max(now - this.#seconds, Math.min(known[0] ?? now, now - SHORTEST));
+    for (const chart of this.#charts) chart.draw(known, column, from, now);
     if (this.#seconds !== LIVE && performance.now() - this.#askedAt > AGAIN) this.#ask();
   }
 

@@ -30,7 +30,7 @@ export function bytes(value) {
   return `${trim(value, unit && Math.abs(value) < 100 ? 1 : 0)} ${units[unit]}`;
 }
 
-export const milliseconds = (value) => (known(value) ? duration(value / 1000) : NONE);
+export const milliseconds = (value) => (known(value) ? (value > 0 ? duration(value / 1000) : "0 ms") : NONE);
 
 /** Seconds: 0.4 ms, 12 ms, 3.2 s, 4 min 10 s, 3 h 12 min, 2 d 4 h. */
 export function duration(value) {

@@ -1,8 +1,7 @@
-// The page's own connection to the engine: what changes comes as events, a few a second of each.
+// The page's own connection to the engine: what changes comes as events. None of them is asked to wait for the next
+// (`maxRate`): its wait would be in the latency that the page shows.
 
 import { Heliograph } from "/heliograph.js";
-
-const RATE = 4; // events a second and key, of which only the newest are wanted
 
 /** `on`: `{metrics, feed, alert, progress}`, called with events; `changed()`: state or reason is another. */
 export class Live {
@@ -56,7 +55,7 @@ export class Live {
         this.events++;
         handle(event);
       },
-      { conflate: true, maxRate: RATE, recover: false, ...more },
+      { conflate: true, recover: false, ...more },
     );
     subscription.ready.catch(() => {}); // it was reported as an error
   }

@@ -1,9 +1,11 @@
 // Alerts: those that hold, and the rules that watch.
 
-import { OPERATE, button, h, state } from "./dom.js";
-import { clock, number } from "./format.js";
+import { OPERATE, button, h, put, state } from "./dom.js";
+import { clock, count, number } from "./format.js";
 import { Table } from "./table.js";
 
+const METRICS = "system.metrics";
+const SHOWN = 50;
 const SEVERITIES = { critical: "bad", warning: "warn", info: "busy" };
 const RULES = { ok: ["ok", "quiet"], pending: ["busy", "pending"], firing: ["bad", "firing"] };
 
@@ -14,6 +16,7 @@ export class AlertsPanel {
   #rules;
   #details;
   #summary = h("summary", {}, "Rules");
+  #more = h("p", { class: "empty" });
 
   constructor(place, { admin, act }) {
     this.#admin = admin;
@@ -23,15 +26,14 @@ export class AlertsPanel {
       key: ({ rule, subject }) => JSON.stringify([rule, subject]),
       columns: [
         {
+          head: "Alert",
+          text: ({ rule, subject }) => (subject === null ? rule : `${rule}: ${subject}`),
+          note: ({ message }) => message,
+        },
+        {
           head: "Severity",
           when: ({ severity }) => severity,
           render: ({ severity }) => state(SEVERITIES[severity] ?? "warn", severity),
-        },
-        {
-          head: "Alert",
-          wide: true,
-          text: ({ rule, subject }) => (subject === null ? rule : `${rule}: ${subject}`),
-          note: ({ message }) => message,
         },
         { head: "Value", numeric: true, text: ({ value }) => (typeof value === "number" ? number(value) : JSON.stringify(value)) },
         { head: "Since", numeric: true, text: ({ since }) => clock(since) },
@@ -54,19 +56,24 @@ export class AlertsPanel {
           render: ({ state: now }) => state(...(RULES[now] ?? ["idle", String(now)])),
         },
         { head: "Watches", wide: true, text: watched },
+        { head: "Active", numeric: true, text: ({ firing }) => count(firing) },
+        { head: "Pending", numeric: true, text: ({ pending }) => count(pending) },
       ],
       empty: "No rules. Add a table [alerts.NAME] to the configuration, for example: series = \"machine.cpu\", when = {gte = 80}.",
     });
     this.#details = h("details", { class: "rules" }, this.#summary, this.#rules.element);
-    place.append(this.#active.element, this.#details);
+    place.append(this.#active.element, this.#more, this.#details);
   }
 
   /** Get all of them; how many hold and are not acknowledged. */
   async poll() {
-    const { alerts, rules } = await this.#admin.get("/api/alerts");
+    const { alerts, more, rules } = await this.#admin.get("/api/alerts");
     const weight = ({ severity, acknowledged }) => (acknowledged ? 10 : 0) + ["critical", "warning", "info"].indexOf(severity);
     alerts.sort((a, b) => weight(a) - weight(b) || a.since - b.since);
-    this.#active.update(alerts.slice(0, 100));
+    this.#active.update(alerts.slice(0, SHOWN));
+    const hidden = more + Math.max(0, alerts.length - SHOWN);
+    this.#more.hidden = hidden === 0;
+    put(this.#more, `and ${count(hidden)} more: GET /api/alerts, and the log`);
     this.#rules.update(rules);
     this.#summary.textContent = `Rules (${rules.length})`;
     if (!rules.length) this.#details.open = true;
@@ -96,8 +103,7 @@ export class AlertsPanel {
   }
 }
 
-/** What a rule is about, as far as the engine says. */
-function watched({ series, topic, field, when }) {
-  const what = series ?? [topic, field].filter(Boolean).join(" ");
-  return [what, when && JSON.stringify(when)].filter(Boolean).join(" ");
+/** What a rule is about: a series of the engine's metrics, or a field of events. */
+function watched({ topic, field }) {
+  return topic === METRICS ? field : `${field} of ${topic}`;
 }

@@ -40,7 +40,7 @@ export class JobsPanel {
           when: ({ data }) => JSON.stringify([data.progress, data.stages, data.stage]),
           render: ({ data }) => bar(data),
         },
-        { head: "Left", numeric: true, text: (row) => left(row) },
+        { head: "Time left", numeric: true, text: (row) => left(row) },
         { head: "Heard", numeric: true, text: ({ at }) => age((performance.now() - at) / 1000) },
         {
           head: "Actions",

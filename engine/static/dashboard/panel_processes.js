@@ -1,7 +1,7 @@
 // The engine's processes, and what else its health depends on.
 
 import { h, state } from "./dom.js";
-import { NONE, bytes, count, duration, percent } from "./format.js";
+import { NONE, bytes, count, milliseconds, percent } from "./format.js";
 import { Table } from "./table.js";
 
 const KINDS = { ok: "ok", degraded: "warn", down: "bad" };
@@ -28,7 +28,7 @@ export class ProcessesPanel {
         },
         { head: "CPU", numeric: true, text: ({ cpu }) => percent(cpu) },
         { head: "Memory", numeric: true, text: ({ memory }) => bytes(memory) },
-        { head: "Loop lag", numeric: true, text: ({ lag }) => duration(lag) },
+        { head: "Loop lag", numeric: true, text: ({ lag }) => milliseconds(lag * 1000) },
         { head: "Restarts", numeric: true, text: ({ restarts }) => (restarts === undefined ? NONE : count(restarts)) },
       ],
       empty: "The engine has not said yet which processes it has.",

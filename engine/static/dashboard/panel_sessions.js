@@ -1,7 +1,7 @@
 // Clients' sessions, a page at a time: who lags, and the way to send somebody away.
 
 import { OPERATE, button, h, state } from "./dom.js";
-import { NONE, age, bytes, count, duration } from "./format.js";
+import { NONE, bytes, count, duration } from "./format.js";
 import { Pager } from "./pager.js";
 import { Table } from "./table.js";
 
@@ -38,7 +38,7 @@ export class SessionsPanel {
         },
         { head: "Dropped", numeric: true, text: ({ dropped }) => count(dropped) },
         { head: "Topics", numeric: true, text: ({ subscriptions }) => count(subscriptions) },
-        { head: "Connected", numeric: true, text: ({ connected_at: at }) => age(now() - at) },
+        { head: "Connected", numeric: true, text: ({ connected_at: at }) => duration(Math.floor(now() - at)) },
         { head: "Actions", when: () => "", render: (row, current) => this.#actions(current) },
       ],
       empty: "Nobody is connected. This page is, as soon as its own connection is there.",
