@@ -239,6 +239,10 @@ class Parameters(Generic[ModelT]):
         except pykka.ActorDeadError:
             if receiver in self._receivers:
                 self._receivers.remove(receiver)
+        except (
+            Exception
+        ) as error:  # of a full mailbox, or whatever: it is the receiver's, the others are told all the same
+            _log.error("version %d of parameter %s is not told to %r: %s", self._version, self.name, receiver, error)
 
 
 class SyncParameters(Generic[ModelT]):

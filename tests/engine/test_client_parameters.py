@@ -8,13 +8,15 @@ from typing import Annotated, Any, Self
 
 import pykka
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
 from engine import client_parameters
 from engine.client_parameters import Parameters, ParametersChanged
 from transport.client_messages import Gap
 from transport.codes import ErrorCode
-from transport.errors import RequestError
+from transport.errors import MailboxFull, RequestError
 from transport.event import Event
 
 Eventually = Callable[..., Awaitable[None]]
@@ -200,6 +202,27 @@ def test_an_answer_that_events_have_overtaken_is_no_step_back(eventually: Eventu
     follow(scenario)
 
 
+def test_an_answer_to_set_that_events_have_overtaken_is_no_step_back(eventually: Eventually) -> None:
+    async def scenario(client: FakeClient, parameters: Parameters[Model], actor: Actor) -> None:
+        call, answered = client.call, asyncio.Event()
+
+        async def slow(*args: Any) -> Any:
+            answer = await call(*args)
+            await answered.wait()
+            return answer
+
+        client.call = slow  # type: ignore[method-assign]
+        setting = asyncio.create_task(parameters.set(a=1))
+        await asyncio.sleep(0)
+        client.change(a=2)
+        await eventually(lambda: parameters.version == 3)
+        answered.set()
+        assert await setting == 2
+        assert (parameters.version, parameters.values.a, actor.versions) == (3, 2, [1, 2, 3])
+
+    follow(scenario)
+
+
 def test_an_engine_that_lost_what_it_had_is_believed(eventually: Eventually) -> None:
     async def scenario(client: FakeClient, parameters: Parameters[Model], actor: Actor) -> None:
         client.change(a=1)
@@ -246,6 +269,61 @@ def test_a_version_that_does_not_fit_the_model_changes_nothing(
     follow(scenario)
     assert "version 2 does not fit the model: bad_request: Expected `int` <= 100 (field a)" in caplog.text
     assert "an event that is none of it" in caplog.text
+
+
+def test_a_receiver_that_fails_keeps_no_other_from_being_told(
+    eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(Actor):
+        def tell(self, message: ParametersChanged) -> None:
+            super().tell(message)
+            if message.version == 2:
+                raise MailboxFull("it is full")
+
+    async def scenario(client: FakeClient, parameters: Parameters[Model], actor: Actor) -> None:
+        full, last = Full(), Actor()
+        parameters.deliver_to(full)
+        parameters.deliver_to(last)
+        client.change(a=1)
+        client.change(a=2)
+        await eventually(lambda: parameters.version == 3)
+        assert actor.versions == full.versions == last.versions == [1, 2, 3]
+
+    follow(scenario)
+    assert "version 2 of parameter p is not told" in caplog.text
+
+
+# what happens: a change whose event comes or is lost, the last event again, the engine's word that something was lost
+HAPPENINGS = st.lists(st.sampled_from(["change", "lost", "again", "gap", "rest"]), max_size=25)
+
+
+@settings(max_examples=50)
+@given(HAPPENINGS)
+def test_whatever_is_lost_or_repeated_versions_rise_and_the_newest_comes(happenings: list[str]) -> None:
+    async def scenario(client: FakeClient, parameters: Parameters[Model], actor: Actor) -> None:
+        for what in [*happenings, "gap"]:
+            if what in ("change", "lost"):
+                client.change(tell=what == "change", a=client.values["a"] + 1)
+            elif what == "again":
+                client.tell()
+            elif what == "gap":
+                client.items.put_nowait(GAP)
+            else:
+                await asyncio.sleep(0)
+        while not client.items.empty() or parameters.version != client.version:
+            await asyncio.sleep(0)
+        assert actor.versions == sorted(set(actor.versions))
+        assert actor.versions[-1] == client.version
+        assert all(message.values.a == message.version - 1 for message in actor.got)
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            client, actor = FakeClient(), Actor()
+            async with Parameters(client, "p", Model) as parameters:  # type: ignore[arg-type]
+                parameters.deliver_to(actor)
+                await scenario(client, parameters, actor)
+
+    asyncio.run(main())
 
 
 def test_a_dead_actor_is_told_no_more(eventually: Eventually) -> None:

@@ -55,9 +55,10 @@ def test_refusals_are_in_the_trail_and_no_versions(monkeypatch: pytest.MonkeyPat
     store, why = ParameterStore(None), Refusal("bad_request", "at most 1", "values.x")
     store.append("a", change(1, x=0))
     for n in range(4):
-        store.refuse("a", change(1, x=n), why)
+        store.refuse("a", change(2, x=n), why)
     store.refuse("b", change(1, x="x" * parameter_store.REFUSED_BYTES), why)
     assert store.latest("a") == change(1, x=0)
+    assert store.versions("a", 0, 10) == [change(1, x=0)]
     found = store.page("a", 10, None).changes
     assert [c.values for c in found] == [{"x": 3}, {"x": 2}, {"x": 0}]
     assert [c.refused for c in found] == [why, why, None]
