@@ -12,6 +12,7 @@ import typer
 
 from engine import cli_admin, cli_client, cli_config, cli_explain, cli_run
 from engine.client_subscription import SubscribeArguments
+from engine.job_progress import topic_of
 from engine.version import VERSION
 from transport.codes import Priority
 from transport.errors import RequestError, Unsupported
@@ -381,6 +382,37 @@ def token(
     raise typer.Exit(cli_token.token(user, subscribe or [], publish or [], call or [], ttl, file, secret_file))
 
 
+@app.command()
+def jobs(
+    ctx: typer.Context,
+    watch: Annotated[
+        bool | None, typer.Option("--watch/--once", help="Until Ctrl-C, or once [default: watch on a terminal].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The events as NDJSON, one a line.")] = False,
+    cancel: Annotated[str | None, typer.Option("--cancel", metavar="NAME", help="Ask this job to stop.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; the job sees it.")] = None,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Show how far jobs are; see docs/progress.md for jobs of your own.
+
+    \b
+    heliograph jobs
+    heliograph jobs --once --json | jq '.data | {job, state, progress}'
+    heliograph jobs --cancel backtest-17 --reason "wrong parameters"
+    """
+    from engine import cli_jobs
+
+    me: Common = ctx.obj.but(url=url, token=token)
+    if cancel is not None:
+        _checked(topic_of, cancel, "--cancel")
+        raise typer.Exit(cli_jobs.cancel(me.url, me.token, cancel, reason))
+    if reason is not None:
+        raise typer.BadParameter("goes with --cancel", param_hint="--reason")
+    live = sys.stdout.isatty() and not as_json if watch is None else watch
+    raise typer.Exit((cli_jobs.watch if live else cli_jobs.show)(me.url, me.token, as_json))
+
+
 def _later(name: str, what: str) -> None:
     def command(ctx: typer.Context) -> None:
         raise Unsupported(f"`heliograph {name}`")
@@ -390,7 +422,6 @@ def _later(name: str, what: str) -> None:
 
 
 _later("loadtest", "Put an engine under load")
-_later("jobs", "List running jobs")
 
 
 def _checked(check: Any, given: Any, name: str) -> None:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
@@ -225,7 +225,7 @@ class Job:
         *,
         total: float | None = None,
         every: int | None = None,
-        state: Callable[[], Any] | None = None,
+        state: Any = None,
     ) -> Iterator[T]:
         """Iterate ``items`` as a stage, a step each; before each item :meth:`check` is called.
 
@@ -234,7 +234,8 @@ class Job:
             total: where ``items`` have no length.
             every: a checkpoint after so many items each, and at the end. A next life of the job skips the items that
                 the last checkpoint has counted: give the same ``items`` again.
-            state: for these checkpoints: what a next life shall find as :attr:`resumed`. Called between items.
+            state: what a next life shall find as :attr:`resumed`: an object that the loop changes, with a JSON form. It
+                is looked at between items.
         """
         if every is not None and every < 1:
             raise HeliographError(f"every is a number of items, 1 or more, not {every!r}")
@@ -245,9 +246,7 @@ class Job:
             total = len(items)
         return self._track(items, name, total if total is not None else self._total, every, state)
 
-    def _track(
-        self, items: Iterable[T], name: str, total: float | None, every: int | None, state: Callable[[], Any] | None
-    ) -> Iterator[T]:
+    def _track(self, items: Iterable[T], name: str, total: float | None, every: int | None, state: Any) -> Iterator[T]:
         left = self._left.get(name) if every is not None else None
         start = int(left.done) if left is not None else 0
         with self.stage(name, total, start=start) as stage:
@@ -260,9 +259,9 @@ class Job:
         if every is not None:
             self._checkpoint_between(state)
 
-    def _checkpoint_between(self, state: Callable[[], Any] | None) -> None:
+    def _checkpoint_between(self, state: Any) -> None:
         try:
-            self.checkpoint(self._kept if state is None else state())
+            self.checkpoint(self._kept if state is None else state)
         except OSError as error:
             _log.warning("job %r goes on without a new checkpoint: %s", self.name, error)
 
@@ -326,7 +325,7 @@ class Job:
             RequestError: ``data`` has no JSON form.
             OSError: it could not be written; the former checkpoint is still there.
         """
-        kept = msgspec.Raw(to_json(data))
+        kept = msgspec.Raw(to_json(data))  # as it is now, whatever becomes of it
         self._check_own()
         with self._saving:
             with self._lock:
@@ -335,7 +334,7 @@ class Job:
                     for stage in self._progress.stages.values()
                 }
             self._files.save(stages, kept, time.time())
-        self._kept = data
+        self._kept = kept
         with self._lock:
             self._progress.changes += 1
 

@@ -185,7 +185,7 @@ class JobProgress:
 
 class Eta:
     """Seconds left, from a speed that forgets: what was reached by the time it took, both weighted by
-    ``exp(-age / memory)``; the memory is a quarter of the time elapsed, at least 5 s. Exact for a job of constant speed.
+    ``exp(-age / memory)``; the memory is a quarter of the time elapsed, at least 5 s. Exact for a constant speed.
     """
 
     __slots__ = ("_at", "_began", "_progress", "_reached", "_took")

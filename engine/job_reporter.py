@@ -233,11 +233,8 @@ class _Told:
     async def _serve(self, client: Client) -> None:
         """Have calls for the job come here."""
         self._served_by, self._serving = client, contextlib.AsyncExitStack()  # a former client's went with it
-        serve = getattr(client, "serve", None)
-        if serve is None:
-            return
         try:
-            await self._serving.enter_async_context(serve(self.job.topic, cancel=self.job.on_cancel))
+            await self._serving.enter_async_context(client.serve(self.job.topic, cancel=self.job.on_cancel))
         except RequestError as error:
             _log.warning("job %r cannot be cancelled from afar: %s", self.job.name, error)
 
