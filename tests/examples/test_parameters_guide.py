@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 
@@ -72,6 +74,11 @@ def test_the_strategy_trades_and_is_changed_meanwhile(capsys: pytest.CaptureFixt
                     await engine.publish("price.A", {"bid": bid})
                 await running
                 await scope["follow"](client, Strategy())  # type: ignore[operator]
+            async with httpx.AsyncClient(base_url=engine.admin_url) as admin:
+                command, answer = GUIDE.split("```console\n$ ")[1].split("```")[0].splitlines()
+                change = json.loads(command.split(" -d ")[1].strip("'"))
+                said = await admin.patch("/api/parameters/momentum", json=change)
+                assert said.json() == json.loads(answer)
 
     seen: list[str] = []
 
