@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from engine.config import Config, loads
 from engine.tracing import OpenTelemetry, start_tracing
+from engine.tracing_config import Tracing
 from transport.errors import ConfigError
 
 
@@ -56,3 +59,9 @@ def test_a_context_that_another_process_has_written_is_the_parent() -> None:
     assert second.context != first.context
     # Neither has ended, so there is nothing to export.
     asyncio.run(spans.close())
+
+
+def test_the_guides_configuration_is_one() -> None:
+    guide = (Path(__file__).parents[2] / "docs/tracing.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"^```toml\n(.*?)^```", guide, re.M | re.S)
+    assert loads(text).tracing == Tracing(sample=0.01, endpoint=Tracing().endpoint)
