@@ -121,6 +121,9 @@ class ParameterService(MonitorService):
         for live in self._live.values():
             self._spawn(self._tell(live), f"parameter {live.spec.name}")
             await self.engine.serve(live.spec.topic, self._methods(live))
+            if live.parameter.trouble is not None:
+                text = "parameter_does_not_fit: version %d, by its schema; see /health"
+                _log.warning(text, live.parameter.current.version, extra={"parameter": live.spec.name})
         self._report()
 
     async def on_stop(self) -> None:
@@ -182,7 +185,9 @@ class ParameterService(MonitorService):
             parameter.accept(change)
             live.untold.append(change)
             live.more.set()
-        _log.info("parameter %s has version %d by %s: %s", name, change.version, by, ", ".join(change.changed))
+        # The version is no field: lines that differ in it alone are repeats, of which a busy writer may make too many.
+        text, names = "parameter_changed: version %d has other %s", ", ".join(change.changed)
+        _log.info(text, change.version, names, extra={"parameter": name, "user": by})
         self._report()
         return change
 
@@ -190,7 +195,7 @@ class ParameterService(MonitorService):
         self, parameter: Parameter, wanted: Proposal, by: str | None, at: float, error: RequestError
     ) -> None:
         name = parameter.name
-        _log.info("parameter %s: a change by %s is refused: %s", name, by, error.code)  # values are none of the log's
+        _log.info("parameter_refused", extra={"parameter": name, "user": by, "code": error.code, "field": error.field})
         reason = None if error.field == "reason" else wanted.reason
         attempt = Change(
             version=parameter.current.version, values=wanted.values, changed=[], by=by, at=at, reason=reason
@@ -269,7 +274,9 @@ class ParameterService(MonitorService):
             self._failing = error.message
             self._report()
             raise
-        self._failing = None
+        if self._failing is not None:
+            self._failing = None
+            self._report()
 
     def _spawn(self, work: Any, name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name=name)

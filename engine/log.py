@@ -41,6 +41,7 @@ _SECRET = frozenset({"token", "api_key", "password", "secret", "authorization", 
 _FIELDS = (  # of a standard library's record, if there
     "session", "user", "address", "topic", "feed", "code", "error",
     "rule", "subject", "severity", "value", "webhook", "number", "reason", "retry_in", "old", "new",
+    "parameter", "field",
 )  # fmt: skip
 _OURS = ("actors", "engine", "transport")  # of other packages only warnings and worse are written
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}

@@ -229,7 +229,9 @@ def test_where_the_topic_says_something_else_the_newest_is_told(
     run(scenario)
 
 
-def test_a_stricter_schema_is_reported_until_other_values_are_set(engine: FakeEngine) -> None:
+def test_a_stricter_schema_is_reported_until_other_values_are_set(
+    engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         store = Unclosed(None)
         store.append("p", version(4, a=12, b=1))
@@ -243,6 +245,8 @@ def test_a_stricter_schema_is_reported_until_other_values_are_set(engine: FakeEn
         await it.on_stop()
 
     run(scenario)
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert (warning.parameter, warning.message.partition(":")[0]) == ("p", "parameter_does_not_fit")
 
 
 class Full(Unclosed):
@@ -267,6 +271,9 @@ def test_what_cannot_be_kept_is_not_so(engine: FakeEngine, eventually: Eventuall
         assert (await engine.call("get"))["version"] == 1
         assert it.condition.reason == "the disk is full"
         store.full = False
+        with pytest.raises(RequestError, match="at most 10"):
+            await engine.call("set", {"values": {"a": 11}})
+        assert it.condition.reason is None, "it could be kept that this was refused"
         assert (await engine.call("set", {"values": {"a": 2}}))["version"] == 2
         await eventually(lambda: engine.told() == [1, 2])
         assert it.condition.reason is None
