@@ -51,11 +51,34 @@ def test_the_one_that_serves_a_topic_is_called() -> None:
     here.hear(other, Call(8, "job", "cancel", b"[1]", "alice"))
     calling = one(worker)
     assert calling == Calling(calling.call, "s1", "job", "cancel", b"[1]", "alice")
+    here.hear(worker, CallDone(calling.call, "s2", b"0"))
+    here.hear(other, CallDone(calling.call, "s1", b"0"))
+    assert other.read() == [], "nobody answers for another"
     here.hear(worker, CallDone(calling.call, "s1", b"true"))
     assert one(other) == Called(8, b"true")
     assert len(here.desk) == 0
     here.hear(worker, CallDone(calling.call, "s1", b"false"))
     assert other.read() == []
+
+
+def test_who_called_and_went_is_answered_no_more_and_its_call_is_nobodys() -> None:
+    here, worker, other = Desk(), FakePeer(), FakePeer()
+    here.hear(worker, Serve(0, "s", "job", ["a"], 1.0))
+    here.hear(other, Call(1, "job", "a", b"1"))
+    here.desk.gone(other)
+    assert len(here.desk) == 0
+    here.hear(worker, CallDone(one(worker).call, "s", b"0"))
+    assert (worker.read(), other.read()) == ([], [])
+
+
+def test_a_call_has_a_name_that_no_other_hub_gives() -> None:
+    names = set()
+    for here in (Desk(), Desk()):
+        worker = FakePeer()
+        here.hear(worker, Serve(0, "s", "job", ["a"], 1.0))
+        here.hear(worker, Call(1, "job", "a", b"1"))
+        names.add(one(worker).call)
+    assert len(names) == 2
 
 
 def test_of_several_the_newest_answers_also_for_a_hub_that_hears_them_in_another_order() -> None:
@@ -109,7 +132,7 @@ def test_who_has_too_much_to_answer_is_not_asked() -> None:
     assert (worker.read(), one(other).code) == ([], "unavailable")
 
 
-PEERS, MEMBERS, TOPICS = 3, 2, ["x", "y"]
+PEERS, MEMBERS, TOPICS = 2, 2, ["x", "y"]
 peers, members, topics = st.integers(0, PEERS - 1), st.integers(0, MEMBERS - 1), st.sampled_from(TOPICS)
 STEPS = st.one_of(
     st.tuples(st.just("serve"), peers, members, topics, st.sampled_from([[], ["a"], ["a", "b"]]), st.floats(0, 9)),
@@ -124,7 +147,7 @@ STEPS = st.one_of(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(STEPS, max_size=40))
+@given(st.lists(STEPS, min_size=15, max_size=40))
 def test_every_call_is_answered_exactly_once(steps: list[Any]) -> None:
     here, links = Desk(), [FakePeer() for _ in range(PEERS)]
     asked: dict[int, int] = {}  # ref: by whose link

@@ -463,6 +463,8 @@ def test_a_call_that_fails_does_not_end_a_life_and_an_end_of_life_ends_calls() -
         keep.hooks["count"] = hang
         call = asyncio.create_task(stage.client.call("kept.a", "count"))
         await began.wait()
+        await stage.publish(1)
+        await until(lambda: keep.lives[0].engine.turn._waiters)  # a hook is to come after it
         await stage.finish()
         with pytest.raises(RequestError, match="the outcome is unknown"):
             await call
