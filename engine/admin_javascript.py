@@ -7,7 +7,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from engine.static_files import CLIENT_PATH, javascript_client
-from transport.static_file import CACHING
 
 
 def routes() -> list[Route]:
@@ -15,9 +14,7 @@ def routes() -> list[Route]:
 
     async def client(request: Request) -> Response:
         file = javascript_client()
-        headers = {**dict(file.headers), "Cache-Control": CACHING}
-        if file.is_known(request.headers):
-            return Response(None, 304, headers)
-        return Response(file.body, 200, headers, file.media_type)
+        status, body, headers = file.answer(request.headers)
+        return Response(body or None, status, dict(headers), file.media_type if body else None)
 
     return [Route(CLIENT_PATH, client, methods=["GET"])]

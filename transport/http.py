@@ -216,13 +216,15 @@ def response(
     body: bytes,
     headers: Headers = (),
     last: bool = True,
-    cache: str = "no-store",
 ) -> bytes:
-    """A whole answer; ``last``: the connection is closed after it; ``content_type``: none: it can have no body, 304."""
+    """A whole answer; ``last``: the connection is closed after it; ``content_type``: none: it can have no body, 304.
+
+    Nobody may keep it, unless ``headers`` say otherwise.
+    """
     lines = [
         f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}",
         *(() if content_type is None else (f"Content-Type: {content_type}", f"Content-Length: {len(body)}")),
-        f"Cache-Control: {cache}",
+        *(() if any(name == "Cache-Control" for name, _ in headers) else ("Cache-Control: no-store",)),
         *(("Connection: close",) if last else ()),
         *(f"{name}: {value}" for name, value in headers),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -13,29 +14,50 @@ CACHING = "no-cache"  # kept, but asked for each time: an engine of another vers
 
 
 class StaticFile(NamedTuple):
-    """Its bytes, and the tag by which a browser asks whether what it has is still the same."""
+    """Its bytes, plain and as gzip has them, and the tag by which a browser asks whether what it has is the same."""
 
     body: bytes
+    packed: bytes
     media_type: str
     etag: str
 
     @classmethod
     def of(cls, body: bytes, media_type: str) -> Self:
-        """With a tag of the content."""
-        return cls(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+        """With a tag of the content, a weak one: it stands for both forms. Takes a millisecond."""
+        etag = f'W/"{hashlib.sha256(body).hexdigest()[:16]}"'
+        return cls(body, gzip.compress(body, mtime=0), media_type, etag)
 
-    def is_known(self, headers: Mapping[str, str]) -> bool:
-        """Whether who asks has it already; ``headers`` has lower-case names. Proxies that compress weaken the tag."""
-        tags = headers.get("if-none-match", "").split(",")
-        return any(tag.strip().removeprefix("W/") == self.etag for tag in tags)
+    def is_known(self, asked: Mapping[str, str]) -> bool:
+        """Whether who asks, with these headers in lower case, has it already."""
+        tag = self.etag.removeprefix("W/")
+        return any(known.strip().removeprefix("W/") == tag for known in asked.get("if-none-match", "").split(","))
 
-    @property
-    def headers(self) -> http.Headers:
-        """Of each answer."""
-        return (("Access-Control-Allow-Origin", "*"), ("ETag", self.etag), ("X-Content-Type-Options", "nosniff"))
+    def answer(self, asked: Mapping[str, str]) -> tuple[int, bytes, http.Headers]:
+        """Status, body and headers for a request whose headers, with lower-case names, are ``asked``: 200, or 304 where
+        who asks has it already."""
+        headers: http.Headers = (
+            ("Access-Control-Allow-Origin", "*"),
+            ("Cache-Control", CACHING),
+            ("ETag", self.etag),
+            ("Vary", "Accept-Encoding"),
+            ("X-Content-Type-Options", "nosniff"),
+        )
+        if self.is_known(asked):
+            return HTTPStatus.NOT_MODIFIED, b"", headers
+        if _takes_gzip(asked.get("accept-encoding", "")):
+            return HTTPStatus.OK, self.packed, (*headers, ("Content-Encoding", "gzip"))
+        return HTTPStatus.OK, self.body, headers
 
-    def answer(self, headers: Mapping[str, str]) -> bytes:
-        """A whole answer, after which the connection is closed: the file, or 304."""
-        if self.is_known(headers):
-            return http.response(HTTPStatus.NOT_MODIFIED, None, b"", self.headers, cache=CACHING)
-        return http.response(HTTPStatus.OK, self.media_type, self.body, self.headers, cache=CACHING)
+    def response(self, asked: Mapping[str, str]) -> bytes:
+        """The same as a whole answer, after which the connection is closed."""
+        status, body, headers = self.answer(asked)
+        media_type = None if status == HTTPStatus.NOT_MODIFIED else self.media_type
+        return http.response(status, media_type, body, headers)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    for coding in accepted.split(","):
+        name, _, weight = coding.replace(" ", "").lower().partition(";")
+        if name == "gzip":
+            return weight.rstrip(".0") != "q="
+    return False

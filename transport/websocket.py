@@ -357,7 +357,7 @@ class WebSocketConnection(asyncio.Protocol):
         found = door.http(request.method, request.path)
         if found is None:
             raise http.HttpError(HTTPStatus.NOT_FOUND, "there is nothing at this path")
-        return found.answer(request.headers) if isinstance(found, StaticFile) else http.response(*found)
+        return found.response(request.headers) if isinstance(found, StaticFile) else http.response(*found)
 
     # Frames.
 

@@ -475,8 +475,8 @@ class Connection {
 
   /** Send another token before the present one ends; what fails is tried again, at the end the engine closes. */
   async renew(fetchToken, expires) {
-    const { ts } = await this.#ask({ op: "ping" }); // by the engine's clock
-    const delay = Math.max(RENEWAL_LEAST_MS, 1000 * RENEWAL * (expires - ts));
+    const now = await this.#ask({ op: "ping" }).then(({ ts }) => ts, () => Date.now() / 1000); // the engine's clock
+    const delay = Math.max(RENEWAL_LEAST_MS, 1000 * RENEWAL * (expires - now));
     this.#later(Math.min(delay, LONGEST_TIMER_MS), async () => {
       try {
         const token = await fetchToken();
@@ -542,7 +542,7 @@ class Connection {
     this.#heard = performance.now();
     let message;
     try {
-      message = JSON.parse(data);
+      message = Object(JSON.parse(data));
     } catch {
       return this.#owner.report(new Error("ignored a message of the engine that is not JSON"));
     }
@@ -581,7 +581,7 @@ class Connection {
       if (performance.now() - this.#heard < silence) this.#ticks = 0;
       else if (this.#ticks++ === 0) this.#ask({ op: "ping" });
       // Two ticks of grace: of a page that was frozen the first one may come before the messages that wait for it.
-      else if (this.#ticks > 3) this.lose(new ConnectionLost(`${this.#url} is silent`));
+      else if (this.#ticks > 2) this.lose(new ConnectionLost(`${this.#url} is silent`));
     };
     this.#later(silence / 6, tick);
     this.#owner.opened(session);
