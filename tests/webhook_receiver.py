@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ class Receiver:
     Attributes:
         attempts: requests that came whole.
         taken: bodies of those that were answered with 200.
+        at: when each came, monotonic seconds.
         headers: of all requests, names in lower case.
     """
 
@@ -24,6 +26,7 @@ class Receiver:
         self.attempts = 0
         self.taken: list[Any] = []
         self.headers: list[dict[str, str]] = []
+        self.at: list[float] = []
         self._over = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -43,6 +46,7 @@ class Receiver:
             body = await reader.readexactly(int(headers["content-length"]))
             self.headers.append(headers)
             self.attempts += 1
+            self.at.append(time.monotonic())
             answer = self.answers.popleft() if self.answers else 200
             if answer == "hang":
                 await self._over.wait()

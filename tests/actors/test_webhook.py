@@ -84,6 +84,33 @@ def test_while_the_breaker_is_open_nobody_is_asked(eventually: Eventually) -> No
     run(scenario, policy)
 
 
+def test_an_open_breaker_holds_in_the_next_life_too(eventually: Eventually) -> None:
+    policy = POLICY._replace(breaker=BreakerPolicy(failures=3, successes=1, open_s=0.2, open_max_s=0.2))
+
+    async def main() -> None:
+        done: list[int] = []
+
+        async def is_done(number: int) -> None:
+            done.append(number)
+
+        async with Receiver() as receiver:
+            receiver.answers += [500] * 3
+            hook = Webhook("ops", receiver.url, None, policy)
+            for number in (1, 2):
+                task = asyncio.create_task(hook.run(is_done))
+                await asyncio.sleep(0)
+                hook.put(number, b"{}")
+                await eventually(lambda: hook.breaker.opens == 1, DEADLINE)
+                if number == 2:
+                    await eventually(lambda: done == [2], DEADLINE)
+                task.cancel()
+                await asyncio.wait({task})
+            assert receiver.attempts == 4
+            assert receiver.at[3] - receiver.at[2] >= 0.15, "it was left alone"
+
+    asyncio.run(main())
+
+
 def test_what_the_receiver_will_never_take_and_what_is_too_old_is_given_up(eventually: Eventually) -> None:
     async def scenario(receiver: Receiver, hook: Webhook, done: list[int]) -> None:
         receiver.answers += [422, 503]
