@@ -315,10 +315,11 @@ class Feed {
   failures = 0;
   ready = promised();
 
-  constructor(topics, deliver, report, options) {
-    const { where = null, snapshot = false, conflate = false, maxRate = null, window = 0, batch = false } = options;
-    const { recover = true, onGap = null, ...unknown } = options;
-    for (const name of ["where", "snapshot", "conflate", "maxRate", "window", "batch"]) delete unknown[name];
+  /** `call(callback, value)` calls what users wrote. */
+  constructor(topics, callback, call, options) {
+    const { where = null, snapshot = false, conflate = false, maxRate = null, window = 0, batch = false, ...others } =
+      options;
+    const { recover = true, onGap = null, ...unknown } = others;
     const [stray] = Object.keys(unknown);
     if (stray !== undefined) throw new RequestError("bad_request", `there is no option ${stray}`, stray);
     this.topics = topics;
@@ -328,8 +329,8 @@ class Feed {
     this.complete = where === null && !conflate && maxRate === null;
     this.filter = where === null ? "" : JSON.stringify(where);
     this.recover = recover;
-    this.deliver = deliver;
-    this.report = report;
+    this.callback = callback;
+    this.call = call;
     this.onGap = onGap;
     this.position = ""; // in the engine's whole log; all before it has come
     this.positions = new Positions(this.complete, this.complete && snapshot);
@@ -387,10 +388,10 @@ class Feed {
   }
 
   event(event) {
-    if (!event.epoch) return this.deliver(event); // it has no place yet, and comes again with one
+    if (!event.epoch) return this.call(this.callback, event); // it has no place yet, and comes again with one
     const [fresh, gap] = this.positions.admit(event);
     if (gap !== null) this.tell(gap);
-    if (fresh && !this.closed) this.deliver(event);
+    if (fresh && !this.closed) this.call(this.callback, event);
   }
 
   gap(gap) {
@@ -399,7 +400,7 @@ class Feed {
 
   tell(gap) {
     this.missed += Math.max(0, gap.to - gap.from + 1);
-    if (this.onGap !== null) this.report(this.onGap, gap);
+    if (this.onGap !== null) this.call(this.onGap, gap);
   }
 
   /** What users hold. */
@@ -650,8 +651,7 @@ export class Heliograph {
     this.#checkOpen();
     const names = [...new Set([topics].flat())];
     if (names.length === 0) throw new RequestError("bad_request", "name at least one topic or pattern", "topics");
-    const report = (called, what) => this.#guard(called, what);
-    const feed = new Feed(names, (event) => this.#guard(callback, event), report, options);
+    const feed = new Feed(names, callback, (called, value) => this.#guard(called, value), options);
     for (const other of this.#feeds) {
       const shared = other.topics.find((name) => names.includes(name));
       if (shared !== undefined && other.identity !== feed.identity) {
@@ -908,8 +908,9 @@ export class Heliograph {
     if (this.#state === "closed") return;
     clearTimeout(this.#timer);
     this.#timer = null;
-    this.#become("connecting");
     const attempt = (this.#opening = {}); // a later one, or the end, takes its place
+    this.#become("connecting");
+    if (attempt !== this.#opening) return; // a listener has closed the client
     let token;
     try {
       token = await this.#fetchToken();

@@ -530,6 +530,27 @@ def test_mistakes_are_named(js: JavaScript, script: str, code: str, field: str) 
     assert told == ["RequestError", code, field]
 
 
+def test_a_page_that_may_have_no_such_socket_is_told(js: JavaScript) -> None:
+    state, errors = js.run("""
+      class Forbidden { constructor() { throw new Error("mixed content"); } }
+      const { client, errors } = fakeClient({ WebSocket: Forbidden });
+      await until(() => client.state === "closed");
+      return [client.state, errors.map(({ code, message }) => [code, message])];
+    """)
+    assert (state, errors) == ("closed", [["bad_request", "ws://engine/ws: mixed content"]])
+
+
+def test_a_listener_may_close_the_client(js: JavaScript) -> None:
+    sockets, states = js.run("""
+      const { client, states } = fakeClient();
+      client.on("state", (state) => state === "connecting" && client.close());
+      await until(() => client.state === "closed");
+      await new Promise((resolve) => setTimeout(resolve));
+      return [FakeSocket.all.length, states];
+    """)
+    assert (sockets, states) == (0, ["connecting", "closed"])
+
+
 def test_after_its_end_nothing_is_called_and_everything_rejects(js: JavaScript) -> None:
     seen, outcomes, closed = js.run("""
       const { client, first } = await openFake();

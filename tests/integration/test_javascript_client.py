@@ -71,7 +71,9 @@ class Machine:
         """Both, with a client of this engine that has subscribed to nothing yet."""
         base = engine.url.replace("ws", "http", 1).removesuffix("/ws")
         await self.node.evaluate(f"load({str(CLIENT)!r}).then((all) => void Object.assign(globalThis, all))")
-        await self.node.evaluate(f"globalThis.WebSocket ??= require('ws').WebSocket; {WATCH}")
+        await self.node.evaluate("globalThis.WebSocket ??= require('ws').WebSocket; undefined")
+        await self.node.evaluate("globalThis.crypto ??= require('node:crypto').webcrypto; undefined")  # Node 18
+        await self.node.evaluate(WATCH)
         await self.page.open(self.elsewhere + "/")
         await self.page.evaluate(f"import('{base}/heliograph.js').then((all) => void Object.assign(globalThis, all))")
         await self.page.evaluate(WATCH)
