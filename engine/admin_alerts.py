@@ -1,4 +1,4 @@
-"""Alerts in the admin API, see ``docs/alerts.md``.
+"""Alerts in the admin API, see ``docs/alert-rules.md``.
 
 | request | answer |
 |---|---|

@@ -19,7 +19,7 @@ MESSAGE = 1_000
 
 
 class Webhook(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[webhooks.NAME]``: who is told of alerts by HTTP. Its JSON is described in docs/alerts.md."""
+    """``[webhooks.NAME]``: who is told of alerts by HTTP. Its JSON is described in docs/alert-rules.md."""
 
     url: Annotated[Name, about("address that gets a POST, https:// or http://", secret=True)]
     headers: Annotated[dict[str, str], about("further headers", secret=True)] = {}
@@ -37,7 +37,7 @@ class Webhook(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Alert(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[alerts.NAME]``: a rule; who fires and who clears is told on the topic ``alert.NAME``, see docs/alerts.md."""
+    """``[alerts.NAME]``: a rule; who fires and who clears is told on the topic ``alert.NAME``, see docs/alert-rules.md."""
 
     series: Annotated[Name | None, about("series of the engine's metrics to watch", none="a field of events")] = None
     topic: Annotated[
