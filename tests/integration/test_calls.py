@@ -22,7 +22,7 @@ Eventually = Callable[..., Awaitable[None]]
 DEADLINE = 30.0  # s
 AT_ONCE = BackoffPolicy(first_s=0.05, cap_s=0.2)
 WORKERS = ("worker-0", "worker-1")
-EVERYTHING = mint("robot", subscribe=[">"], publish=[">"], call=[">"])
+EVERYTHING = mint("robot", 3_600, subscribe=[">"], publish=[">"], call=[">"])
 CALLEE = """
 import asyncio, sys
 from heliograph import Client
