@@ -33,6 +33,8 @@ LONGEST_SLEEP: Final = 60.0
 """Seconds after which the machine's clock is looked at again."""
 PAUSE: Final = 0.5
 """Seconds between attempts to publish while the hub is away."""
+PATIENCE: Final = 10.0
+"""Seconds of such attempts; then this life ends, and the next one tells what is untold."""
 POSITION_SPACING: Final = 10.0
 """Seconds at least between two positions that are kept without a change; after a crash so much is read again."""
 EVENT: Final = ""
@@ -146,8 +148,7 @@ class AlertService(MonitorService):
 
     async def answer(self, method: str, params: dict[str, Any]) -> Any:
         """``list``, and ``acknowledge`` of ``{"rule", "subject", "note", "by"}``."""
-        if self._trouble is not None:
-            raise RequestError(ErrorCode.UNAVAILABLE, f"alerts begin anew: {self._trouble}")
+        self._check_for_others()
         if method == "list":
             return self._alarms.listed()
         if method == "acknowledge":
@@ -178,6 +179,7 @@ class AlertService(MonitorService):
 
     async def _acknowledge(self, rule: str, subject: str | None, by: str | None, note: str | None) -> dict[str, Any]:
         async with self._lock:
+            self._check_for_others()
             data = self._alarms.acknowledge(rule, subject, by, note, self._clock())
             await self._commit()
         return data
@@ -195,8 +197,12 @@ class AlertService(MonitorService):
         self._news.set()
         for one in news:
             _say(one)
-        await self._publish([told for told in waiting if told.target == EVENT])
         await self._hand_over([told for told in waiting if told.target != EVENT])
+        try:
+            await self._publish([told for told in waiting if told.target == EVENT])
+        except Exception as error:
+            self._trouble = error  # what comes later must not be told before it
+            raise
 
     def _rows(self, news: News) -> list[tuple[str, bytes]]:
         rule, data = news.rule, news.data
@@ -212,6 +218,8 @@ class AlertService(MonitorService):
             await self._on_disk(self._store.done, [each.number for each in waiting])
 
     async def _publish_one(self, told: _Told) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
         while True:
             try:
                 await self.engine.publish(
@@ -224,9 +232,9 @@ class AlertService(MonitorService):
                 )
                 return
             except RequestError as error:
-                if error.code is not ErrorCode.UNAVAILABLE:
+                if error.code is not ErrorCode.UNAVAILABLE or clock() - began > PATIENCE:
                     raise
-            await asyncio.sleep(PAUSE)  # the runner ends this life if it takes too long, and the next one goes on
+            await asyncio.sleep(PAUSE)
 
     async def _hand_over(self, waiting: Sequence[Waiting]) -> None:
         dropped = [self._webhooks[each.target].put(each.number, each.body) for each in waiting]
@@ -282,6 +290,11 @@ class AlertService(MonitorService):
         """End this life where a task of it has ended: the next hook raises what it failed with."""
         if self._trouble is not None:
             raise self._trouble
+
+    def _check_for_others(self) -> None:
+        """The same for who asks something of it."""
+        if self._trouble is not None:
+            raise RequestError(ErrorCode.UNAVAILABLE, f"alerts begin anew: {self._trouble}")
 
 
 def _say(news: News) -> None:

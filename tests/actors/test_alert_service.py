@@ -102,6 +102,33 @@ def test_a_hub_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
     asyncio.run(scenario())
 
 
+def test_one_that_is_away_for_long_ends_this_life_and_the_next_one_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alert_service, "PAUSE", 0.001)
+    monkeypatch.setattr(alert_service, "PATIENCE", 0.0)
+
+    async def scenario() -> None:
+        stand = Stand()
+        service = await stand.begin()
+        await service.on_events([event(HIGH, 1)])
+        stand.engine.fails = [ErrorCode.UNAVAILABLE] * 9
+        call = stand.engine.served["alert.cpu"]
+        for _ in range(3):
+            with pytest.raises(RequestError) as refused:
+                await call({}, "ann")
+            assert refused.value.code is ErrorCode.UNAVAILABLE
+        stand.engine.fails.clear()
+        with pytest.raises(RequestError):
+            await service.on_events([event(CALM, 2)])
+        assert stand.engine.published == [FIRED], "nothing is told before what came first"
+        await service.on_stop()
+        service = await stand.begin()
+        await service.on_events([event(CALM, 2)])
+        assert [told[1] for told in stand.engine.published] == ["alert_fired", "alert_acknowledged", "alert_cleared"]
+        await service.on_stop()
+
+    asyncio.run(scenario())
+
+
 def test_nobody_fires_by_the_clock_before_all_that_happened_meanwhile_was_seen(eventually: Eventually) -> None:
     async def scenario() -> None:
         stand = Stand()

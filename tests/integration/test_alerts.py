@@ -29,6 +29,13 @@ when = { gte = 80 }
 until = { lt = 70 }
 severity = "critical"
 
+[metrics]
+interval = 0.2
+
+[alerts.memory]
+series = "machine.memory"
+when = { gt = 0 }
+
 [alerts.each]
 topic = "feed.*"
 field = "state"
@@ -71,6 +78,11 @@ def component(engine: EngineProcess) -> tuple[str, str | None]:
     return found.get("status"), found.get("reason")
 
 
+def firing(engine: EngineProcess, rule: str) -> list[dict[str, Any]]:
+    """By the admin API."""
+    return [alert for alert in engine.admin("/api/alerts")[1].get("alerts", ()) if alert["rule"] == rule]
+
+
 def told(client: RawClient) -> list[tuple[str, str, Any]]:
     """What came on ``alert.>``."""
     events = [event for event in client.of("event") if event["topic"].startswith("alert.")]
@@ -106,7 +118,7 @@ def test_a_noisy_series_fires_once_and_clears_once_and_a_killed_monitor_tells_no
                 await publish(client, "load.main", cpu=value)
             await eventually(lambda: engine.children().get("monitor", killed) != killed, DEADLINE)
             await eventually(lambda: component(engine) == ("ok", None), DEADLINE)
-            [alert] = engine.admin("/api/alerts")[1]["alerts"]
+            [alert] = firing(engine, "load")
             assert (alert["rule"], alert["state"], alert["since"]) == ("load", "firing", alert["at"])
 
             path, body = "/api/alerts/load/acknowledge", {"note": "I look at it"}
@@ -119,7 +131,7 @@ def test_a_noisy_series_fires_once_and_clears_once_and_a_killed_monitor_tells_no
             cleared = next(value for value in calm if value < 70)
             await eventually(lambda: told(client)[-1:] == [("alert_cleared", "load", cleared)], DEADLINE)
             assert [one[0] for one in told(client)] == ["alert_fired", *["alert_acknowledged"] * 2, "alert_cleared"]
-            assert engine.admin("/api/alerts")[1]["alerts"] == []
+            assert firing(engine, "load") == []
             assert engine.admin(path, "POST", body)[0] == 409
             assert engine.admin("/api/alerts/none/acknowledge", "POST", {})[0] == 404
         assert engine.admin("/stats")[1]["process_restarts"]["monitor"] >= 1
@@ -172,6 +184,15 @@ def test_without_another_event_it_fires_when_it_is_time(engine: EngineProcess, e
             assert event["data"]["at"] == pytest.approx(event["data"]["since"] + 0.3)
             await publish(client, "feed.a", state="up")
             await eventually(lambda: told(client)[1:] == [("alert_cleared", "feed.a", "up")], DEADLINE)
+
+    asyncio.run(scenario())
+
+
+def test_the_engine_s_own_metrics_are_watched(engine: EngineProcess, eventually: Eventually) -> None:
+    async def scenario() -> None:
+        await eventually(lambda: firing(engine, "memory"), DEADLINE)
+        [alert] = firing(engine, "memory")
+        assert 0 < alert["value"] <= 100
 
     asyncio.run(scenario())
 
