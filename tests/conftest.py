@@ -23,10 +23,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 Condition = Callable[[], object]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Engines leave nothing in the home of who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A test does not depend on how the machine that runs it is configured, and leaves nothing in its user's home."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test does not depend on how the machine that runs it is configured."""
     for name in list(os.environ):
         if name.startswith("HELIOGRAPH_") or name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
             monkeypatch.delenv(name)
