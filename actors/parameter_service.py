@@ -122,8 +122,8 @@ class ParameterService(MonitorService):
             self._spawn(self._tell(live), f"parameter {live.spec.name}")
             await self.engine.serve(live.spec.topic, self._methods(live))
             if live.parameter.trouble is not None:
-                text = "parameter_does_not_fit: version %d, by its schema; see /health"
-                _log.warning(text, live.parameter.current.version, extra={"parameter": live.spec.name})
+                found = {"parameter": live.spec.name, "version": live.parameter.current.version}
+                _log.warning("parameter_does_not_fit", extra=found)
         self._report()
 
     async def on_stop(self) -> None:
@@ -185,9 +185,8 @@ class ParameterService(MonitorService):
             parameter.accept(change)
             live.untold.append(change)
             live.more.set()
-        # The version is no field: lines that differ in it alone are repeats, of which a busy writer may make too many.
-        text, names = "parameter_changed: version %d has other %s", ", ".join(change.changed)
-        _log.info(text, change.version, names, extra={"parameter": name, "user": by})
+        told = {"parameter": name, "version": change.version, "changed": ", ".join(change.changed), "user": by}
+        _log.info("parameter_changed", extra=told)
         self._report()
         return change
 

@@ -246,7 +246,7 @@ def test_a_stricter_schema_is_reported_until_other_values_are_set(
 
     run(scenario)
     [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert (warning.parameter, warning.message.partition(":")[0]) == ("p", "parameter_does_not_fit")
+    assert (warning.parameter, warning.version, warning.message) == ("p", 4, "parameter_does_not_fit")
 
 
 class Full(Unclosed):
