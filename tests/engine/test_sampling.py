@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from engine import sampling
+from engine.config import loads
 from engine.machine import Machine
 from engine.metrics import Figures
 from engine.sampling import COMPONENT, Sampling
-from transport.errors import RequestError
+from transport.errors import ConfigError, RequestError
 from transport.messages import Publish
 from transport.meter import Meter
 
@@ -148,3 +149,9 @@ def test_whoever_asks_at_the_end_begins_no_thread() -> None:
             await it.points()
 
     run(test)
+
+
+@pytest.mark.parametrize("interval", ["0.05", "-1", "nan", "3601"])
+def test_an_interval_that_cannot_be_is_refused(interval: str) -> None:
+    with pytest.raises(ConfigError, match=r"metrics\.interval"):
+        loads(f"[metrics]\ninterval = {interval}")
