@@ -16,11 +16,15 @@ TABLE = "alerts"
 """Of the configuration; the service's name, and its database's."""
 
 
-def alert_service(config: Config, environ: Mapping[str, str] = os.environ) -> ServiceSpec:
+def alert_store(config: Config, environ: Mapping[str, str] = os.environ) -> AlertStore:
+    """What alerts remember, also over reloads; nothing is opened yet."""
+    return AlertStore(state_path(None, TABLE, config.server.port, environ))
+
+
+def alert_service(config: Config, store: AlertStore) -> ServiceSpec:
     """What there is to run. Webhooks, with their breakers, outlive the lives of the service."""
     rules = [table.rule(name) for name, table in config.alerts.items()]
     webhooks = {name: Webhook(name, table.url, table.headers) for name, table in config.webhooks.items()}
-    store = AlertStore(state_path(None, TABLE, config.server.port, environ))
     return ServiceSpec(
         TABLE,
         lambda engine: AlertService(name=TABLE, engine=engine, rules=rules, webhooks=webhooks, store=store),

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from actors.alert_store import AlertStore
 from actors.inner_client import InnerClient
 from actors.monitor_service import MonitorService
 from actors.service_runner import ServiceSpec
-from engine.alert_wiring import alert_service
+from engine.alert_wiring import alert_service, alert_store
 from engine.child import Child, run_child
 from engine.config import MONITORED, Config
 from engine.fan_out import FanOut
@@ -27,15 +28,19 @@ TABLES = (*MONITORED, "webhooks")
 """What the services are made of."""
 
 
-def monitor_specs(config: Config) -> list[ServiceSpec]:
+def monitor_specs(config: Config, alerts: AlertStore | None = None, before: Config | None = None) -> list[ServiceSpec]:
     """What the configuration asks for: one for each of :attr:`Config.monitored`, under that name.
+
+    Args:
+        alerts: what they remember, where another one is in use already.
+        before: what was in force; where the last rule of it went, its alerts are still to be cleared.
 
     Raises:
         ConfigError: it cannot work.
     """
     made: list[ServiceSpec] = []
-    if config.alerts:
-        made.append(alert_service(config))
+    if config.alerts or (before is not None and before.alerts):
+        made.append(alert_service(config, alerts or alert_store(config)))
     if config.parameters:
         made.append(parameter_service(config))
     return made
@@ -51,7 +56,8 @@ class Monitor:
         self, config: Config, client: Callable[[], InnerClient], meter: Meter, failed: Callable[[str], None]
     ) -> None:
         self._config, self._client, self._meter, self._failed = config, client, meter, failed
-        self._services = self._serving(config)
+        self._alerts = alert_store(config)
+        self._services = self._serving(monitor_specs(config, self._alerts))
 
     async def start(self) -> None:
         """See :meth:`Services.start`."""
@@ -74,7 +80,7 @@ class Monitor:
         """
         if all(getattr(config, name) == getattr(self._config, name) for name in TABLES):
             return
-        services = self._serving(config)
+        services = self._serving(monitor_specs(config, self._alerts, self._config))
         await self._services.stop()
         self._services, self._config = services, config
         await services.start()
@@ -90,8 +96,8 @@ class Monitor:
             raise RequestError(ErrorCode.UNAVAILABLE, f"{body['service']} are not there at this moment, try again")
         return await service.answer(body["method"], body["params"])
 
-    def _serving(self, config: Config) -> Services:
-        return Services(monitor_specs(config), self._client, self._meter, self._failed, prefix="")
+    def _serving(self, specs: list[ServiceSpec]) -> Services:
+        return Services(specs, self._client, self._meter, self._failed, prefix="")
 
 
 def main(argument: dict[str, Any], parent_fd: int) -> None:

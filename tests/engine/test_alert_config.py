@@ -9,11 +9,13 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from actors.alert_store import AlertStore
 from engine import admin
 from engine.admin_config import Admin, AdminKey
 from engine.admin_gate import Gate
 from engine.alert_wiring import alert_service
 from engine.config import loads, needs_restart, reloaded
+from engine.monitor import monitor_specs
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, RequestError
 
@@ -60,7 +62,7 @@ def test_rules_and_whose_events_they_see() -> None:
     )
     config = loads(f"{RULE}{more}[alerts.any]\ntopic = '*.x'\nfield = 'a.b'\nwhen = {{ in = [1, 2] }}\n")
     assert config.monitored == ("alerts",)
-    spec = alert_service(config, {})
+    spec = alert_service(config, AlertStore(None))
     assert (spec.name, spec.topics) == ("alerts", ("system.metrics", "*.x"))
     rule = config.alerts["cpu"].rule("cpu")
     assert (rule.topic, rule.single, rule.for_s, rule.webhooks) == ("alert.cpu", True, 3.0, ("ops",))
@@ -72,6 +74,11 @@ def test_a_reload_takes_them_and_no_secret_is_shown() -> None:
     assert needs_restart(old, new) == []
     assert reloaded(old, new) == new
     assert "hidden" not in repr(new)
+
+
+def test_when_the_last_rule_goes_somebody_clears_its_alerts() -> None:
+    assert monitor_specs(loads("")) == []
+    assert [spec.name for spec in monitor_specs(loads(""), AlertStore(None), loads(RULE))] == ["alerts"]
 
 
 class Monitor:

@@ -9,6 +9,7 @@ import msgspec
 
 from actors import alarms, webhook
 from actors.alert_rule import PRIORITY
+from actors.alert_store import AlertStore
 from engine.alert_wiring import alert_service
 from engine.config import loads
 from tests.actors.test_alert_service import Stand
@@ -24,7 +25,7 @@ def snippets(language: str) -> list[str]:
 def test_its_configuration_and_what_is_told_of_it() -> None:
     [text] = snippets("toml")
     config = loads(text)
-    assert alert_service(config, {}).topics == ("system.metrics", "volatility.*")
+    assert alert_service(config, AlertStore(None)).topics == ("system.metrics", "volatility.*")
     in_event, in_webhook = (msgspec.json.decode(text) for text in snippets("json"))
 
     async def scenario() -> None:
