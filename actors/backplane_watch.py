@@ -37,10 +37,13 @@ class BackplaneWatch:
         back = self.reason is not None and state.reason is None
         if state.reason is None:
             if back:
-                _log.warning("the backplane is back; %d events were refused", self._refused)
+                fields = {"event": "backplane_back", "refused": self._refused}
+                _log.warning("the backplane is back; %d events were refused", self._refused, extra=fields)
                 self._refused = 0
         elif self.reason is None:
-            _log.error("the backplane is away: %s", state.reason)
+            _log.error(
+                "the backplane is away: %s", state.reason, extra={"event": "backplane_away", "reason": state.reason}
+            )
         self.reason, self.retry_in = state.reason, None if state.reason is None else state.retry_in
         return back
 
@@ -61,5 +64,6 @@ class BackplaneWatch:
         again, self.met = self.met, True
         if again:
             self.lost += 1
-            _log.error("the backplane's log does not lead on from here: it goes on behind %d of log %s", mark, epoch)
+            text = "the backplane's log does not lead on from here: it goes on behind %d of log %s"
+            _log.error(text, mark, epoch, extra={"event": "backplane_log_lost", "mark": mark, "epoch": epoch})
         return again

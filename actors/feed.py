@@ -248,10 +248,11 @@ class Feed:
         self.next_attempt_at = None if retry_in is None else now + retry_in
         name, why = self.spec.name, f": {self.reason}" if self.reason else ""
         level = logging.WARNING if state in (FeedState.RECONNECTING, FeedState.FAILED) else logging.INFO
-        _log.log(level, "feed %s: %s -> %s%s", name, old, state, why, extra={"feed": name})
         kind = None if failure is None else failure.kind.value
         wait = None if retry_in is None else round(retry_in, 3)
         changed = {"from": old.value, "state": state.value, "reason": self.reason, "kind": kind, "retry_in": wait}
+        fields = {"event": "feed_state", "feed": name, **changed}
+        _log.log(level, "feed %s: %s -> %s%s", name, old, state, why, extra=fields)
         self._announce("feed_state", changed)
 
     def end(self, reason: str | None = None) -> None:
@@ -298,7 +299,8 @@ class Feed:
         self.last_bad = f"{error}: {raw[:SAMPLE_BYTES].decode('utf-8', 'replace')}"
         if self.bad[reason] == 1:
             name, where = self.spec.name, f" at {error.path}" if error.path else ""
-            _log.warning("feed %s: first bad message, %s%s", name, reason, where, extra={"feed": name})
+            fields = {"event": "feed_bad_message", "feed": name, "reason": reason, "path": error.path or None}
+            _log.warning("feed %s: first bad message, %s%s", name, reason, where, extra=fields)
 
     def snapshot(self) -> dict[str, Any]:
         """Plain values, for operators and for :meth:`restore`; ``retry_in`` is seconds from now or ``None``."""
@@ -362,8 +364,10 @@ class Feed:
         name, breaker = self.spec.name, self.recovery.breaker
         wait = round(breaker.wait_s, 3) if new is BreakerState.OPEN else None
         level = logging.WARNING if new is BreakerState.OPEN else logging.INFO
-        _log.log(level, "feed %s: circuit breaker %s -> %s", name, old, new, extra={"feed": name})
-        self._announce("feed_breaker", {"from": old.value, "state": new.value, "retry_in": wait})
+        changed = {"from": old.value, "state": new.value, "retry_in": wait}
+        fields = {"event": "feed_breaker", "feed": name, **changed}
+        _log.log(level, "feed %s: circuit breaker %s -> %s", name, old, new, extra=fields)
+        self._announce("feed_breaker", changed)
 
     def _announce(self, kind: str, data: Mapping[str, Any]) -> None:
         self.publisher.publish([self._event(kind, data)])

@@ -53,13 +53,17 @@ class HistoryWatch:
         """So many events could not be kept."""
         self._refused[what] = self._refused.get(what, 0) + events
         if what not in self._troubles:
-            _log.error("history fails, %s: %s", what, why)
+            _log.error(
+                "history fails, %s: %s", what, why, extra={"event": "history_fails", "what": what, "reason": why}
+            )
         self._troubles[what] = why
 
     def works(self, what: str) -> None:
         """Something was kept."""
         if self._troubles.pop(what, None) is not None:
-            _log.warning("history works again, %s; %d events were refused", what, self._refused.pop(what))
+            refused = self._refused.pop(what)
+            fields = {"event": "history_works", "what": what, "refused": refused}
+            _log.warning("history works again, %s; %d events were refused", what, refused, extra=fields)
 
     def handed_over(self, events: int, nbytes: int) -> None:
         """The keeper has got so many."""

@@ -188,7 +188,8 @@ class Mailbox:
                 if self.overflow is Overflow.DROP_OLDEST:
                     victim = self._oldest(item)
         if first:
-            _log.warning("mailbox %s is full (%d messages): %s", self.name, self.capacity, self.overflow)
+            fields = {"event": "mailbox_full", "mailbox": self.name, "messages": self.capacity, "policy": self.overflow}
+            _log.warning("mailbox %s is full (%d messages): %s", self.name, self.capacity, self.overflow, extra=fields)
         if self.closed:
             _refuse(victim, False, pykka.ActorDeadError(f"{self.name} is stopped"))
             return False

@@ -130,8 +130,9 @@ class ServiceRunner(LoopActor):
                 ours = isinstance(error, HeliographError)  # whose text says it all
                 reason = str(error) if ours else f"{type(error).__name__}: {error}".removesuffix(": ")
                 wait = self._standing.failed(reason, self.loop.time() - began)
-                text = "service %s failed, begins again in %.1f s: %s"
-                _log.error(text, self._spec.name, wait, reason, exc_info=None if ours else error)
+                text, name = "service %s failed, begins again in %.1f s: %s", self._spec.name
+                fields = {"event": "service_failed", "service": name, "retry_in": round(wait, 3), "error": reason}
+                _log.error(text, name, wait, reason, exc_info=None if ours else error, extra=fields)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._finishing.wait()
@@ -147,6 +148,8 @@ class ServiceRunner(LoopActor):
                 position = await self._within(policy.work, service.position(), "position")
                 for topic, methods in callable_methods(service).items():
                     await client.serve(topic, methods)
+                name = self._spec.name
+                _log.info("service %s has begun", name, extra={"event": "service_begun", "service": name})
                 await self._feed(service, client, position)
             finally:
                 self._standing.service = None

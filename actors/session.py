@@ -3,6 +3,7 @@ inbox each would cost more than the socket."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from actors.subscription import Delivery, Subscription
 
 SKIPPED_INTERVAL = 1.0  # s between two `skipped` of a slow session
+_log = logging.getLogger(__name__)
 _REASONS: dict[int, ByeReason] = {
     CloseCode.GOING_AWAY: ByeReason.IDLE,
     CloseCode.TOO_BIG: ByeReason.LIMIT,
@@ -130,6 +132,7 @@ class Session:
         self.paused = True
         if self.outbox is None and not self.closed:
             self.outbox = self.clients.slow_lane.enter()
+            _log.debug("session %s does not keep up", self.id, extra={"event": "session_slow", "session": self.id})
             for route in self.routes:
                 lane = route.lanes[self.form]
                 lane.fast.pop(self, None)
@@ -261,6 +264,7 @@ class Session:
             self.outbox = None
             self.dropped += outbox.dropped
             self.clients.slow_lane.leave(outbox)
+            _log.debug("session %s keeps up again", self.id, extra={"event": "session_keeps_up", "session": self.id})
             for route in self.routes:
                 lane = route.lanes[self.form]
                 lane.slow.pop(self, None)

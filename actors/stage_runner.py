@@ -229,7 +229,8 @@ class StageRunner(LoopActor):
             self._instance = self._create()
             self._instance.launch(Mailbox(f"stage {self._stage}"), self)
         except Exception as error:
-            _log.error("stage %s cannot be made: %s", self._stage, shown(error), exc_info=error)
+            fields = {"event": "stage_not_made", "stage": self._stage, "error": shown(error)}
+            _log.error("stage %s cannot be made: %s", self._stage, shown(error), exc_info=error, extra=fields)
             self._lose(StageFailure.RAISED, shown(error))
             return
         self._go(StageState.STARTING, self._patience)
@@ -308,11 +309,13 @@ class StageRunner(LoopActor):
             if told is None or now - told >= LOG_INTERVAL_S:
                 self._told[reason] = now
                 what = "dropped" if self._policy.drop else "left as they are"
-                _log.warning("stage %s: events %s (%s) %s", self._stage, what, reason, error)
+                fields = {"event": "stage_fails", "stage": self._stage, "reason": reason.value, "error": error}
+                _log.warning("stage %s: events %s (%s) %s", self._stage, what, reason, error, extra=fields)
 
     def _note_breaker(self, old: BreakerState, new: BreakerState) -> None:
         self._note_bypass()
-        _log.warning("stage %s: breaker %s, was %s", self._stage, new, old)
+        fields = {"event": "stage_breaker", "stage": self._stage, "from": old.value, "state": new.value}
+        _log.warning("stage %s: breaker %s, was %s", self._stage, new, old, extra=fields)
 
     def _note_bypass(self) -> None:
         bypassed = self._breaker.state is not BreakerState.CLOSED or len(self._hung) >= HUNG_THREADS

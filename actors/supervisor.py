@@ -265,7 +265,9 @@ class Supervisor(LoopActor):
         if exited.name not in decision.start:
             child.retire()
             return
-        _log.warning("%s restarts %s: %s ended (%r)", self, ", ".join(decision.start), exited.name, exited.error)
+        anew = ", ".join(decision.start)
+        fields = {"event": "actor_restarted", "actor": exited.name, "restarts": anew, "error": repr(exited.error)}
+        _log.warning("%s restarts %s: %s ended (%r)", self, anew, exited.name, exited.error, extra=fields)
         for name in decision.stop:
             await self._children[name].stop()
             if name not in decision.start:

@@ -2,7 +2,9 @@
 
 Keys: ``ts`` (RFC 3339, UTC), ``level``, ``event``, ``process``, ``pid``, ``node``, then what the caller gave. An event
 is a constant name (``feed_lost``); what varies goes into fields, so that repeats can be told and counted. The standard
-library's logging (websockets, pykka, uvicorn) comes the same way from ``warning`` up.
+library's logging (websockets, pykka, uvicorn) comes the same way from ``warning`` up. What our own packages log
+with it, since they know no other, has its fields in ``extra``; with ``event`` among them its text is for applications
+only. ``docs/logs.md`` lists all events.
 
 A line is one write of one string: processes may share stderr. Nothing here holds a lock or a thread, so that a process
 can be forked at any time; the child calls :func:`configure` with its own name.
@@ -38,11 +40,9 @@ KEYS_WATCHED = 1_000
 MASK = "***"
 _FIRST = ("ts", "level", "event", "process", "pid", "node")
 _SECRET = frozenset({"token", "api_key", "password", "secret", "authorization", "headers", "payload"})
-_FIELDS = (  # of a standard library's record, if there
-    "session", "user", "address", "topic", "feed", "code", "error",
-    "rule", "subject", "severity", "value", "webhook", "number", "reason", "retry_in", "old", "new",
-    "parameter", "field",
-)  # fmt: skip
+_FIELDS = ("session", "user", "address", "topic", "feed", "code", "error")  # of a standard library's record, if there
+_SUBJECTS = (*_FIELDS, "parameter", "rule", "service", "stage", "subject", "webhook")  # repeats are those about one
+_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _OURS = ("actors", "engine", "transport")  # of other packages only warnings and worse are written
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
@@ -164,13 +164,20 @@ class _Stderr:
 
 class _FromStandardLibrary(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        fields = {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+        ours = record.name.partition(".")[0] in _OURS
+        fields = {
+            name: value
+            for name, value in vars(record).items()
+            if (name not in _STANDARD if ours else name in _FIELDS) and value is not None
+        }
+        event = str(fields.pop("event", None) or record.getMessage())
+        subject = [str(fields[name]) for name in _SUBJECTS if name in fields]
         try:
             get_logger().log(
                 max(10, min(record.levelno // 10 * 10, 50)),  # structlog knows only the named levels
-                record.getMessage(),
+                event,
                 logger=record.name,
-                repeat_key=" ".join([record.name, str(record.msg), *map(str, fields.values())]),
+                repeat_key=" ".join([record.name, str(record.msg), *subject]),
                 exc_info=record.exc_info or None,
                 **fields,
             )

@@ -329,7 +329,7 @@ class Listener:
             _log.error(
                 "descriptors run out, accepting pauses; raise the limit on open files (ulimit -n): %s",
                 why,
-                extra={"connections": len(self.connections)},
+                extra={"event": "accepting_pauses", "connections": len(self.connections), "reason": why},
             )
 
     def _resume(self) -> None:
@@ -341,7 +341,8 @@ class Listener:
             os.close(lowest)
         if lowest < highest_descriptor():
             self.paused = False
-            _log.info("there are descriptors again, accepting goes on", extra={"connections": len(self.connections)})
+            fields = {"event": "accepting_goes_on", "connections": len(self.connections)}
+            _log.info("there are descriptors again, accepting goes on", extra=fields)
             self._loop.add_reader(self._sock, self._accept)
         else:
             self._retry = self._loop.call_later(FULL_PAUSE, self._resume)

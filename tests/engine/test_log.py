@@ -188,8 +188,29 @@ def test_lines_of_our_packages_are_written_from_the_level_on_those_of_others_fro
     logging.getLogger("actors.feed").debug("not this")
     logging.getLogger("elsewhere").info("nor this")
     (line,) = lines(stderr)
-    assert (line["event"], line["feed"], line["level"]) == ("feed fx: up", "fx", "info")
-    assert "other" not in line
+    assert (line["event"], line["feed"], line["other"], line["level"]) == ("feed fx: up", "fx", 1, "info")
+
+
+def test_a_record_of_our_packages_is_an_event_with_fields_and_anothers_has_only_those_that_are_known(
+    stderr: Written,
+) -> None:
+    log.configure("feeds", "node-1", "info", "json")
+    fields = {"event": "feed_state", "feed": "fx", "from": "connected", "reason": None, "token": "t0k3n", "n": 1}
+    logging.getLogger("actors.feed").info("feed %s: up", "fx", extra=fields)
+    logging.getLogger("elsewhere").error("oh", extra={"n": 1, "address": "::1", "event": "mine"})
+    ours, other = lines(stderr)
+    assert ours.items() >= {"event": "feed_state", "feed": "fx", "from": "connected", "token": "***", "n": 1}.items()
+    assert "reason" not in ours
+    assert (other["event"], other["address"]) == ("oh", "::1")
+    assert "n" not in other
+
+
+def test_repeats_about_one_thing_are_those_whatever_else_varies(stderr: Written) -> None:
+    log.configure("feeds", "node-1", "info", "json")
+    for n in range(log.REPEATS + 5):
+        logging.getLogger("actors.webhook").warning("webhook_failed", extra={"webhook": "ops", "number": n})
+    logging.getLogger("actors.webhook").warning("webhook_failed", extra={"webhook": "dev", "number": 0})
+    assert [line["webhook"] for line in lines(stderr)] == ["ops"] * log.REPEATS + ["dev"]
 
 
 def test_one_feed_that_flaps_does_not_hide_anothers_lines(stderr: Written) -> None:
