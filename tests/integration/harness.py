@@ -36,14 +36,16 @@ class EngineProcess:
     Args:
         config: TOML, or a file of it.
         workers: the command's ``--workers``.
-        port: the client port; 0 picks one.
+        port, admin_port: 0 picks one.
         fields: more configuration, ``table__field=value``.
 
     Attributes:
         runtime_dir: of this engine; to be given to another one that shall find what this one left.
     """
 
-    def __init__(self, config: str | Path = "", workers: int = 1, port: int = 0, **fields: object) -> None:
+    def __init__(
+        self, config: str | Path = "", workers: int = 1, port: int = 0, admin_port: int = 0, **fields: object
+    ) -> None:
         # Not pytest's directory: the path of a Unix socket has 107 bytes at most.
         self._directory = Path(tempfile.mkdtemp(prefix="helio-"))
         if isinstance(config, Path):
@@ -57,7 +59,16 @@ class EngineProcess:
         fields = {"log__format": "json", "server__runtime_dir": self._directory / "run", **fields}
         self.runtime_dir = str(fields["server__runtime_dir"])
         environ = {f"HELIOGRAPH_{name.upper()}": str(value) for name, value in fields.items()}
-        options = ["--config", str(file), "--port", str(port), "--admin-port", "0", "--workers", str(workers)]
+        options = [
+            "--config",
+            str(file),
+            "--port",
+            str(port),
+            "--admin-port",
+            str(admin_port),
+            "--workers",
+            str(workers),
+        ]
         with self._log.open("wb") as log, self._out.open("wb") as out:
             self._process = subprocess.Popen(
                 [*COMMAND, *options],

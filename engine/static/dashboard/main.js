@@ -15,12 +15,14 @@ import { SessionsPanel } from "./panel_sessions.js";
 import { TopicsPanel } from "./panel_topics.js";
 
 const PAUSE = 2_000; // ms between two rounds of requests, at least
+const SOON = 1_000; // ms between two rounds where events ask for the second
 const SHARE = 20; // a pause is so many times as long as the round before it: a loaded engine is asked less often
 const LONGEST = 15_000; // ms, also where nobody answers
 const TICK = 1_000; // ms between two looks at the clock
 const LOAD = 10; // s over which the page's own load is averaged
 const SAID = 6_000; // ms that a message stays
 const TOKEN = "heliograph-token"; // in sessionStorage
+const GRANTS = "It should allow: subscribe to system.>, alert.> and progress.>; call progress.>, to cancel jobs.";
 const THEME = "heliograph-theme"; // in localStorage
 const THEMES = { auto: "◐", light: "☀", dark: "☾" };
 const STATUS = { ok: "ok", degraded: "warn", down: "bad" };
@@ -45,10 +47,11 @@ let facts = null; // of /api/dashboard; null: to be asked for, at first and when
 let skew = 0; // s that the engine's clock is ahead of this one
 let health = null;
 let stats = null;
+let askingForToken = false;
 let alertsStale = true;
 let failures = 0; // rounds in a row without an answer
-let nextRound = 0; // performance.now()
-let wake = () => {};
+let wanted = false; // a round, by what has changed since the last one began
+let wake = () => {}; // end the present pause when it has lasted so many milliseconds
 
 // Asking --------------------------------------------------------------------------------------------------------------
 
@@ -83,24 +86,32 @@ async function round() {
   tick();
 }
 
-/** Wait so many milliseconds and for somebody to look, or until {@link hurry}. */
+/** Wait so many milliseconds and for somebody to look, or until {@link hurry} or {@link soon}. */
 async function quiet(milliseconds) {
-  nextRound = performance.now() + milliseconds;
+  const began = performance.now();
   await new Promise((resolve) => {
-    const timer = setTimeout(resolve, milliseconds);
-    wake = () => {
+    let timer = setTimeout(resolve, milliseconds);
+    wake = (least) => {
       clearTimeout(timer);
-      resolve();
+      timer = setTimeout(resolve, Math.max(0, began + Math.min(least, milliseconds) - performance.now()));
     };
+    if (wanted) wake(SOON);
   });
+  wanted = false;
   while (document.hidden) {
     await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
   }
 }
 
-/** Somebody waits for what the next round brings. */
+/** The operator waits for what the next round brings. */
 function hurry() {
-  wake();
+  wake(0);
+}
+
+/** Something has changed, maybe not for the last time. */
+function soon() {
+  wanted = true;
+  wake(SOON);
 }
 
 async function begin() {
@@ -112,7 +123,7 @@ async function begin() {
   document.body.dataset.operate = String(found.operate);
   alertsStale = true;
   await figures.begin();
-  if (live.socket !== found.socket || live.state === "closed") connect();
+  if (live.socket !== found.socket) connect();
 }
 
 let version = null;
@@ -124,7 +135,13 @@ async function askForAlerts() {
 }
 
 function connect() {
-  live.open(facts.socket, facts.token_needed ? token : null);
+  if (isTokenMissing() && !sessionStorage.getItem(TOKEN)) return askForToken();
+  return live.open(facts.socket, facts.token_needed ? token : null);
+}
+
+/** Whether the page needs a token that somebody else makes. */
+function isTokenMissing() {
+  return facts?.token_needed && facts.token === null;
 }
 
 /** For the page's connection: made by the engine, or by somebody else and told by the operator. */
@@ -134,12 +151,15 @@ async function token() {
 }
 
 async function askForToken() {
+  if (askingForToken) return;
+  askingForToken = true;
   const found = await ask({
     title: "A token for this page",
-    text: "Clients of this engine need a token, and it is made elsewhere. It should allow: subscribe to system.>, alert.> and progress.>; call progress.> to cancel jobs.",
+    text: `${live.socket === null ? "Clients of this engine need a token, and it is made elsewhere." : "The engine has refused the token."} ${GRANTS}`,
     fields: [{ name: "token", label: "Token", type: "password", required: true }],
     action: "Connect",
   });
+  askingForToken = false;
   if (found === null) return;
   sessionStorage.setItem(TOKEN, found.token);
   connect();
@@ -165,11 +185,12 @@ function onMetrics({ ts, data }) {
 
 function onFeed(event) {
   feeds.event(event);
+  soon();
 }
 
 function onAlert({ type, data }) {
   alertsStale = true;
-  hurry();
+  soon();
   const subject = data?.subject ? ` for ${data.subject}` : "";
   if (type === "alert_fired") put(place("heard"), `Alert ${data.rule}${subject} fired. ${data.message ?? ""}`);
   if (type === "alert_cleared") put(place("heard"), `Alert ${data.rule}${subject} cleared.`);
@@ -184,10 +205,10 @@ let wasOpen = false;
 function onConnection() {
   if (live.state === "open" && !wasOpen) {
     facts = null; // after a restart it may be another engine, and figures were missed
-    hurry();
+    soon();
   }
   wasOpen = live.state === "open";
-  if (live.state === "closed" && facts?.token_needed && facts.token === null) askForToken();
+  if (live.state === "closed" && isTokenMissing()) askForToken();
   showConnection();
 }
 
@@ -252,7 +273,7 @@ function showConnection() {
   }[live.state];
   put2(place("connection"), kind, word);
   mark(place("connection"), "title", live.reason);
-  place("reconnect").hidden = live.state !== "closed" || live.socket === null;
+  place("reconnect").hidden = live.state !== "closed" && !(isTokenMissing() && live.socket === null);
 }
 
 function put2(element, kind, word) {
@@ -343,7 +364,7 @@ showTheme(localStorage.getItem(THEME) in THEMES ? localStorage.getItem(THEME) : 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figures.recolour());
 place("theme").addEventListener("click", nextTheme);
 place("help").addEventListener("click", help);
-place("reconnect").addEventListener("click", () => (facts?.token_needed && facts.token === null ? askForToken() : connect()));
+place("reconnect").addEventListener("click", () => (isTokenMissing() ? askForToken() : connect()));
 document.addEventListener("keydown", onKey);
 document.addEventListener("visibilitychange", tick);
 watchPanels();

@@ -50,7 +50,7 @@ export class FeedsPanel {
           render: ({ snapshot: { breaker } }) => state(BREAKERS[breaker.state] ?? "idle", breaker.state.replace("_", "-")),
         },
         {
-          head: "Next attempt",
+          head: "Next try",
           numeric: true,
           text: ({ retryAt }) => (retryAt === null ? NONE : `in ${duration(left(retryAt))}`),
         },
