@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from pathlib import Path
 
 import pytest
 
+from tests.transport.test_tls import certify
 from transport.http_post import BadAnswer, Target, post
 
 
@@ -73,6 +76,31 @@ def test_what_is_sent_and_the_status() -> None:
         b"Connection: close",
         b"Authorization: Bearer x",
     ]
+
+
+def test_over_tls_only_who_is_trusted_is_told(tmp_path: Path) -> None:
+    cert, key = certify(tmp_path, "localhost")
+
+    async def scenario() -> None:
+        came = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            came.append(await reader.readline())
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            writer.close()
+
+        theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        theirs.load_cert_chain(cert, key)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=theirs)
+        async with server, asyncio.timeout(20):
+            port = server.sockets[0].getsockname()[1]
+            target = Target.of(f"https://localhost:{port}/in")
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await post(target, {}, b"{}", ssl.create_default_context())
+            assert came == []
+            assert await post(target, {}, b"{}", ssl.create_default_context(cafile=cert)) == 200
+
+    asyncio.run(scenario())
 
 
 def test_interim_answers_and_redirects_are_what_they_are() -> None:
