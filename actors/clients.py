@@ -299,6 +299,7 @@ class Clients(LoopActor):
             return
         session.leaving = True
         self._asked.let_go(session)
+        self._calls.forget(session)  # it is not heard any more: whoever called it need not wait for its close
         if reconnect_in is None:
             reconnect_in = self.reconnect_in(code)
         self._index.tell(Farewell(session, code, reason, reconnect_in))

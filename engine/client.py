@@ -476,7 +476,7 @@ class Client:
             raise RequestError(ErrorCode.CONFLICT, f"this client serves {served.topic} already", "topic")
         self._methods.handlers[served.topic] = served.methods  # the first call may come with the answer
         try:
-            await self._request(Serve(id=0, topic=served.topic, methods=list(served.methods)), Ok)
+            await self._request(Serve(id=0, topic=served.topic, methods=list(served.methods)), Ok, insist=True)
         except BaseException:
             await self.end_serving(served)
             raise

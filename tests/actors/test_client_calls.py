@@ -12,7 +12,7 @@ from actors.call_desk import UNANSWERED
 from actors.identity import Identity, grants
 from actors.inner_client import InnerClient
 from tests.actors.test_fanout import FakeSocket, Spine, run, until
-from transport.codes import ErrorCode
+from transport.codes import ByeReason, CloseCode, ErrorCode
 from transport.errors import RequestError
 
 
@@ -100,6 +100,19 @@ def test_the_newest_has_the_topic_until_it_goes() -> None:
         call = await called(first)
         spine.request(first, op="result", call=call["call"])
         assert (await spine.answer(caller, number))["result"] is None
+
+    run(scenario)
+
+
+def test_who_is_sent_away_is_called_no_more() -> None:
+    async def scenario(spine: Spine) -> None:
+        callee, caller = await served(spine), spine.connect()
+        number = spine.request(caller, op="call", topic="job.a", method="cancel")
+        await called(callee)
+        assert callee.session is not None
+        spine.worker._clients.dismiss(callee.session, CloseCode.RESTART, ByeReason.DRAIN)
+        assert (await spine.answer(caller, number))["code"] == "unavailable"
+        assert (await ask(spine, caller))["code"] == "not_found"
 
     run(scenario)
 

@@ -681,3 +681,22 @@ def test_closing_ends_iterations_and_leaves_no_task(eventually: Eventually) -> N
         await eventually(lambda: not [t for t in asyncio.all_tasks() - before if "heliograph" in t.get_name()])
 
     run(test)
+
+
+def test_serving_waits_for_an_engine_that_is_unavailable(eventually: Eventually) -> None:
+    async def test(engine: FakeEngine) -> None:
+        def asked() -> list[list[str]]:
+            return [request["methods"] for request in engine.requests if request["op"] == "serve"]
+
+        engine.refusals["serve"] = {"code": "unavailable", "message": "the hub is away"}
+        async with client_of(engine) as client:
+            served = client.serve("job", cancel=lambda *_: None)
+            serving = asyncio.create_task(served.__aenter__())
+            await eventually(lambda: len(asked()) >= 2)
+            del engine.refusals["serve"]
+            await serving
+            assert set(map(tuple, asked())) == {("cancel",)}
+            await served.__aexit__(None, None, None)
+            assert asked()[-1] == []
+
+    run(test)

@@ -118,7 +118,12 @@ def test_a_token_says_who_may_call_and_who_may_answer(engine: EngineProcess) -> 
             async with robot.serve("job.b", who=lambda _, caller: caller):
                 found = await alice.request("call", topic="job.b", method="who")
                 assert found["result"] == "alice"
-                assert (await alice.request("serve", topic="job.b", methods=["who"]))["op"] == "ok"
+                assert (await alice.request("serve", topic="job.b", methods=["what"]))["op"] == "ok"
+                with pytest.raises(RequestError, match="no method 'who', but what"):
+                    await robot.call("job.b", "who")
+                other = mint("alice", publish=["job.c"])
+                assert (await alice.request("auth", token=other))["op"] == "ok"
+                assert await answer(robot, "job.b", "who") == "robot", "alice serves it no more"
 
     asyncio.run(scenario())
 
