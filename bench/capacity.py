@@ -1,13 +1,13 @@
 """What does one engine hold, against what it promises? One iteration is one run of the load client against a fresh
 engine with all its processes on one core, the load client on another.
 
-    python -m bench.capacity [stream windows memory] [--seconds 5] [--repeat 3] [--workers 1] [--json]
+    python -m bench.capacity [stream windows memory] [--seconds 4] [--repeat 3] [--workers 1] [--json]
 
 ``stream``: 10,000 messages a second to one client, published by a connection of its own that waits for no answer:
 *each alone*, at its own time, its latency counted from the time at which it was to be published; and *each ms*, ten in
-one write, counted from that. ``windows``: 10,000 deliveries a second, 100 clients
-with 100 events/s each on a topic with ``window = 0.1``; all CPU time of all processes. ``memory``: by how much 1,000
-subscribed connections make the engine grow (PSS of all processes).
+one write, counted from that. ``windows``: 10,000 deliveries a second on a topic with ``window = 0.1``, as 100 events/s
+to 100 clients and as 10 to 1,000; all CPU time of all processes, what it costs to publish included. ``memory``: by how
+much 1,000 subscribed connections make the engine grow (PSS of all processes).
 
 ``met`` is *client busy* where the load client used more than 0.8 of its core, and *strangers* where others took more
 than 0.1 of the server's: the figures are then theirs as well.
@@ -29,7 +29,7 @@ from bench.wsload import TOPIC, Load
 
 RATE = 10_000  # messages, or deliveries, a second
 MEAN_GOAL = 1.0  # ms
-CLIENTS = 100
+SHAPES = (100, 1_000)  # clients among whom the deliveries are divided
 WINDOW = 0.1  # s
 CPU_GOAL = 0.05  # of a core
 CONNECTIONS = 1_000
@@ -75,19 +75,22 @@ def windows(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory, "windows.toml")
         config.write_text(f'[topics."{TOPIC}"]\nwindow = {WINDOW}\n')
-        loads = _runs(options, config, clients=CLIENTS, rate=RATE // CLIENTS)
-    return [
-        {
-            "deliveries/s": load.delivered,
-            "core": load.server,
-            "us each": load.us,
-            "p50 ms": load.p50,
-            "p99 ms": load.p99,
-            **_of(load),
-            "met": _verdict(load, load.server < CPU_GOAL and load.whole),
-        }
-        for load in _with_median(loads, lambda load: load.server)
-    ]
+        rows: list[Row] = []
+        for clients in SHAPES:
+            loads = _runs(options, config, clients=clients, rate=RATE // clients)
+            rows += [
+                {
+                    "clients": clients,
+                    "deliveries/s": load.delivered,
+                    "us each": load.us,
+                    "p50 ms": load.p50,
+                    "p99 ms": load.p99,
+                    **_of(load),
+                    "met": _verdict(load, load.server < CPU_GOAL and load.whole),
+                }
+                for load in _with_median(loads, lambda load: load.server)
+            ]
+    return rows
 
 
 def memory(options: Options) -> list[Row]:
@@ -137,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench.capacity", description=__doc__.split("\n")[0])
     parser.add_argument("what", nargs="*", choices=[*MODES, []], metavar="WHAT", help=f"default: {' '.join(MODES)}")
-    parser.add_argument("--seconds", type=float, default=5.0, help="measured per run")
+    parser.add_argument("--seconds", type=float, default=4.0, help="measured per run")
     parser.add_argument("--repeat", type=int, default=3, help="runs per figure")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", action="store_true")
