@@ -5,9 +5,10 @@ engine with all its processes on one core, the load client on another.
 
 ``stream``: 10,000 messages a second to one client, published by a connection of its own that waits for no answer:
 *each alone*, at its own time, its latency counted from the time at which it was to be published; and *each ms*, ten in
-one write, counted from that. ``windows``: 10,000 deliveries a second on a topic with ``window = 0.1``, as 100 events/s
-to 100 clients and as 10 to 1,000; all CPU time of all processes, what it costs to publish included. ``memory``: by how
-much 1,000 subscribed connections make the engine grow (PSS of all processes).
+one write, counted from that. ``windows``: 10,000 deliveries a second on a topic with ``window = 0.1``: 100 events/s to
+100 clients, published one by one or ten at a time, or 10 to 1,000, where no two events share a write; all CPU time of
+all processes, what it costs to publish included. ``memory``: by how much 1,000 subscribed connections make the engine
+grow (PSS of all processes).
 
 ``met`` is *client busy* where the load client used more than 0.8 of its core, and *strangers* where others took more
 than 0.1 of the server's: the figures are then theirs as well.
@@ -29,7 +30,7 @@ from bench.wsload import TOPIC, Load
 
 RATE = 10_000  # messages, or deliveries, a second
 MEAN_GOAL = 1.0  # ms
-SHAPES = (100, 1_000)  # clients among whom the deliveries are divided
+SHAPES = ((100, 1), (100, 10), (1_000, 1))  # clients that share the deliveries; events published at a time
 WINDOW = 0.1  # s
 CPU_GOAL = 0.05  # of a core
 CONNECTIONS = 1_000
@@ -76,11 +77,12 @@ def windows(options: Options) -> list[Row]:
         config = Path(directory, "windows.toml")
         config.write_text(f'[topics."{TOPIC}"]\nwindow = {WINDOW}\n')
         rows: list[Row] = []
-        for clients in SHAPES:
-            loads = _runs(options, config, clients=clients, rate=RATE // clients)
+        for clients, burst in SHAPES:
+            loads = _runs(options, config, clients=clients, rate=RATE // clients, burst=burst)
             rows += [
                 {
                     "clients": clients,
+                    "published": f"{burst} at a time",
                     "deliveries/s": load.delivered,
                     "us each": load.us,
                     "p50 ms": load.p50,
@@ -105,11 +107,15 @@ def memory(options: Options) -> list[Row]:
     return rows
 
 
-def _runs(options: Options, config: Path | None = None, *, clients: int, rate: int, even: bool = False) -> list[Load]:
+def _runs(
+    options: Options, config: Path | None = None, *, clients: int, rate: int, even: bool = False, burst: int = 1
+) -> list[Load]:
     loads = []
     for _ in range(options.repeat):
         with engine(options.workers, config=config) as server:
-            load = wsload.run(server.port, server.pids, clients=clients, rate=rate, seconds=options.seconds, even=even)
+            load = wsload.run(
+                server.port, server.pids, clients=clients, rate=rate, seconds=options.seconds, even=even, burst=burst
+            )
         loads.append(load)
         note(f"{load.delivered:,.0f}/s, mean {load.mean:.2f} ms, p99 {load.p99:.1f} ms, {load.server:.3f} cores")
     return loads

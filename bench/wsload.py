@@ -112,8 +112,9 @@ _OPENED = re.compile(
 )
 _RESULT = re.compile(
     r"open (?P<open>\d+) closed (?P<closed>\d+) \| published (?P<published>\d+)/s \| delivered (?P<delivered>\d+)/s \|"
-    r" .*? \| (?P<megabytes>\S+) MB/s \| latency ms mean (?P<mean>\S+) p50 (?P<p50>\S+) p99 (?P<p99>\S+) p99.9 (?P<p999>\S+)"
-    r" max (?P<worst>\S+) \| server cpu (?P<server>\S+) cores, (?P<us>\S+) us/delivery \| client cpu (?P<client>\S+)"
+    r" .*? \| (?P<megabytes>\S+) MB/s \| latency ms mean (?P<mean>\S+) p50 (?P<p50>\S+) p99 (?P<p99>\S+)"
+    r" p99.9 (?P<p999>\S+) max (?P<worst>\S+)"
+    r" \| server cpu (?P<server>\S+) cores, (?P<us>\S+) us/delivery \| client cpu (?P<client>\S+)"
 )
 _DRAINED = re.compile(r"drained: got (?P<least>\d+)\.\.(?P<most>\d+) of (?P<total>\d+)")
 _OFFSETS = re.compile(r"offsets missing (?P<missing>\d+), repeated or out of order (?P<repeated>\d+)")
@@ -160,6 +161,7 @@ class Run:
         keys: message n is a value of key ``n % keys``, of which clients may miss all but the newest.
         even: each message is published at its own time and not with those of its millisecond, and latencies count from
             the time at which it was to be published.
+        burst: so many are published at a time, in one write.
     """
 
     def __init__(
@@ -180,6 +182,7 @@ class Run:
         messages: Sequence[str] = (),
         keys: int = 0,
         even: bool = False,
+        burst: int = 1,
     ) -> None:
         if filler is None:
             filler = dialect.filler(MESSAGE_BYTES)
@@ -190,7 +193,7 @@ class Run:
             options["--after"] = dialect.after
         if rate:
             options |= {"--pub": "ws", "--pubpath": dialect.publish_path or dialect.path, "--pubmsg": dialect.publish}
-            options |= {"--rate": rate, "--payload": filler}
+            options |= {"--rate": rate, "--payload": filler, "--burst": burst}
             if dialect.init is not None:
                 options["--pubinit"] = dialect.init
         arguments = [str(part) for option in options.items() for part in option]
