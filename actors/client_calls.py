@@ -62,6 +62,7 @@ class ClientCalls:
     def _serve(self, session: Session, request: Serve, most: int) -> None:
         topic, methods = check_topic(request.topic), list(dict.fromkeys(request.methods))
         check_serve(session.identity, topic, "topic")
+        session.clients.check_unowned(session, topic)
         served = self._served.get(session, {})
         others = sum(len(held.methods) for other, held in served.items() if other != topic)
         if methods and others + len(methods) > most:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from actors.admission import Admission, AuthPolicy
 from actors.client_calls import CALLS, ClientCalls
 from actors.hub_requests import HubRequests
-from actors.identity import check_presence, check_publish, check_subscribe
+from actors.identity import check_presence, check_publish, check_subscribe, check_unowned
 from actors.loop_actor import LoopActor
 from actors.messages import (
     Answered,
@@ -129,6 +129,8 @@ class Clients(LoopActor):
         self.inner: set[Session] = set()
         """Sessions of parts of this process (:class:`actors.inner_client.InnerClient`): they need no token, are subject
         to no limit on clients, in no figure of them, and stay when clients are sent away."""
+        self.owned: frozenset[str] = frozenset()
+        """Topics of which the engine has the say (:attr:`Config.owned_topics`): no client publishes or serves there."""
         self.users: dict[str, set[Session]] = {}
         self._asked = HubRequests(uplink, limits.unacknowledged_publishes)
         self._calls = ClientCalls(uplink, self._asked, now)
@@ -408,6 +410,7 @@ class Clients(LoopActor):
     def _publish(self, session: Session, request: PublishRequest) -> None:
         topic = check_topic(request.topic)
         check_publish(session.identity, topic, "topic")
+        self.check_unowned(session, topic)
         data = session.form.payload(request.data)
         ref = self._asked.new_ref()
         priority = None if request.priority is None else request.priority.value
@@ -415,6 +418,11 @@ class Clients(LoopActor):
             ref, topic, request.type, data, request.key, priority, idempotency_key=request.idempotency_key
         )
         self._asked.ask(session, request.id, ref, pack(publish))
+
+    def check_unowned(self, session: Session, topic: str) -> None:
+        """Raise :class:`RequestError`, ``forbidden``, where a client would speak for the engine."""
+        if session not in self.inner:
+            check_unowned(topic, self.owned, "topic")
 
     def _presence(self, session: Session, request: Presence) -> None:
         check_presence(session.identity, session.user, check_topic(request.topic), "topic")

@@ -6,7 +6,7 @@ patterns of a token cannot allow: ``user.ID`` of somebody else, which nobody rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -137,6 +137,12 @@ def check_presence(identity: Identity | None, user: str | None, topic: str, fiel
     check_readable(topic, user, field)
     if identity is not None and not is_user(topic) and not identity.grants.presence.allow(topic):
         raise _forbidden("ask who is on", topic, field)
+
+
+def check_unowned(topic: str, owned: Collection[str], field: str) -> None:
+    """On topics that the engine owns (alert rules, parameters) nobody else speaks or answers."""
+    if topic in owned:
+        raise RequestError(ErrorCode.FORBIDDEN, f"{topic} belongs to the engine, by its configuration", field)
 
 
 def check_publish(identity: Identity | None, topic: str, field: str) -> None:

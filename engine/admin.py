@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Annotated, Any, Protocol
 
@@ -31,6 +31,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from actors.identity import check_unowned
 from engine import (
     admin_alerts,
     admin_dashboard,
@@ -122,6 +123,9 @@ class Backend(
             RequestError: ``not_found``; ``conflict``: the feed is not in a state for it; ``unavailable``: nobody works
                 on the feeds, or nobody answered and the outcome is unknown.
         """
+
+    def owned_topics(self) -> Collection[str]:
+        """Those on which only the engine publishes, see :attr:`engine.config.Config.owned_topics`."""
 
     async def publish(self, batch: list[Publish], /) -> Sequence[Position]:
         """Publish valid events in order (``ref`` is 0 in all of them); their positions in the same order.
@@ -303,6 +307,9 @@ class _Api:
 
     async def publish(self, request: Request) -> Response:
         batch, single = publishes(await read_body(request))
+        owned = self._backend.owned_topics()
+        for i, event in enumerate(batch):
+            check_unowned(event.topic, owned, "topic" if single else f"[{i}].topic")
         results = [
             msgspec.structs.asdict(position) if position.epoch else {"pending": True}
             for position in await self._backend.publish(batch)

@@ -37,7 +37,7 @@ class Webhook(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Alert(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[alerts.NAME]``: a rule; who fires and who clears is told on the topic ``alert.NAME``, see docs/alert-rules.md."""
+    """``[alerts.NAME]``: a rule; what fires and clears is told on the topic ``alert.NAME``: docs/alert-rules.md."""
 
     series: Annotated[Name | None, about("series of the engine's metrics to watch", none="a field of events")] = None
     topic: Annotated[

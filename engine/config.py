@@ -456,6 +456,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return {**self.feeds, **redis}
 
     @property
+    def owned_topics(self) -> frozenset[str]:
+        """Topics on which only the engine publishes and answers: those of alert rules and parameters."""
+        owned = (("alert", self.alerts), ("parameters", self.parameters))
+        return frozenset(topic(first, name) for first, names in owned for name in names)
+
+    @property
     def monitored(self) -> tuple[str, ...]:
         """The services of the monitor node that are wanted, by the names of their tables: without any there is none."""
         return tuple(name for name in MONITORED if getattr(self, name))

@@ -450,6 +450,10 @@ class Daemon:
         """Have the hub look."""
         return await self._link.users(topic)
 
+    def owned_topics(self) -> frozenset[str]:
+        """By the configuration in force."""
+        return self._config.owned_topics
+
     async def publish(self, batch: list[Publish]) -> list[Position]:
         """Publish in order; see :meth:`engine.hub_link.HubLink.publish`."""
         return await self._link.publish(batch)

@@ -73,6 +73,7 @@ class FanOut:
     def configure(self, config: Config) -> None:
         """Take what a reload can of limits and delivery, for sessions to come and for pacing."""
         self._clients.configure(wiring.client_limits(config))
+        self._clients.owned = config.owned_topics
         self._actors.broadcaster.configure(wiring.pacer(config))
 
     # the link to the hub ---------------------------------------------------------------------------------------------

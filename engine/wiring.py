@@ -346,6 +346,7 @@ def worker_actors(
         auth=auth_policy(config),
         publish=Publish if spans is None else PublishTracing(spans, config.tracing.sample).publish,
     )
+    door.owned = config.owned_topics
     broadcaster = Broadcaster(
         pacer=pacer(config),
         meter=meter,

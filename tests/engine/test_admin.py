@@ -70,6 +70,9 @@ class FakeBackend:
     async def users(self, topic: str) -> list[str]:
         raise AssertionError(topic)
 
+    def owned_topics(self) -> set[str]:
+        return {"parameters.engine"}
+
     async def publish(self, batch: list[Publish]) -> list[Position]:
         if self.failure is not None:
             raise self.failure

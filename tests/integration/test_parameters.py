@@ -154,6 +154,23 @@ def test_two_writers_race_while_processes_are_killed(engine: EngineProcess, even
     assert [restarts[name] for name in ("monitor", "worker-0", "hub")] == [1, 1, 1]
 
 
+def test_nobody_else_speaks_for_them(engine: EngineProcess) -> None:
+    async def main() -> list[RequestError]:
+        async with Client(engine.url) as client:
+            with pytest.raises(RequestError) as published:
+                await client.publish(RACE, {"values": {}})
+            with pytest.raises(RequestError) as served:
+                await client.serve(RACE, get=print).__aenter__()
+            return [published.value, served.value]
+
+    for error in asyncio.run(main()):
+        assert (error.code, error.field) == ("forbidden", "topic")
+        assert "belongs to the engine" in error.message
+    for body, field in (({"topic": RACE, "data": 1}, "topic"), ([{"topic": RACE, "data": 1}], "[0].topic")):
+        status, said = engine.admin("/api/publish", "POST", body)
+        assert (status, said["error"]["code"], said["error"]["field"]) == (403, "forbidden", field)
+
+
 def test_operators_see_and_set_them(engine: EngineProcess) -> None:
     assert engine.admin("/api/parameters/nothing")[0] == 404
     _, before = engine.admin("/api/parameters/counter")
