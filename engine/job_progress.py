@@ -126,7 +126,6 @@ class JobProgress:
         self.changes = 0
         self._sum = math.fsum(weights.values())
         self._running: list[StageProgress] = []
-        self._reached = 0.0
 
     @property
     def current(self) -> StageProgress | None:
@@ -135,10 +134,8 @@ class JobProgress:
 
     @property
     def progress(self) -> float:
-        """0 to 1, the mean of the stages by their weights."""
-        part = math.fsum(stage.weight * stage.progress for stage in self.stages.values()) / self._sum
-        self._reached = min(1.0, max(self._reached, part))
-        return self._reached
+        """0 to 1, the mean of the stages by their weights; never falls, as no stage does."""
+        return math.fsum(stage.weight * stage.progress for stage in self.stages.values()) / self._sum
 
     @property
     def told(self) -> float:

@@ -142,8 +142,8 @@ class Reporter:
         client = self._client
         if client is not None and _stands(client, State.OPEN):
             await asyncio.gather(*(told.update(client) for told in self._jobs if told.due(now)))
-            if _stands(client, State.CLOSED):
-                self._lost.set()  # refused for good; perhaps another token is let in
+        if client is not None and _stands(client, State.CLOSED):
+            self._lost.set()  # refused for good; perhaps another client is let in, later
         self._part(away=self._tried and (client is None or not _stands(client, State.OPEN)))
 
     def _part(self, away: bool) -> None:

@@ -41,7 +41,8 @@ def test_progress_never_falls_and_is_a_part_of_one(steps: list[tuple[object, ...
         stages = [stage.progress for stage in job.stages.values()]
         assert before <= job.progress <= 1
         assert all(was <= now for was, now in zip(stages_before, stages, strict=True))
-        assert job.told <= job.progress < job.told + 0.0002
+        assert -1e-12 < job.progress - job.told < 0.0001 + 1e-12
+        assert (job.told == 1) == all(stage == 1 for stage in stages)
         before, stages_before = job.progress, stages
     job.finish()
     assert job.progress == job.told == 1

@@ -15,6 +15,7 @@ from actors.backoff import BackoffPolicy
 from engine import client, job_reporter, progress
 from engine.progress import Job
 from tests.engine.fake_engine import FakeEngine, fake_engine_in_thread
+from tests.reporters import await_end, reporters
 
 DEADLINE = 20.0  # s
 Server = tuple[FakeEngine, asyncio.AbstractEventLoop]
@@ -32,17 +33,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with fake_engine_in_thread() as running:
         yield running
         await_end(others)
-
-
-def reporters() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "heliograph-progress"}
-
-
-def await_end(others: set[threading.Thread]) -> None:
-    """Until those of this test have ended by themselves, as their last job has."""
-    for thread in reporters() - others:
-        thread.join(DEADLINE)
-        assert not thread.is_alive()
 
 
 @pytest.fixture
@@ -199,6 +189,20 @@ def test_another_token_is_tried_after_a_refusal(
         wait_until(lambda: told(server[0]), DEADLINE)
     assert job.told.result(DEADLINE)
     assert json.dumps(told(server[0])).count("first") == 0
+
+
+def test_who_is_sent_away_comes_back_as_another_client(
+    server: Server, make: Callable[..., Job], wait_until: Callable[..., None]
+) -> None:
+    engine = server[0]
+    with make(total=2) as job:
+        wait_until(lambda: told(engine), DEADLINE)
+        in_loop(server, engine.bye(4003, "kicked"))
+        job.step()
+        wait_until(lambda: told(engine)[-1]["progress"] == 0.5, DEADLINE)
+    assert job.told.result(DEADLINE)
+    assert len(engine.headers) == 2
+    assert [r["methods"] for r in engine.requests if r["op"] == "serve"] == [["cancel"], ["cancel"], []]
 
 
 def test_where_the_engine_is_comes_from_the_environment(

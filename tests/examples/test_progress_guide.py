@@ -17,7 +17,9 @@ import pytest
 from engine import job, job_progress, job_reporter, progress
 from engine.config import Config
 from engine.embedded import Engine
+from tests.reporters import await_end, reporters
 
+LINGER_S = job_reporter.LINGER_S
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/progress.md").read_text(encoding="utf-8")
 
@@ -29,10 +31,14 @@ def snippets(language: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("HELIOGRAPH_JOBS_DIR", str(tmp_path))
+    monkeypatch.setattr(job_reporter, "LINGER_S", 0.0)
+    monkeypatch.setattr(job_reporter, "IDLE_S", 0.01)
+    others = reporters()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HELIOGRAPH_URL", f"ws://127.0.0.1:{taken.getsockname()[1]}/ws")
         yield
+        await_end(others)
 
 
 def test_its_jobs_run_and_go_on() -> None:
@@ -117,7 +123,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
     assert (job_reporter.UPDATE_INTERVAL_S, job_progress.BEAT_S, job_progress.SILENT_BEATS) == (0.1, 5.0, 3)
     assert "at most ten times a second, at least every 5 s" in GUIDE
     assert "three `beat`s (15 s)" in GUIDE
-    assert (job.END_TIMEOUT_S, job_reporter.LINGER_S) == (1.0, 30.0)
+    assert (job.END_TIMEOUT_S, LINGER_S) == (1.0, 30.0)
     assert "at most 1 s" in GUIDE
     assert "within 30 s" in GUIDE
     assert f"at most {job.MAX_TEXT} characters" in GUIDE

@@ -26,6 +26,7 @@ from engine.progress import Job
 from heliograph import Event, progress
 from tests.integration.harness import EngineProcess
 from tests.integration.progress_job import ITEMS, PER_CHECKPOINT
+from tests.reporters import await_end, reporters
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("progress_job.py")
@@ -36,8 +37,10 @@ WATCHERS = 50
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[EngineProcess]:
+    others = reporters()
     process = EngineProcess()
     yield process
+    await_end(others)
     process.stop()
     assert process.destroy() == []
 
