@@ -485,10 +485,13 @@ class Daemon:
             async with asyncio.timeout(RELOAD_TIMEOUT):
                 await self._supervisor.wait_started()  # they were forked with the old one and cannot be asked before
         refused = await self._control.reload(for_children(self._config, self.admin_port))
-        if self._config.upstreams:
-            self._supervisor.want(FEEDS)
-        if self._config.monitored:
-            self._supervisor.want(MONITOR)
+        for name, wanted in ((FEEDS, self._config.upstreams), (MONITOR, self._config.monitored)):
+            if wanted and not self._supervisor.processes[name].wanted:
+                try:
+                    await self._supervisor.attempt([name])
+                except HeliographError as error:
+                    text = f"it does not start, its log says why ({error})"
+                    refused[name] = RequestError(ErrorCode.BAD_REQUEST, text)
         self._notifier.ready("reloaded")
         get_logger().info("engine_reloaded", needs_restart=left, refused={name: str(e) for name, e in refused.items()})
         if refused:

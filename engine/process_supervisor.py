@@ -50,8 +50,7 @@ class ChildProcess:
         name: unique; also its name on the bus.
         argument: given to ``main``, as it is then and with a fresh ``incarnation``, for each of its lives.
         shutdown: seconds from SIGTERM to SIGKILL.
-        wanted: whether :meth:`ProcessSupervisor.start` starts it; else :meth:`ProcessSupervisor.want` or
-            :meth:`ProcessSupervisor.attempt` may, later.
+        wanted: whether :meth:`ProcessSupervisor.start` starts it; else :meth:`ProcessSupervisor.attempt` may, later.
         backoff: of one that runs the code of an application: however often it dies, it is restarted after a pause, and
             the others go on; at the start nobody waits for it once it has died.
     """
@@ -146,13 +145,6 @@ class ProcessSupervisor:
                 ready.cancel()
             if self._escalated.done():
                 raise self._escalated.result()
-
-    def want(self, name: str) -> None:
-        """Start a child that was not wanted before; without effect on others and while stopping."""
-        process = self._processes[name]
-        if not process.wanted and not self._stopping:
-            process.wanted = True
-            self._begin(process)
 
     async def attempt(self, names: Sequence[str]) -> None:
         """Start children that were not wanted before; returns when all are ready, and from then on keeps them running.

@@ -298,11 +298,9 @@ def test_kill_9_of_the_daemon_leaves_nothing_and_a_new_start_works(tmp_path: Pat
         os.kill(frozen, signal.SIGSTOP)
         it.process.kill()
         it.process.wait()
-        killed = time.monotonic()
-        it.until(lambda: [pid for pid in children if not gone(pid)] == [frozen], 2)
+        it.until(lambda: all(gone(pid) for pid in children if pid != frozen))
         with engine(tmp_path, server__port=port) as successor:  # waits for the last of them
             assert gone(frozen)
-            assert time.monotonic() - killed < 6
             assert successor.port == port
             assert successor.get("/ready")[0] == 200
 
@@ -345,6 +343,21 @@ def test_a_feed_of_a_reload_gets_a_process(tmp_path: Path) -> None:
         told = {"status": "degraded", "components": {"feed:fx": {"status": "degraded"}}}
         it.until(lambda: it._open(f"http://127.0.0.1:{it.port}/health") == (200, told))
         assert it.get("/ready")[0] == 200, "a feed that is away keeps no client away"
+
+
+def test_a_process_of_a_reload_that_cannot_start_is_an_error_of_the_reload_alone(tmp_path: Path) -> None:
+    file = tmp_path / "heliograph.toml"
+    file.write_text("")
+    with engine(tmp_path, file=file) as it:
+        file.write_text('[parameters.p]\nmodel = "nowhere.at_all:Class"\n')
+        status, answer = it.post("/api/reload", {})
+        assert (status, answer["error"]["code"]) == (400, "bad_request")
+        assert "monitor: it does not start" in answer["error"]["message"]
+        assert "parameters.p.model" in it.logged("process_failed", name="monitor")[0]["error"]
+        assert it.get("/ready")[0] == 200
+        file.write_text('[alerts.a]\ntopic = "a"\nfield = "v"\nwhen = { gt = 1 }\n')
+        assert it.post("/api/reload", {})[0] == 200
+        it.until(lambda: it.get("/api/alerts")[0] == 200)
 
 
 def test_a_stage_that_cannot_be_imported_is_a_configuration_error(tmp_path: Path) -> None:
