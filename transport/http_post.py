@@ -48,6 +48,10 @@ class Target(NamedTuple):
             raise ValueError("must be like https://host/path")
         if parts.username is not None or parts.password is not None:
             raise ValueError("must not hold user and password: give them as a header, Authorization")
+        try:
+            parts.hostname.encode("idna")  # as the look-up of the name will do
+        except UnicodeError:
+            raise ValueError("has a host name with a label that is empty or above 63 characters") from None
         tls = parts.scheme == "https"
         try:
             port = parts.port or (443 if tls else 80)

@@ -36,6 +36,8 @@ def test_the_parts_of_a_url(url: str, target: tuple[object, ...]) -> None:
         ("https://a.example:secret", "port"),
         ("https://a.example:99999/secret", "port"),
         ("https://[secret", "URL"),
+        ("https://secret..example", "label"),
+        (f"https://{64 * 'secret'}.example", "label"),
     ],
 )
 def test_what_is_no_url_is_refused_without_showing_it(url: str, says: str) -> None:
