@@ -148,10 +148,10 @@ class Alarms:
             return
         if (turn := alarm.advance(rule, at)) is not None:
             self._changes(rule, alarm, turn)
-        before = alarm.phase
+        before = alarm.phase, alarm.since
         turn = alarm.see(rule, value, at)
         alarm.epoch, alarm.offset = event.epoch, event.offset
-        if alarm.phase is not before:
+        if (alarm.phase, alarm.since) != before:
             self._changes(rule, alarm, turn)
 
     def _changes(self, rule: AlertRule, alarm: Alarm, turn: Turn | None) -> None:

@@ -171,6 +171,8 @@ class Alarm(msgspec.Struct):
     def see(self, rule: AlertRule, value: Any, at: float) -> Turn | None:
         """A value came, at ``at``, up to which it was advanced; what there is to tell."""
         self.value = _shown(value)
+        if self.phase is Phase.PENDING:
+            self.since = min(self.since, at)  # else a clock that is set back would make it wait until then
         if self.phase is Phase.FIRING:
             if not rule.clears(value):
                 return None

@@ -86,6 +86,15 @@ def test_a_subject_that_is_due_fires_by_the_clock_and_its_time_is_known() -> Non
     assert of.due is None
 
 
+def test_a_clock_that_is_set_back_makes_nobody_wait_until_it_is_there_again() -> None:
+    of = Alarms([rule(for_s=10.0)])
+    for ts in (5_000.0, 1_400.0, 1_405.0):
+        of.see(msgspec.structs.replace(event(HIGH, int(ts)), ts=ts, offset=0, epoch=""), 0.0)
+    assert of.due == 1_410.0
+    of.advance(1_410.0)
+    assert take(of) == [("cpu", None, "alert_fired", 1_410.0)]
+
+
 def test_of_a_rule_for_many_topics_each_is_a_subject() -> None:
     of = Alarms([rule(pattern="load.*")])
     for offset, (topic, value) in enumerate([("load.a", HIGH), ("load.b", HIGH), ("load.a", CALM), ("x.y", HIGH)]):
