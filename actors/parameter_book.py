@@ -182,6 +182,18 @@ class Parameter:
         return found
 
 
+def check_whole_numbers(asked: Any) -> None:
+    """Raise :class:`RequestError` where a request has one that not every client and no disk here can hold.
+
+    Args:
+        asked: what JSON can hold.
+    """
+    try:
+        msgspec.msgpack.encode(asked)
+    except OverflowError:
+        raise RequestError(ErrorCode.BAD_REQUEST, "a whole number needs more than 64 bits", "values") from None
+
+
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Names, sorted, of what is another text as JSON: ``1`` is not ``true``, and not ``1.0``."""
     return sorted(

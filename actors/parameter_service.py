@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from actors.inner_client import InnerClient
 from actors.monitor_service import MonitorService
-from actors.parameter_book import Change, Parameter, Proposal, Refusal, Schema
+from actors.parameter_book import Change, Parameter, Proposal, Refusal, Schema, check_whole_numbers
 from transport.codes import ErrorCode
 from transport.errors import HeliographError, RequestError
 from transport.requests import refusal
@@ -67,7 +67,7 @@ class ParameterSpec(NamedTuple):
 
 class _History(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_CHANGES)] = CHANGES
-    before: int | None = None
+    before: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)] | None = None
 
 
 class _Nothing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,6 +158,7 @@ class ParameterService(MonitorService):
             }
 
         async def set_(params: object, caller: str | None) -> dict[str, Any]:
+            check_whole_numbers(params)
             wanted = _converted(params, Proposal)
             # What has begun is done, whatever becomes of the caller: memory and disk must say the same.
             change = await asyncio.shield(self._spawn(self._set(live, wanted, caller), f"set {live.spec.name}"))

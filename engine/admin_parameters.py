@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from actors.parameter_book import check_whole_numbers
 from engine.admin_http import answer, parameters, read_body
 from engine.admin_monitor import Backend
 from transport.codes import ErrorCode
@@ -54,6 +55,7 @@ def routes(backend: Backend) -> list[Route]:
             wanted = msgspec.json.decode(await read_body(request))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
+        check_whole_numbers(wanted)  # the monitor could not be asked
         return await ask(request, "set", wanted)
 
     async def history(request: Request) -> Response:

@@ -94,6 +94,7 @@ def test_where_none_is_configured_the_list_is_empty() -> None:
         ("GET", f"/api/parameters/p/history?before={'9' * 16}", {}, "before"),
         ("PATCH", "/api/parameters/p", {"content": "{", "headers": {"content-type": "application/json"}}, None),
         ("PATCH", "/api/parameters/p", {"content": "{}", "headers": {"content-type": "text/plain"}}, "Content-Type"),
+        ("PATCH", "/api/parameters/p", {"json": {"values": {"a": 1 << 64}}}, "values"),
     ],
 )
 def test_a_wrong_request_is_named_and_goes_nowhere(
