@@ -17,7 +17,8 @@ from engine.alert_wiring import alert_service, alert_store
 from engine.child import Child, run_child
 from engine.config import MONITORED, Config
 from engine.fan_out import FanOut
-from engine.parameter_wiring import parameter_service
+from engine.parameter_store import ParameterStore
+from engine.parameter_wiring import parameter_service, parameter_store
 from engine.services import Services
 from transport.codes import ErrorCode
 from transport.errors import RequestError
@@ -28,11 +29,16 @@ TABLES = (*MONITORED, "webhooks")
 """What the services are made of."""
 
 
-def monitor_specs(config: Config, alerts: AlertStore | None = None, before: Config | None = None) -> list[ServiceSpec]:
+def monitor_specs(
+    config: Config,
+    alerts: AlertStore | None = None,
+    parameters: Callable[[], ParameterStore] | None = None,
+    before: Config | None = None,
+) -> list[ServiceSpec]:
     """What the configuration asks for: one for each of :attr:`Config.monitored`, under that name.
 
     Args:
-        alerts: what they remember, where another one is in use already.
+        alerts, parameters: what they remember, where it is in use already.
         before: what was in force; where the last rule of it went, its alerts are still to be cleared.
 
     Raises:
@@ -42,7 +48,7 @@ def monitor_specs(config: Config, alerts: AlertStore | None = None, before: Conf
     if config.alerts or (before is not None and before.alerts):
         made.append(alert_service(config, alerts or alert_store(config)))
     if config.parameters:
-        made.append(parameter_service(config))
+        made.append(parameter_service(config, parameters or parameter_store(config)))
     return made
 
 
@@ -56,8 +62,8 @@ class Monitor:
         self, config: Config, client: Callable[[], InnerClient], meter: Meter, failed: Callable[[str], None]
     ) -> None:
         self._config, self._client, self._meter, self._failed = config, client, meter, failed
-        self._alerts = alert_store(config)
-        self._services = self._serving(monitor_specs(config, self._alerts))
+        self._stores = alert_store(config), parameter_store(config)
+        self._services = self._serving(monitor_specs(config, *self._stores))
 
     async def start(self) -> None:
         """See :meth:`Services.start`."""
@@ -80,7 +86,7 @@ class Monitor:
         """
         if all(getattr(config, name) == getattr(self._config, name) for name in TABLES):
             return
-        services = self._serving(monitor_specs(config, self._alerts, self._config))
+        services = self._serving(monitor_specs(config, *self._stores, before=self._config))
         await self._services.stop()
         self._services, self._config = services, config
         await services.start()

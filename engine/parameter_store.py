@@ -63,8 +63,8 @@ class ParameterStore:
     """May be used on any thread, one at a time.
 
     Args:
-        path: of the database, made with its directory where missing, for this user alone; none: it is in memory, and
-            gone with this object.
+        path: of the database, made with its directory where missing, for this user alone; none: it is in memory, gone
+            with this object, not with :meth:`close`.
 
     Attributes:
         name: of this database, random: another one's versions are others.
@@ -74,7 +74,7 @@ class ParameterStore:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._where = str(path or "memory")
+        self._path, self._where = path, str(path or "memory")
         try:
             if path is not None:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -196,7 +196,8 @@ class ParameterStore:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._db.close()
+        if self._path is not None:
+            self._db.close()
 
 
 _decoder = msgspec.msgpack.Decoder(Change)

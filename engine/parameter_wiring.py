@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 from actors.parameter_book import Schema
@@ -22,7 +22,13 @@ TABLE = "parameters"
 """Of the configuration; the service's name, its database's, and its topics' first token."""
 
 
-def parameter_service(config: Config, environ: Mapping[str, str] = os.environ) -> ServiceSpec:
+def parameter_store(config: Config, environ: Mapping[str, str] = os.environ) -> Callable[[], ParameterStore]:
+    """Opens what parameters remember; one in memory is the same each time, so that it outlives a reload."""
+    path = state_path(None, TABLE, config.server.port, environ)
+    return cache(partial(ParameterStore, None)) if path is None else partial(ParameterStore, path)
+
+
+def parameter_service(config: Config, open_store: Callable[[], ParameterStore]) -> ServiceSpec:
     """What there is to run.
 
     Raises:
@@ -32,7 +38,6 @@ def parameter_service(config: Config, environ: Mapping[str, str] = os.environ) -
         ParameterSpec(name, topic(TABLE, name), _schema(table, f"{TABLE}.{name}"))
         for name, table in config.parameters.items()
     ]
-    open_store = partial(ParameterStore, state_path(None, TABLE, config.server.port, environ))
     create = partial(ParameterService, name=TABLE, specs=tuple(specs), open_store=open_store)
     return ServiceSpec(TABLE, lambda engine: create(engine=engine), ())
 

@@ -54,13 +54,6 @@ class FakeEngine:
         return await self.served["parameters.p"][method](params, by)
 
 
-class Unclosed(ParameterStore):
-    """In memory, for several lives of the service."""
-
-    def close(self) -> None:
-        pass
-
-
 def service(engine: FakeEngine, store: ParameterStore, schema: Bounded | None = None) -> ParameterService:
     spec = ParameterSpec("p", "parameters.p", schema or Bounded("a", "b"))
     return ParameterService(name="parameters", engine=engine, specs=(spec,), open_store=lambda: store)  # type: ignore[arg-type]
@@ -89,7 +82,7 @@ def test_of_many_at_once_each_change_is_made_once(engine: FakeEngine, eventually
                     assert error.code is ErrorCode.CONFLICT
 
     async def scenario() -> None:
-        store = Unclosed(None)
+        store = ParameterStore(None)
         it = service(engine, store, Bounded("a", most=1_000))
         await it.on_start()
         await asyncio.gather(*(writer(n) for n in range(4)))
@@ -107,7 +100,7 @@ def test_of_many_at_once_each_change_is_made_once(engine: FakeEngine, eventually
 
 def test_get_set_and_history(engine: FakeEngine, eventually: Eventually) -> None:
     async def scenario() -> None:
-        it = service(engine, Unclosed(None))
+        it = service(engine, ParameterStore(None))
         await it.on_start()
         found = await engine.call("set", {"values": {"a": 3}, "version": 1, "reason": "why not"})
         assert (found["version"], found["values"], found["changed"]) == (2, {"a": 3, "b": 0}, ["a"])
@@ -155,12 +148,15 @@ def test_get_set_and_history(engine: FakeEngine, eventually: Eventually) -> None
         ("set", {"values": 7}, "values"),
         ("set", {}, "values"),
         ("set", [1], None),
+        ("set", {"values": {"a": 1 << 64}}, "values"),
+        ("set", {"values": {"nobody's": -(1 << 70)}}, "values"),
+        ("history", {"before": 1 << 64}, "before"),
         ("history", {"limit": 1_001}, "limit"),
     ],
 )
 def test_wrong_parameters_of_a_call_are_named(engine: FakeEngine, method: str, params: Any, field: str | None) -> None:
     async def scenario() -> None:
-        it = service(engine, Unclosed(None))
+        it = service(engine, ParameterStore(None))
         await it.on_start()
         with pytest.raises(RequestError) as caught:
             await engine.call(method, params)
@@ -172,7 +168,7 @@ def test_wrong_parameters_of_a_call_are_named(engine: FakeEngine, method: str, p
 
 def test_while_the_hub_is_away_versions_wait_and_come_once_in_order(engine: FakeEngine, eventually: Eventually) -> None:
     async def scenario() -> None:
-        it = service(engine, Unclosed(None))
+        it = service(engine, ParameterStore(None))
         await it.on_start()
         await eventually(lambda: engine.told() == [1])
         engine.away = True
@@ -190,7 +186,7 @@ def test_while_the_hub_is_away_versions_wait_and_come_once_in_order(engine: Fake
 
 def test_the_next_life_tells_what_this_one_could_not(engine: FakeEngine, eventually: Eventually) -> None:
     async def scenario() -> None:
-        store = Unclosed(None)
+        store = ParameterStore(None)
         it = service(engine, store)
         await it.on_start()
         await eventually(lambda: engine.told() == [1])
@@ -220,7 +216,7 @@ def test_where_the_topic_says_something_else_the_newest_is_told(
 ) -> None:
     async def scenario() -> None:
         engine.events["parameters.p"] = [before]  # of a database that is gone
-        it = service(engine, Unclosed(None))
+        it = service(engine, ParameterStore(None))
         await it.on_start()
         await eventually(lambda: len(engine.events["parameters.p"]) == 2)
         assert engine.told()[1:] == [1] if "version" in before else engine.events["parameters.p"][1]["version"] == 1
@@ -233,7 +229,7 @@ def test_a_stricter_schema_is_reported_until_other_values_are_set(
     engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        store = Unclosed(None)
+        store = ParameterStore(None)
         store.append("p", version(4, a=12, b=1))
         it = service(engine, store)
         await it.on_start()
@@ -249,7 +245,7 @@ def test_a_stricter_schema_is_reported_until_other_values_are_set(
     assert (warning.parameter, warning.version, warning.message) == ("p", 4, "parameter_does_not_fit")
 
 
-class Full(Unclosed):
+class Full(ParameterStore):
     """On a disk that may be full."""
 
     full = False
@@ -284,7 +280,7 @@ def test_what_cannot_be_kept_is_not_so(engine: FakeEngine, eventually: Eventuall
 
 def test_a_caller_that_goes_leaves_memory_and_disk_alike(engine: FakeEngine, eventually: Eventually) -> None:
     async def scenario() -> None:
-        store = Unclosed(None)
+        store = ParameterStore(None)
         it = service(engine, store)
         await it.on_start()
         call = asyncio.ensure_future(engine.call("set", {"values": {"a": 1}}))

@@ -78,7 +78,7 @@ def test_a_reload_takes_them_and_no_secret_is_shown() -> None:
 
 def test_when_the_last_rule_goes_somebody_clears_its_alerts() -> None:
     assert monitor_specs(loads("")) == []
-    assert [spec.name for spec in monitor_specs(loads(""), AlertStore(None), loads(RULE))] == ["alerts"]
+    assert [spec.name for spec in monitor_specs(loads(""), AlertStore(None), before=loads(RULE))] == ["alerts"]
 
 
 class Monitor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 from engine.config import Config, loads
 from engine.local import LocalEngine
@@ -47,5 +49,33 @@ def test_who_fires_goes_on_firing_and_clears_when_its_rule_goes() -> None:
         except RequestError:  # between two lives
             return []
         return [alert["message"] for alert in listed["alerts"]]
+
+    asyncio.run(scenario())
+
+
+def test_parameters_in_memory_outlive_a_reload(tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    file.write_text('{"properties": {"n": {"default": 1}}}')
+    table = f"[parameters.p]\nschema = '{file}'\n"
+
+    async def scenario() -> None:
+        engine = LocalEngine(config(table))
+        await engine.start()
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await asked(engine, "set", {"values": {"n": 2}})
+                await engine.reload(config(table + RULE))
+                got = await asked(engine, "get", {})
+                assert (got["version"], got["values"]) == (2, {"n": 2})
+        finally:
+            await engine.stop()
+
+    async def asked(engine: LocalEngine, method: str, params: Any) -> Any:
+        while True:
+            try:
+                return await engine.ask_monitor("parameters", method, {"name": "p", "by": None, "params": params})
+            except RequestError as error:
+                assert error.code == "unavailable", error  # between two lives
+                await asyncio.sleep(0.01)
 
     asyncio.run(scenario())

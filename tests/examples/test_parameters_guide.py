@@ -15,6 +15,7 @@ from actors.parameter_book import REASON_CHARACTERS, VALUES_BYTES
 from engine import config, parameter_store
 from engine.embedded import Engine
 from engine.parameter_wiring import parameter_service
+from engine.parameter_wiring import parameter_store as opened
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/parameters.md").read_text(encoding="utf-8")
@@ -31,7 +32,8 @@ def _found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_it_shows_the_example() -> None:
     file = ROOT / "examples/live_strategy.toml"
     assert file.read_text(encoding="utf-8").split("\n", 1)[1] == TABLE
-    assert parameter_service(config.load(file, None, {})).name == "parameters"
+    loaded = config.load(file, None, {})
+    assert parameter_service(loaded, opened(loaded)).name == "parameters"
     scope: dict[str, type[msgspec.Struct]] = {"__name__": "live_strategy"}  # type: ignore[dict-item]
     exec(MODEL, scope)
     shown, whole = scope["Momentum"], importlib.import_module("live_strategy").Momentum
