@@ -125,7 +125,7 @@ class _Runner:
             get_logger().info(
                 "demo_runs",
                 look=f"heliograph subscribe 'price.>' --url {url}",
-                health=f"{admin}/health",
+                dashboard=f"{admin}/",
             )
         await engine.wait()
 

@@ -183,8 +183,8 @@ export class Heliograph {
 
   readonly state: State;
 
-  /** Each change of state, with why it was left; returns a function that ends it. */
-  on(name: "state", listener: (state: State, why?: Error) => unknown): () => void;
+  /** Each change of state, with why the last was left, and while waiting how long; returns a function that ends it. */
+  on(name: "state", listener: (state: State, why?: Error, seconds?: number) => unknown): () => void;
   /** What nobody waits for: errors of callbacks, refused subscriptions, the end for good. Unheard: to the console. */
   on(name: "error", listener: (error: unknown) => unknown): () => void;
   /** Each new session. */

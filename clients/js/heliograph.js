@@ -987,7 +987,7 @@ export class Heliograph {
     const known = this.#failures === 1 && typeof bye?.reconnect_in === "number"; // the engine says when it will be back
     const delay = known ? Math.random() * bye.reconnect_in * 1000 : backoff(this.#failures);
     this.#timer = setTimeout(() => this.#connect(), delay);
-    this.#become("waiting", why);
+    this.#become("waiting", why, delay / 1000);
   }
 
   /** Browsers do not tell a page why there is no WebSocket; that the server answers at all can be found out. */
@@ -1043,10 +1043,10 @@ export class Heliograph {
     if (this.#state === "closed") throw this.#failure ?? new ConnectionLost("the client is closed");
   }
 
-  #become(state, why) {
+  #become(state, why, seconds) {
     if (state === this.#state && why === undefined && state !== "connecting") return;
     this.#state = state;
-    this.#tell("state", state, why);
+    this.#tell("state", state, why, seconds);
   }
 
   #tell(name, ...values) {

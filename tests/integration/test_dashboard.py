@@ -204,7 +204,7 @@ def test_topics_are_found_and_their_last_event_is_shown(desk: Desk) -> None:
         await page.until("press('Last event of room.n53')")
         await page.until("document.querySelector('dialog pre')?.innerText.includes('53')")
         assert await page.evaluate("document.querySelector('dialog h2').innerText") == "room.n53"
-        assert await page.evaluate("answer('Close')")
+        await page.until("answer('Close')")
         publish(desk, "room.n53", {"n": 1_000})
         await page.until("row('topics', 'room.n53')[3] === '2'")
         quiet(page)
@@ -219,10 +219,10 @@ def test_a_session_is_disconnected(desk: Desk) -> None:
             await page.until("press('Disconnect session mallory')")
             assert await page.evaluate("document.querySelector('dialog h2').innerText") == "Disconnect mallory?"
             assert await page.evaluate("document.activeElement.innerText") == "Cancel"  # what Enter would do
-            assert await page.evaluate("answer('Cancel')")
+            await page.until("answer('Cancel')")
             await page.until("press('Disconnect session mallory')")
             assert client.closed is None
-            assert await page.evaluate("answer('Disconnect')")
+            await page.until("answer('Disconnect')")
             await page.until("row('sessions', 'mallory') === undefined")
             await page.until("document.getElementById('said').innerText.includes('mallory was disconnected')")
             async with asyncio.timeout(10):
@@ -321,7 +321,7 @@ def test_names_are_text(desk: Desk, tmp_path: Path) -> None:
                 await page.until(f"document.getElementById({panel!r}).innerText.includes({json.dumps(name)})")
             await page.until(f"press({json.dumps(f'Last event of {EVIL_TOPIC}')})")
             await page.until("document.querySelector('dialog pre')?.innerText.includes('99')")
-            assert await page.evaluate("answer('Close')")
+            await page.until("answer('Close')")
             await page.until(f"press({json.dumps(f'Disconnect session {user}')})")
             await page.until("answer('Cancel')")
         assert await page.evaluate("document.querySelectorAll('img').length") == 0
@@ -329,6 +329,51 @@ def test_names_are_text(desk: Desk, tmp_path: Path) -> None:
         quiet(page)
         refused = "(() => { try { document.body.innerHTML = '<p>'; return false } catch { return true } })()"
         assert await page.evaluate(refused)  # the policy holds
+
+    desk.run(test())
+
+
+def test_figures_are_readable(desk: Desk) -> None:
+    async def test() -> None:
+        page = await desk.open()
+        made = """import('/static/format.js').then((f) => [
+          f.number(0.4217), f.number(1234.5), f.number(2.5e6), f.number(NaN), f.count(1234567), f.percent(99.95),
+          f.bytes(512), f.bytes(1536), f.bytes(3.5 * 2 ** 30),
+          f.milliseconds(0), f.milliseconds(0.4), f.milliseconds(1500),
+          f.duration(59.6), f.duration(3600), f.duration(90061), f.age(0.4), f.age(3700), f.age(undefined)])"""
+        assert await page.evaluate(made) == [
+            *("0.42", "1,235", "2.5 M", "–", "1,234,567", "100 %"),
+            *("512 B", "1.5 KiB", "3.5 GiB", "0 ms", "0.4 ms", "1.5 s"),
+            *("60 s", "1 h", "1 d 1 h", "now", "1 h ago", "–"),
+        ]
+
+    desk.run(test())
+
+
+def test_the_past_and_the_present_are_one_line(desk: Desk) -> None:
+    async def test() -> None:
+        page = await desk.open()
+        script = """import('/static/board.js').then(({ Board }) => {
+          const board = new Board();
+          const shown = (name) => board.times.map((time, i) => [time, board.column(name)[i]]);
+          board.metrics(20, {"engine.events": 5});
+          board.metrics(20, {"engine.events": 6});
+          board.metrics(21, {"engine.events": 7, "machine.load": 1});
+          board.history({"engine.events": [[10, 0, 1, 2], [20, 0, 4, 9]], "process.hub.cpu": [[10, 2, 3, 4]]});
+          const found = [shown("engine.events"), shown("process.hub.cpu"), board.now, board.column("machine.load")];
+          for (let time = 22; time < 2000; time++) board.metrics(time, {"engine.events": time});
+          const stats = {events_published: 10, deliveries: 0, events_dropped: {}, connections: 3};
+          board.stats(stats);
+          return [...found, board.times.length <= 1000, board.times.length === board.column("engine.events").length,
+                  board.now["engine.connections"] ?? null];
+        })"""
+        events, cpu, now, load, bounded, aligned, connections = await page.evaluate(script)
+        assert events == [[10, 1], [20, 4], [21, 7]]
+        assert cpu == [[10, 3], [20, None], [21, None]]
+        assert now == {"engine.events": 7, "machine.load": 1}
+        assert load == [None] * 3  # not drawn, not kept
+        assert bounded and aligned
+        assert connections is None  # metrics go before what is made of /stats
 
     desk.run(test())
 
@@ -376,7 +421,7 @@ def test_it_survives_a_restart(desk: Desk) -> None:
         assert desk.engine.stop() == 0
         await page.until("document.getElementById('engine').innerText.includes('no answer')")
         await page.until("document.getElementById('trouble').innerText.includes('may be old')")
-        await page.until("/reconnecting|connecting/.test(document.getElementById('connection').innerText)")
+        await page.until("/reconnecting in \\d+ s/.test(document.getElementById('connection').innerText)")
         desk.engine.destroy()
         desk.engine = EngineProcess(config, workers=2, port=port, admin_port=admin_port)
         await page.until("document.getElementById('engine').innerText.includes('ok')", 40.0)
@@ -427,7 +472,7 @@ def test_a_token_that_others_make_is_asked_for(desk: Desk, tmp_path: Path) -> No
         page = await desk.open(engine.admin_url, live=False)
         await page.until("answer('Connect', 'no token')")
         await page.until("document.querySelector('dialog p')?.innerText.startsWith('The engine has refused')")
-        await page.evaluate(f"answer('Connect', {json.dumps(jwt.encode(claims, private, 'ES256'))})")
+        await page.until(f"answer('Connect', {json.dumps(jwt.encode(claims, private, 'ES256'))})")
         await page.until("row('sessions', 'olga') !== undefined")
         await desk.is_live()
         await page.evaluate("sessionStorage.clear()")

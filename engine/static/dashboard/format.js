@@ -46,10 +46,12 @@ export function duration(value) {
   return two(seconds, 86400, "d", 3600, "h");
 }
 
-/** How long ago, in whole seconds: what is younger is "now". */
+/** How long ago, in one unit: now, 12 s ago, 4 min ago, 3 h ago, 2 d ago. */
 export function age(seconds) {
   if (!known(seconds)) return NONE;
-  return seconds < 1 ? "now" : `${duration(Math.floor(seconds))} ago`;
+  if (seconds < 1) return "now";
+  const [size, unit] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]].find(([size]) => seconds >= size);
+  return `${Math.floor(seconds / size)} ${unit} ago`;
 }
 
 /** Unix seconds as the local time of day, with the date where it is not today's. */

@@ -8,7 +8,7 @@ export class Live {
   events = 0;
   state = "waiting"; // connecting, open, waiting or closed: the client's word
   reason = null;
-  retryAt = null; // performance.now() of the next attempt, where it is known
+  retryAt = null; // performance.now() of the next attempt, where one is waited for
   #client = null;
   #socket = null;
   #on;
@@ -28,7 +28,7 @@ export class Live {
     this.close();
     this.#socket = socket;
     const client = (this.#client = new Heliograph(socket, token === null ? {} : { token }));
-    client.on("state", (state, why) => client === this.#client && this.#become(state, why));
+    client.on("state", (...told) => client === this.#client && this.#become(...told));
     client.on("error", (error) => client === this.#client && this.#failed(error));
     this.#subscribe("system.metrics", this.#on.metrics);
     this.#subscribe("system.feeds.*", this.#on.feed);
@@ -60,9 +60,9 @@ export class Live {
     subscription.ready.catch(() => {}); // it was reported as an error
   }
 
-  #become(state, why) {
+  #become(state, why, seconds) {
     this.state = state;
-    this.retryAt = typeof why?.retryIn === "number" ? performance.now() + why.retryIn * 1000 : null;
+    this.retryAt = seconds === undefined ? null : performance.now() + seconds * 1000;
     if (state === "open") this.reason = null;
     else if (why?.message) this.reason = why.message;
     this.#changed();

@@ -10,12 +10,14 @@ const BEATS = 3; // without a word, after which a running job is silent
 const KINDS = { running: "busy", done: "ok", failed: "bad", cancelled: "idle", silent: "warn" };
 
 export class JobsPanel {
-  #jobs = new Map(); // topic to {topic, data, at}: performance.now() of its last event
+  #jobs = new Map(); // topic to {topic, data, at}: performance.now() at its last event
   #table;
   #live;
   #act;
+  #now;
 
-  constructor(place, { live, act }) {
+  constructor(place, { live, act, now }) {
+    this.#now = now;
     this.#live = live;
     this.#act = act;
     this.#table = new Table({
@@ -25,19 +27,19 @@ export class JobsPanel {
         { head: "Job", text: ({ data }) => String(data.job), note: ({ data }) => data.message ?? data.error ?? "" },
         {
           head: "State",
-          when: (row) => `${now(row)} ${row.data.attempt}`,
+          when: (row) => `${standing(row)} ${row.data.attempt}`,
           render: (row) =>
             h(
               "span",
               {},
-              state(KINDS[now(row)] ?? "idle", now(row)),
+              state(KINDS[standing(row)] ?? "idle", standing(row)),
               h("span", { class: "note" }, row.data.attempt > 1 ? `attempt ${row.data.attempt}` : ""),
             ),
         },
         {
           head: "Progress",
           wide: true,
-          when: ({ data }) => JSON.stringify([data.progress, data.stages, data.stage]),
+          when: ({ data }) => JSON.stringify([data.state, data.progress, data.stages, data.stage]),
           render: ({ data }) => bar(data),
         },
         { head: "Time left", numeric: true, text: (row) => left(row) },
@@ -54,10 +56,11 @@ export class JobsPanel {
   }
 
   /** A job's word of itself. */
-  event({ topic, type, data }) {
+  event({ topic, type, ts, data }) {
     if (type !== "progress" || typeof data !== "object" || data === null) return; // anybody may publish there
     this.#jobs.delete(topic); // so that the newest is last
-    this.#jobs.set(topic, { topic, data, at: performance.now() });
+    // The first one may be old: the job's last word before this page was opened.
+    this.#jobs.set(topic, { topic, data, at: performance.now() - Math.max(0, this.#now() - ts) * 1000 });
     if (this.#jobs.size > KEPT) {
       const ended = [...this.#jobs.values()].find((job) => job.data.state !== "running");
       this.#jobs.delete((ended ?? this.#jobs.values().next().value).topic);
@@ -89,7 +92,7 @@ export class JobsPanel {
 }
 
 /** Its state, or silent: it runs, and has not said anything for too long. */
-function now({ data, at }) {
+function standing({ data, at }) {
   const beat = typeof data.beat === "number" ? data.beat : 5;
   const silent = data.state === "running" && performance.now() - at > BEATS * beat * 1000;
   return silent ? "silent" : String(data.state);
@@ -101,7 +104,7 @@ function left({ data, at }) {
 }
 
 /** A bar whose parts are the stages, each as wide as its weight. */
-function bar({ progress, stages, stage }) {
+function bar({ state: standing, progress, stages, stage }) {
   const known = Array.isArray(stages) && stages.length ? stages : [{ name: "", weight: 1, progress }];
   const total = known.reduce((sum, { weight }) => sum + share(weight), 0) || 1;
   const done = Math.min(1, Math.max(0, Number(progress) || 0));
@@ -112,7 +115,11 @@ function bar({ progress, stages, stage }) {
     element.style.flexGrow = String(share(weight) / total);
     return element;
   });
-  const whole = h("span", { class: "progress", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, ...parts);
+  const whole = h(
+    "span",
+    { class: `progress ${KINDS[standing] ?? "idle"}`, role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 },
+    ...parts,
+  );
   mark(whole, "aria-valuenow", String(Math.floor(done * 100)));
   const words = h("span", { class: "note" });
   put(words, [`${(Math.floor(done * 1000) / 10).toFixed(1)} %`, stage].filter(Boolean).join(" · "));
