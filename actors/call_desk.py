@@ -11,7 +11,7 @@ import secrets
 import time
 from bisect import insort
 from collections.abc import Callable, Mapping
-from itertools import count
+from itertools import count, takewhile
 from typing import Any, Final, NamedTuple, Protocol
 
 from transport.codec import pack
@@ -100,10 +100,11 @@ class CallDesk:
         """A session serves a topic, or no longer."""
         callees = self._callees.setdefault(peer, {})
         callee = callees.get(item.member)
-        if callee is None:
-            callee = callees[item.member] = _Callee(peer, item.member)
-        self._take_back(callee, item.topic)
+        if callee is not None:
+            self._take_back(callee, item.topic)
         if item.methods:
+            if callee is None:
+                callee = callees[item.member] = _Callee(peer, item.member)
             offer = _Offer(item.inner, item.since, next(self._numbers), callee, frozenset(item.methods))
             callee.offers[item.topic] = offer
             insort(self._offers.setdefault(item.topic, []), offer)
@@ -188,9 +189,8 @@ class CallDesk:
         """The time that ``later`` was asked for has passed."""
         self._ticking = False
         now = self._clock()
-        for number, waiting in list(self._waiting.items()):
-            if waiting.deadline > now:
-                break
+        late = takewhile(lambda item: item[1].deadline <= now, self._waiting.items())
+        for number in [number for number, _ in late]:  # not all of them: tens of thousands may wait
             self._give_up(number, f"no answer within {CALL_TIMEOUT:g} s")
         self._watch()
 

@@ -97,5 +97,9 @@ class CalledMethods:
             raise RequestError(
                 ErrorCode.NOT_FOUND, f"{message.topic} has no method {message.method!r} any more", "method"
             )
-        result = handler(msgspec.json.decode(message.params), message.user)
+        try:
+            params = msgspec.json.decode(message.params)
+        except msgspec.DecodeError as error:  # 1e999 is JSON, too
+            raise RequestError(ErrorCode.BAD_REQUEST, f"params: {error}", "params") from None
+        result = handler(params, message.user)
         return await result if inspect.isawaitable(result) else result

@@ -67,13 +67,16 @@ class ClientCalls:
         others = sum(len(held.methods) for other, held in served.items() if other != topic)
         if methods and others + len(methods) > most:
             raise RequestError(ErrorCode.LIMIT_EXCEEDED, f"at most {most} methods a session", "methods")
+        if not methods:
+            served.pop(topic, None)
+            if not self._uplink.connected:  # the next hub does not hear of it
+                session.message(op="ok", id=request.id)
+                return
         ref = self._asked.new_ref()
         told = ServeAtHub(ref, session.id, topic, methods, self._now(), session in session.clients.inner)
         if methods:
             self._callees[session.id] = session
             self._served.setdefault(session, {})[topic] = told._replace(ref=0)
-        else:
-            served.pop(topic, None)
         self._asked.ask(session, request.id, ref, pack(told))
 
     def _done(self, session: Session, request: Result) -> None:
@@ -102,7 +105,13 @@ class ClientCalls:
         except CodecError as error:
             self._fail(item, RequestError(ErrorCode.BAD_REQUEST, f"for who answers here: {error}", "params"))
             return
-        session.message(op="call", call=item.call, topic=item.topic, method=item.method, params=params, user=item.user)
+        asked = {"call": item.call, "topic": item.topic, "method": item.method, "params": params, "user": item.user}
+        frame = session.form.message({"op": "call", **asked})
+        if session.has_room(frame):
+            session.send(frame)
+        else:
+            text = f"who answers calls on {item.topic} is behind; it was not called, repeat in a moment"
+            self._fail(item, RequestError(ErrorCode.UNAVAILABLE, text))
 
     def _fail(self, item: Calling, error: RequestError) -> None:
         if self._uplink.connected:

@@ -183,7 +183,7 @@ class InnerClient(_Connection):
         try:
             await self._ask(Serve(id=0, topic=topic, methods=list(methods)), Ok)
         except BaseException:
-            self._methods.handlers.pop(topic)
+            self._methods.handlers.pop(topic, None)  # it may have ended meanwhile
             if before is not None:
                 self._methods.handlers[topic] = before
             raise

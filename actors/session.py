@@ -177,6 +177,11 @@ class Session:
         elif not self.paused:
             self._drain()
 
+    def has_room(self, frame: bytes) -> bool:
+        """Whether what nobody waits for here may be sent: of a session that does not keep up it leaves half of the
+        outbox to answers, for which it would be sent away."""
+        return self.outbox is None or not self.paused or self.outbox.fits_half(len(frame))
+
     def barrier(self, frames: bytes, topics: Sequence[str]) -> None:
         """An answer or notice with its place among the events of ``topics``; when leaving, instead of what waits: it
         is `bye`."""

@@ -111,6 +111,10 @@ class Outbox:
         most = max(self._waiting, len(self._gaps.spans))
         return self.size * 2 >= self._limit_bytes or most * 2 >= self._limit_events
 
+    def fits_half(self, size: int) -> bool:
+        """Whether so many bytes more leave half of the room."""
+        return (self.size + size) * 2 <= self._limit_bytes
+
     @property
     def oldest(self) -> float | None:
         """``ts`` of the event that has waited for longest; ``None`` if no event waits."""

@@ -132,6 +132,33 @@ def test_who_has_too_much_to_answer_is_not_asked() -> None:
     assert (worker.read(), one(other).code) == ([], "unavailable")
 
 
+def test_who_ends_what_it_never_began_is_not_remembered() -> None:
+    here, worker = Desk(), FakePeer()
+    here.hear(worker, Serve(1, "s", "job", [], 1.0))  # its worker says of its end nothing
+    assert one(worker) == Served(1)
+    assert not any(here.desk._callees.values())
+
+
+def test_a_look_at_late_calls_does_not_look_at_all_that_wait() -> None:
+    class Counting(dict[str, Any]):
+        looked = 0
+
+        def items(self) -> Any:
+            for item in super().items():
+                self.looked += 1
+                yield item
+
+    here, worker = Desk(), FakePeer()
+    waiting = here.desk._waiting = Counting()
+    here.hear(worker, Serve(0, "s", "job", ["a"], 1.0))
+    for ref in range(UNANSWERED):
+        here.hear(worker, Call(ref + 1, "job", "a", b"1"))
+        here.now += 0.1
+    here.now += CALL_TIMEOUT - UNANSWERED * 0.1
+    here.wait(0.0)
+    assert (len(here.desk), waiting.looked) == (UNANSWERED - 1, 2)
+
+
 PEERS, MEMBERS, TOPICS = 2, 2, ["x", "y"]
 peers, members, topics = st.integers(0, PEERS - 1), st.integers(0, MEMBERS - 1), st.sampled_from(TOPICS)
 STEPS = st.one_of(

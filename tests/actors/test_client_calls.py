@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors.call_desk import UNANSWERED
 from actors.identity import Identity, grants
 from actors.inner_client import InnerClient
 from tests.actors.test_fanout import FakeSocket, Spine, run, until
+from transport.client_messages import Ok
 from transport.codes import ByeReason, CloseCode, ErrorCode
 from transport.errors import RequestError
+from transport.requests import Call
 
 
 async def served(spine: Spine, topic: str = "job.a", *methods: str) -> FakeSocket:
@@ -198,6 +201,36 @@ def test_when_the_hub_goes_callers_are_told_and_serving_goes_on() -> None:
     run(scenario)
 
 
+def test_what_is_served_no_more_while_the_hub_is_away_is_not_told_to_the_next_one() -> None:
+    async def scenario(spine: Spine) -> None:
+        callee, caller = await served(spine), spine.connect()
+        spine.hub._drop_peers()
+        await until(lambda: not spine.worker._uplink.connected)
+        ended = await spine.answer(callee, spine.request(callee, op="serve", topic="job.a", methods=[]))
+        assert ended["op"] == "ok"
+        await until(lambda: spine.worker._uplink.connected)
+        assert (await ask(spine, caller))["code"] == "not_found"
+
+    run(scenario)
+
+
+def test_who_does_not_keep_up_is_not_sent_away_for_calls() -> None:
+    async def scenario(spine: Spine) -> None:
+        callee, caller = await served(spine), spine.connect()
+        half = spine.worker._clients._limits.outbox_bytes // 2
+        callee.stall()
+        first = spine.request(caller, op="call", topic="job.a", method="cancel", params="x" * (half - 1_000))
+        refused = await ask(spine, caller, params="x" * 1_000)
+        assert (refused["code"], "it was not called" in refused["message"]) == ("unavailable", True)
+        callee.flow()
+        spine.request(callee, op="result", call=(await called(callee))["call"], result="all of it")
+        assert (await spine.answer(caller, first))["result"] == "all of it"
+        spine.request(caller, op="call", topic="job.a", method="cancel", params="x" * half)
+        await called(callee, 2)
+
+    run(scenario)
+
+
 def with_inner(test: Callable[[InnerClient, InnerClient], Awaitable[None]]) -> None:
     async def scenario(spine: Spine) -> None:
         one, other = InnerClient(spine.worker._clients), InnerClient(spine.worker._clients)
@@ -227,6 +260,9 @@ def test_parts_of_the_engine_call_each_other() -> None:
                 await caller.call("sums", method)
             assert refused.value.code == code, method
             assert "secret" not in str(refused.value)
+        with pytest.raises(RequestError) as refused:
+            await caller._ask(Call(id=0, topic="sums", method="double", params=msgspec.Raw(b"1e999")), Ok)
+        assert (refused.value.code, refused.value.field) == ("bad_request", "params")
         with pytest.raises(RequestError, match="params"):
             await caller.call("sums", "double", float("inf"))
         await callee.serve("sums", {})
