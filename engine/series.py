@@ -84,7 +84,7 @@ def resolution(start: int, end: int, points: int, newest: int, interval: int) ->
         tier += 1  # the same picture, of fewer rows
     step = widths[tier] * max(1, (end - start) // (widths[tier] * points))
     while buckets(start, end, step) > points:
-        step += widths[tier]
+        step += widths[tier] * max(1, step // (widths[tier] * 100))  # a span may be thousands of years
     return Resolution(tier, step, floor(start, step))
 
 

@@ -28,6 +28,12 @@ WAL_BYTES: Final = 4 << 20
 SEEN_TIER: Final = 2
 """With each row of this tier its series are marked as seen, and those are forgotten of which nothing is kept."""
 
+FORGOTTEN: Final = 2
+"""Rows of a tier that go at most with each sample, so that one with a clock that is far ahead does not take all."""
+
+_FORGET: Final = (
+    "DELETE FROM rows WHERE tier = ? AND ts IN (SELECT ts FROM rows WHERE tier = ? AND ts <= ? ORDER BY ts LIMIT ?)"
+)
 _SCHEMA: Final = """
 CREATE TABLE series (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL);
 CREATE TABLE rows (tier INTEGER NOT NULL, ts INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (tier, ts)) WITHOUT ROWID
@@ -110,7 +116,7 @@ class SeriesStore:
             for tier in range(TIERS):  # now that it is summed up
                 step = width(self._interval, tier)
                 old = floor(ts, step) - POINTS * step
-                self._db.execute("DELETE FROM rows WHERE tier = ? AND ts <= ?", (tier, old))
+                self._db.execute(_FORGET, (tier, tier, old, FORGOTTEN))
 
     def _drop_future(self, ts: int) -> None:
         """Above the first tier also the bucket of ``ts``: it is not over any more."""

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import series
 from engine.series import POINTS, TIERS, buckets, resolution, width
-from engine.series_store import SeriesStore, StoreError
+from engine.series_store import FORGOTTEN, SeriesStore, StoreError
 
 NOW = 1_700_000_000_000  # ms
 SECOND = 1_000
@@ -149,6 +150,28 @@ def test_a_clock_that_is_set_back_takes_the_future_with_it(opened: OpenStore) ->
         store.add(NOW + i * SECOND, {"a": float(i)})
     found, _ = store.read(["a"], NOW, NOW + 100 * SECOND, 11)
     assert found["a"][1] == ((NOW + 10 * SECOND) / 1000, 10.0, (10 + 11 + 50 + sum(range(13, 20))) / 10, 50.0)
+
+
+def test_a_sample_of_a_clock_that_is_a_year_ahead_costs_next_to_nothing(opened: OpenStore) -> None:
+    store = opened(None)
+    for i in range(120):
+        store.add(NOW + i * SECOND, {"a": float(i)})
+    store.add(NOW + 365 * 86_400 * SECOND, {"a": -1.0})
+    store.add(NOW + 120 * SECOND, {"a": 120.0})
+    found, _ = store.read(["a"], NOW, NOW + 200 * SECOND, 300)
+    assert [value for _, value, _, _ in found["a"]] == [*map(float, range(FORGOTTEN, 121))]
+
+
+def test_a_span_of_thousands_of_years_is_soon_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def counting(start: int, end: int, step: int) -> int:
+        looks.append(step)
+        return buckets(start, end, step)
+
+    monkeypatch.setattr(series, "buckets", counting)
+    assert buckets(0, 10**14, resolution(0, 10**14, 1, NOW, 100).step) == 1
+    assert len(looks) < 100
 
 
 def test_what_is_refused_leaves_all_as_it_was(opened: OpenStore, tmp_path: Path) -> None:
