@@ -399,6 +399,7 @@ class Feed {
   }
 
   tell(gap) {
+    if (this.closed) return;
     this.missed += Math.max(0, gap.to - gap.from + 1);
     if (this.onGap !== null) this.call(this.onGap, gap);
   }
@@ -457,9 +458,9 @@ class Connection {
     this.#socket.onclose = ({ code, reason }) => this.#closed(code, reason);
   }
 
-  /** Hand a request to the socket; what it takes is bounded by who asks. */
-  send(message) {
-    this.#socket.send(JSON.stringify(message));
+  /** Hand a message, as JSON, to the socket; what it takes is bounded by who asks. */
+  send(text) {
+    this.#socket.send(text);
   }
 
   /** Ask for a sign of life at once: the page was asleep, or the network has changed. */
@@ -509,6 +510,7 @@ class Connection {
   }
 
   #later(milliseconds, action) {
+    if (this.#done) return;
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       action();
@@ -520,7 +522,7 @@ class Connection {
     const id = `c${++this.#ids}`;
     const asked = promised();
     this.#own.set(id, asked);
-    this.send({ ...request, id });
+    this.send(JSON.stringify({ ...request, id }));
     return asked.promise;
   }
 
@@ -547,10 +549,14 @@ class Connection {
     } catch {
       return this.#owner.report(new Error("ignored a message of the engine that is not JSON"));
     }
-    if (message.op === "bye") this.#bye = message;
-    else if (message.op === "welcome") this.#welcomed(message);
-    else if (typeof message.id === "string" && this.#own.has(message.id)) this.#answered(message);
-    else this.#owner.message(message);
+    try {
+      if (message.op === "bye") this.#bye = message;
+      else if (message.op === "welcome") this.#welcomed(message);
+      else if (typeof message.id === "string" && this.#own.has(message.id)) this.#answered(message);
+      else this.#owner.message(message);
+    } catch (error) {
+      this.#owner.report(error); // a message that lacks what it must have; thrown from here it would end Node
+    }
   }
 
   #answered(message) {
@@ -606,6 +612,7 @@ export class Heliograph {
   #refused = null; // that token: the one after it is another, and the last try
   #diagnosed = false;
   #ids = 0;
+  #most = Infinity; // bytes of a message that the engine takes
   #asked = new Map(); // what this connection was asked
   #requests = new Set(); // what users wait for
   #feeds = new Set();
@@ -742,11 +749,17 @@ export class Heliograph {
     });
   }
 
-  /** Ask this connection; whoever outlives it asks the next one. */
+  /** Ask this connection; whoever outlives it asks the next one. What cannot be sent is refused at once. */
   #ask(fields, onAnswer = () => {}, onRefusal = (error) => this.#report(error)) {
     const id = ++this.#ids;
+    let text;
+    try {
+      text = encoded(fields, id, this.#most);
+    } catch (error) {
+      return onRefusal(error);
+    }
     this.#asked.set(id, { onAnswer, onRefusal });
-    this.#connection.send({ ...fields, id });
+    this.#connection.send(text);
   }
 
   /** Do something once more after a pause, if the connection is still the same by then. */
@@ -889,7 +902,6 @@ export class Heliograph {
       const called = this.#served.get(name)?.methods.get(method);
       if (called === undefined) throw new RequestError("not_found", `${name} has no method ${method} here`, "method");
       answer = { result: (await called(params, user)) ?? null };
-      JSON.stringify(answer);
     } catch (error) {
       if (error instanceof RequestError) {
         answer = { error: { code: error.code, message: error.message, field: error.field } };
@@ -899,7 +911,13 @@ export class Heliograph {
       }
     }
     // On another connection nobody waits for it: its caller has been told that the outcome is unknown.
-    if (connection === this.#connection && connection !== null) this.#ask({ op: "result", call, ...answer });
+    if (connection !== this.#connection || connection === null) return;
+    this.#ask({ op: "result", call, ...answer }, undefined, (refusal) => {
+      this.#report(refusal);
+      if (REPEATED.has(refusal.code)) return; // the engine has told the caller
+      const code = refusal.code === "limit_exceeded" ? refusal.code : "internal";
+      this.#ask({ op: "result", call, error: { code, message: `${method}: its answer could not be sent` } });
+    });
   }
 
   // The connection's keeper
@@ -944,6 +962,7 @@ export class Heliograph {
 
   #opened(connection, session) {
     this.#connection = connection;
+    this.#most = session.limits?.message_bytes ?? Infinity;
     this.#refused = null;
     this.#diagnosed = false;
     if (typeof this.#token === "function" && typeof session.expires === "number") {
@@ -1074,6 +1093,20 @@ export class Heliograph {
       }
     }
   }
+}
+
+/** A request as it is sent; a RequestError for what has no JSON, or more than `most` bytes of it. */
+function encoded(fields, id, most) {
+  let text;
+  try {
+    text = JSON.stringify({ ...fields, id });
+  } catch (error) {
+    throw new RequestError("bad_request", `${fields.op}: it has no JSON: ${error.message}`);
+  }
+  // Three bytes at most for a unit of UTF-16: what is short need not be counted.
+  const bytes = text.length * 3 <= most ? 0 : new TextEncoder().encode(text).length;
+  if (bytes <= most) return text;
+  throw new RequestError("limit_exceeded", `${fields.op}: it has ${bytes} bytes, the engine takes ${most} in a message`);
 }
 
 function address(url) {

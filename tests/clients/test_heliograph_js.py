@@ -512,6 +512,80 @@ def test_calls_are_answered_and_served_again_after_a_reconnect(js: JavaScript) -
     assert answers["unknown"]["code"] == "not_found" and reported == ["a secret"]
 
 
+def test_what_cannot_be_sent_is_refused_and_harms_nothing_else(js: JavaScript) -> None:
+    state, early, refused, sent, errors = js.run("""
+      const { client, errors } = fakeClient();
+      const early = outcome(client.call("a", "m", 1n)); // no JSON, and no connection yet
+      const first = await socket(1);
+      first.welcome({ limits: { message_bytes: 200 } });
+      const bytes = (message) => new TextEncoder().encode(JSON.stringify(message)).length;
+      outcome(client.publish("a", ""));
+      const room = 200 - bytes(first.of("publish")[0]);
+      const keyed = { idempotencyKey: "k" }; // would be repeated, and end each connection
+      const refused = [await outcome(client.publish("a", "é".repeat(room), keyed))];
+      refused.push(await outcome(client.call("a", "m", "é".repeat(room))));
+      outcome(client.publish("a", "é".repeat(room / 2)));
+      refused.push(await outcome(client.subscribe("é".repeat(room), () => {}).ready));
+      const sent = first.sent.map((message) => [message.op, bytes(message) <= 200]);
+      const results = [client.state, await early, refused, sent, errors.map(({ code }) => code)];
+      client.close();
+      return results;
+    """)
+    assert (state, early["code"]) == ("open", "bad_request")
+    assert [each["code"] for each in refused] == ["limit_exceeded"] * 3
+    assert sent == [["publish", True], ["publish", True]] and errors == ["limit_exceeded"]
+
+
+def test_who_calls_learns_of_an_answer_that_cannot_be_sent(js: JavaScript) -> None:
+    answers, reported = js.run("""
+      const { client, errors, first } = await openFake({}, { limits: { message_bytes: 300 } });
+      client.serve("job", {
+        long: () => "x".repeat(300),
+        big: () => 1n,
+        odd: () => { throw new RequestError("my_own", "not a code of the protocol"); },
+      });
+      for (const [i, method] of ["long", "big", "odd"].entries()) {
+        first.say({ op: "call", call: method, topic: "job", method, params: {} });
+        await until(() => first.of("result").length === i + 1);
+      }
+      first.refuse("result", "bad_request", "code");
+      const answers = first.of("result").map(({ call, error }) => [call, error.code]);
+      first.refuse("result", "unavailable"); // the hub has gone, and has told the caller
+      client.close();
+      return [answers, errors.map(({ code }) => code)];
+    """)
+    assert answers == [["long", "limit_exceeded"], ["big", "internal"], ["odd", "my_own"], ["odd", "internal"]]
+    assert reported == ["limit_exceeded", "bad_request", "bad_request", "unavailable"]
+
+
+def test_a_message_that_lacks_something_is_reported_and_the_next_is_read(js: JavaScript) -> None:
+    reported, seen = js.run("""
+      const { client, errors, first } = await openFake();
+      const seen = [];
+      client.subscribe("a", ({ offset }) => seen.push(offset));
+      first.answer("subscribe", { topics: ["a"], positions: {} });
+      first.say(null, 7, {}, { op: "events" }, { op: "event" }, { op: "gap" }, { op: "subscribed" }, event("a", 1));
+      client.close();
+      return [errors.length, seen];
+    """)
+    assert (reported, seen) == (4, [1])
+
+
+def test_who_is_told_of_a_gap_may_close_the_subscription(js: JavaScript) -> None:
+    told = js.run("""
+      const { client, first } = await openFake();
+      const told = [];
+      const subs = [1, 2].map(() => client.subscribe("a", () => {}, {
+        onGap: ({ from }) => { told.push(from); subs.forEach((sub) => sub.close()); },
+      }));
+      first.sent.forEach(({ id }) => first.say({ op: "ok", id, topics: ["a"], positions: {} }));
+      first.say({ op: "gap", topic: "a", epoch: "e", from: 3, to: 5, reason: "slow" });
+      client.close();
+      return told;
+    """)
+    assert told == [3]
+
+
 @pytest.mark.parametrize(
     ("script", "code", "field"),
     [
