@@ -25,6 +25,9 @@ from tests.browser import Browser
 from tests.integration.harness import EngineProcess, RawClient
 
 CONFIG = """
+[server]
+origins = ["https://app.example"]
+
 [metrics]
 interval = 0.5
 
@@ -53,6 +56,8 @@ filter = {{ e = ["tick"] }}
 """
 SECRET = "s" * 32
 KEYED = f"""
+[server]
+origins = []
 [auth]
 secret = "{SECRET}"
 [admin.keys.reader]
@@ -75,6 +80,8 @@ window.press = (label) => {
   found?.click();
   return found !== null;
 };
+window.cut = (width) => [...document.querySelectorAll("main *:not(thead, thead *)")].filter(
+  (it) => it.getBoundingClientRect().right > width || (it.className === "scroll" && it.scrollWidth > it.clientWidth));
 window.search = (id, text) => {
   const field = document.getElementById(id);
   field.value = text;
@@ -359,6 +366,7 @@ def test_the_past_and_the_present_are_one_line(desk: Desk) -> None:
           board.metrics(20, {"engine.events": 5});
           board.metrics(20, {"engine.events": 6});
           board.metrics(21, {"engine.events": 7, "machine.load": 1});
+          board.metrics(21, {"engine.events": 8});
           board.history({"engine.events": [[10, 0, 1, 2], [20, 0, 4, 9]], "process.hub.cpu": [[10, 2, 3, 4]]});
           const found = [shown("engine.events"), shown("process.hub.cpu"), board.now, board.column("machine.load")];
           for (let time = 22; time < 2000; time++) board.metrics(time, {"engine.events": time});
@@ -407,6 +415,7 @@ def test_it_can_be_used_with_keys_and_on_a_telephone(desk: Desk) -> None:
         for width in (390, 760, 1280):
             await page.look(width, 800)
             await page.until(f"innerWidth === {width} && document.documentElement.scrollWidth <= {width}")
+            await page.until(f"cut({width}).length === 0")
         quiet(page)
 
     desk.run(test())
