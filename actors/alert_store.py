@@ -6,7 +6,6 @@ returns. So a process that is killed tells nothing twice and leaves nothing out.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,23 +14,22 @@ from typing import Final, NamedTuple
 import msgspec
 
 from actors.alert_rule import Alarm
+from actors.sqlite_file import Kind, open_database
 from transport.errors import HeliographError
 
-APPLICATION_ID: Final = 0x48454C41
-"""Says that a database is ours (PRAGMA application_id): "HELA"."""
-SCHEMA_VERSION: Final = 1
 LOCK_TIMEOUT_S: Final = 10.0
 """For a former life to end."""
 
-_SCHEMA: Final = f"""
-BEGIN IMMEDIATE;
+_KIND: Final = Kind(
+    mark=0x48454C41,  # "HELA"
+    version=1,
+    schema="""
 CREATE TABLE alarms (rule TEXT NOT NULL, subject TEXT NOT NULL, alarm BLOB NOT NULL, PRIMARY KEY (rule, subject));
 CREATE TABLE waiting (number INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, body BLOB NOT NULL);
 CREATE TABLE place (position TEXT);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
-"""
+INSERT INTO place VALUES (NULL);
+""",
+)
 _SINGLE: Final = ""  # as a subject: that of a rule about one topic
 
 _alarm = msgspec.json.Decoder(Alarm)
@@ -60,14 +58,11 @@ class AlertStore:
         """Begin; again is without effect.
 
         Raises:
-            HeliographError: the file cannot be used; says what to do.
+            Unusable: the file cannot be used; says what to do.
         """
         if self._db is None:
-            try:
-                self._db = self._opened()
-            except (OSError, sqlite3.Error) as error:
-                text = f"{self._path} cannot be used: {error}; see to its disk and permissions, or move it away"
-                raise HeliographError(text) from None
+            self._db = open_database(self._path, _KIND, LOCK_TIMEOUT_S, exclusive=True)
+            self._db.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
         """End; what is in memory stays for the next :meth:`open`."""
@@ -127,29 +122,3 @@ class AlertStore:
         if self._db is None:
             raise HeliographError("the alerts' database is closed")
         return self._db
-
-    def _opened(self) -> sqlite3.Connection:
-        path = self._path
-        if path is not None:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        db = sqlite3.connect(path or ":memory:", LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            if not _one(db, "SELECT count(*) FROM sqlite_master"):
-                db.executescript(_SCHEMA)
-            if not _one(db, "SELECT count(*) FROM place"):
-                db.execute("INSERT INTO place VALUES (NULL)")
-            marks = (_one(db, "PRAGMA application_id"), _one(db, "PRAGMA user_version"))
-            if marks != (APPLICATION_ID, SCHEMA_VERSION):
-                raise HeliographError(f"{path} is no database of alerts that this version can read: move it away")
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-
-def _one(db: sqlite3.Connection, query: str) -> int:
-    return int(db.execute(query).fetchone()[0])

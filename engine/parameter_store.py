@@ -7,9 +7,7 @@ that were refused are kept beside them, without waiting for the disk.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +15,10 @@ from typing import Any, Final
 import msgspec
 
 from actors.parameter_book import Change, Refusal
+from actors.sqlite_file import Kind, open_database
 from transport.codes import ErrorCode
-from transport.errors import HeliographError, RequestError
+from transport.errors import RequestError
 
-SCHEMA_VERSION: Final = 1
-APPLICATION_ID: Final = 0x48454C50
-"""Says that a database is ours (PRAGMA application_id): "HELP"."""
 BUSY_TIMEOUT_S: Final = 5.0
 """Longest wait for another process that has the file, such as the predecessor of this one at its end."""
 VERSIONS_KEPT: Final = 100_000
@@ -34,7 +30,10 @@ REFUSED_BYTES: Final = 2_048
 PAGE_BYTES: Final = 131_072
 """Of the changes in one page."""
 
-_SCHEMA: Final = """
+_KIND: Final = Kind(
+    mark=0x48454C50,  # "HELP"
+    version=1,
+    schema="""
 CREATE TABLE changes (
     id INTEGER PRIMARY KEY AUTOINCREMENT, parameter TEXT NOT NULL, version INTEGER NOT NULL, refused INTEGER NOT NULL,
     change BLOB NOT NULL
@@ -44,7 +43,9 @@ CREATE INDEX of_parameter ON changes (parameter, id);
 CREATE INDEX refusals ON changes (parameter, id) WHERE refused;
 CREATE TABLE counts (parameter TEXT PRIMARY KEY, refused INTEGER NOT NULL);
 CREATE TABLE begun (name TEXT NOT NULL);
-"""
+INSERT INTO begun VALUES (lower(hex(randomblob(16))));
+""",
+)
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -70,46 +71,13 @@ class ParameterStore:
         name: of this database, random: another one's versions are others.
 
     Raises:
-        HeliographError: the file cannot be used; says what to do.
+        Unusable: the file cannot be used; says what to do.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path, self._where = path, str(path or "memory")
-        try:
-            if path is not None:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise HeliographError(f"{path} cannot be opened: {error.strerror}") from None
-        self._db = sqlite3.connect(path or ":memory:", BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        try:
-            self.name = self._open()
-        except sqlite3.Error as error:
-            self._db.close()
-            raise HeliographError(f"{self._where} cannot be used: {error}; move it away, or mend its disk") from None
-        except HeliographError:
-            self._db.close()
-            raise
-
-    def _open(self) -> str:
-        db = self._db
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        with self._transaction():  # two that open a new file at once: one makes the tables
-            version, owner, tables = (
-                db.execute(query).fetchone()[0]
-                for query in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_master")
-            )
-            if not tables:
-                marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}"
-                for statement in f"{_SCHEMA}{marks}".split(";"):
-                    db.execute(statement)
-                db.execute("INSERT INTO begun VALUES (?)", (uuid.uuid4().hex,))
-            elif owner != APPLICATION_ID:
-                raise HeliographError(f"{self._where} is a database of another program: move it away")
-            elif version > SCHEMA_VERSION:
-                raise HeliographError(f"{self._where} was written by a newer version: run that one, or move it away")
-            return str(db.execute("SELECT name FROM begun").fetchone()[0])
+        self._db = open_database(path, _KIND, BUSY_TIMEOUT_S)
+        self.name = str(self._rows("SELECT name FROM begun")[0][0])
 
     def latest(self, parameter: str) -> Change | None:
         """Its newest version."""

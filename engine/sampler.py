@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from actors.blocking_actor import BlockingActor
+from actors.sqlite_file import Unusable
 from engine.log import get_logger
 from engine.series_store import SeriesStore, StoreError
 from engine.state_path import state_directory
@@ -72,7 +73,7 @@ class Sampler(BlockingActor):
         self._machine = Machine(state_directory() if self._path is None else self._path.parent)
         try:
             self._store = SeriesStore(self._path, self._interval)
-        except StoreError as error:
+        except (Unusable, StoreError) as error:
             self._lasting = f"{error}; until the next start the series are in memory"
             get_logger().error("metrics_not_kept", reason=self._lasting)
             self._store = SeriesStore(None, self._interval)

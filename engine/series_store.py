@@ -8,7 +8,6 @@ seconds may be lost with the machine.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,10 @@ from typing import Final
 
 import msgspec
 
+from actors.sqlite_file import Kind, open_database
 from engine.series import POINTS, TIERS, Row, Summary, floor, grouped, points, resolution, width
 from transport.errors import HeliographError
 
-APPLICATION_ID: Final = 0x48454C4D
-"""Says that a database is one of samples (PRAGMA application_id): "HELM"."""
-SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 2.0
 WAL_BYTES: Final = 4 << 20
 """The write-ahead log's file is cut to so much when it was larger."""
@@ -34,10 +31,16 @@ FORGOTTEN: Final = 2
 _FORGET: Final = (
     "DELETE FROM rows WHERE tier = ? AND ts IN (SELECT ts FROM rows WHERE tier = ? AND ts <= ? ORDER BY ts LIMIT ?)"
 )
-_SCHEMA: Final = """
+_KIND: Final = Kind(
+    mark=0x48454C4D,  # "HELM"
+    version=1,
+    schema="""
 CREATE TABLE series (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL);
-CREATE TABLE rows (tier INTEGER NOT NULL, ts INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (tier, ts)) WITHOUT ROWID
-"""
+CREATE TABLE rows (
+    tier INTEGER NOT NULL, ts INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (tier, ts)
+) WITHOUT ROWID;
+""",
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _samples = msgspec.msgpack.Decoder(dict[int, float]).decode
@@ -56,41 +59,17 @@ class SeriesStore:
         interval: between samples, ms. Where a predecessor had another one, sums of the time between are inexact.
 
     Raises:
-        StoreError: the file cannot be used. It is left as it is.
+        Unusable, StoreError: the file cannot be used. It is left as it is.
     """
 
     def __init__(self, path: Path | None, interval: int) -> None:
         self._interval = interval
         self._ids: dict[str, int] = {}
-        try:
-            if path is not None:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise StoreError(f"{path} cannot be opened: {error.strerror}") from None
-        self._db = sqlite3.connect(path or ":memory:", BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        try:
-            self._open()
-        except BaseException as error:
-            self._db.close()
-            if isinstance(error, sqlite3.Error):
-                raise StoreError(f"{path} cannot be used: {error}") from None
-            raise
-
-    def _open(self) -> None:
-        with self._transaction():
-            if not self._one("SELECT count(*) FROM sqlite_master"):
-                marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}"
-                for statement in f"{_SCHEMA};{marks}".split(";"):
-                    self._db.execute(statement)
-            elif self._one("PRAGMA application_id") != APPLICATION_ID:
-                raise StoreError("metrics.file is a database of something else; give another path")
-            elif self._one("PRAGMA user_version") != SCHEMA_VERSION:
-                raise StoreError("metrics.file was written by another version of the engine; give another path")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
-        self._load_ids()
+        self._db = open_database(path, _KIND, BUSY_TIMEOUT_S)
+        with self._readable():
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+            self._load_ids()
 
     def close(self) -> None:
         """Idempotent."""

@@ -49,8 +49,10 @@ def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "alerts.db"
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE other (x)")
-    with pytest.raises(HeliographError, match="move it away"):
+    before = path.read_bytes()
+    with pytest.raises(HeliographError, match="something else: move it away"):
         AlertStore(path).open()
+    assert path.read_bytes() == before
     path.write_bytes(b"no database" * 1_000)
     with pytest.raises(HeliographError, match="move it away"):
         AlertStore(path).open()

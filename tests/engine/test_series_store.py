@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.sqlite_file import Unusable
 from engine import series
 from engine.series import POINTS, TIERS, buckets, resolution, width
 from engine.series_store import FORGOTTEN, SeriesStore, StoreError
@@ -201,8 +202,8 @@ def test_files_that_are_something_else_are_left_alone(tmp_path: Path) -> None:
     db.close()
     for path, why in ((text, "not a database"), (foreign, "something else"), (newer, "another version")):
         before = path.read_bytes()
-        with pytest.raises(StoreError, match=why):
+        with pytest.raises(Unusable, match=why):
             SeriesStore(path, SECOND)
         assert path.read_bytes() == before
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(Unusable, match="cannot be opened"):
         SeriesStore(tmp_path / "text" / "below" / "metrics.db", SECOND)
