@@ -6,6 +6,7 @@ For :class:`actors.inner_client.InnerClient` and :class:`heliograph.Client` alik
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -44,14 +45,10 @@ class CalledMethods:
         self._turn: AbstractAsyncContextManager[Any] = nullcontext() if turn is None else turn
         self._running: set[asyncio.Task[None]] = set()
 
-    def called(self, message: CallMessage, send: Callable[[Result], Awaitable[Any]], most: int | None = None) -> None:
-        """Run the handler; what it gives goes out by ``send``, as one request.
-
-        Args:
-            most: bytes that the result may have.
-        """
+    def called(self, message: CallMessage, send: Callable[[Result], Awaitable[Any]]) -> None:
+        """Run the handler; what it gives goes out by ``send``, as one request."""
         name = f"{message.method} of {message.topic}"
-        task = asyncio.get_running_loop().create_task(self._answer(message, send, most, name), name=name)
+        task = asyncio.get_running_loop().create_task(self._answer(message, send, name), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -65,18 +62,12 @@ class CalledMethods:
         if running:
             await asyncio.wait(running, timeout=within)
 
-    async def _answer(
-        self, message: CallMessage, send: Callable[[Result], Awaitable[Any]], most: int | None, name: str
-    ) -> None:
+    async def _answer(self, message: CallMessage, send: Callable[[Result], Awaitable[Any]], name: str) -> None:
         answer = Result(id=0, call=message.call)
         try:
             # Nobody waits any longer then: the hub has told the caller.
             async with asyncio.timeout(CALL_TIMEOUT) as limit, self._turn:
-                result = to_json(await self._run(message), "result")
-            if most is not None and len(result) > most:
-                text = f"the result has {len(result)} bytes, a message {most}"
-                raise RequestError(ErrorCode.LIMIT_EXCEEDED, text)
-            answer.result = msgspec.Raw(result)
+                answer.result = msgspec.Raw(await self._run(message))
         except RequestError as error:
             answer.error = CallError(error.code, error.message[:MESSAGE_SHOWN], error.field)
         except Exception as error:
@@ -88,10 +79,17 @@ class CalledMethods:
             answer.error = CallError(ErrorCode.INTERNAL, f"{name} failed: {type(error).__name__}")
         try:
             await send(answer)
+        except RequestError as error:
+            _log.warning("the answer of %s was not taken: %s", name, error)
+            if error.code is not ErrorCode.UNAVAILABLE:  # else the engine has told the caller
+                code = error.code if error.code is ErrorCode.LIMIT_EXCEEDED else ErrorCode.INTERNAL
+                text = f"{name}: its answer could not be sent"
+                with contextlib.suppress(HeliographError):
+                    await send(Result(id=0, call=message.call, error=CallError(code, text)))
         except HeliographError as error:  # the caller is told by the engine
             _log.warning("the answer of %s came too late: %s", name, error)
 
-    async def _run(self, message: CallMessage) -> Any:
+    async def _run(self, message: CallMessage) -> bytes:
         handler = self.handlers.get(message.topic, {}).get(message.method)
         if handler is None:  # it was served a moment ago
             raise RequestError(
@@ -102,4 +100,8 @@ class CalledMethods:
         except msgspec.DecodeError as error:  # 1e999 is JSON, too
             raise RequestError(ErrorCode.BAD_REQUEST, f"params: {error}", "params") from None
         result = handler(params, message.user)
-        return await result if inspect.isawaitable(result) else result
+        result = await result if inspect.isawaitable(result) else result
+        try:
+            return to_json(result, "result")
+        except RequestError as error:  # nothing that the caller could mend
+            raise TypeError(error.message) from None

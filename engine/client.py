@@ -19,7 +19,7 @@ import msgspec
 from actors.backoff import Backoff, BackoffPolicy
 from actors.call_desk import CALL_TIMEOUT
 from actors.called_methods import CalledMethods, Handler
-from engine.client_calls import ENVELOPE, ServedTopic
+from engine.client_calls import ServedTopic
 from engine.client_connection import ClientConnection
 from engine.client_parameters import Parameters
 from engine.client_routes import ClientRoutes
@@ -508,8 +508,7 @@ class Client:
         async def answer(result: Result) -> None:
             await connection.request(result, Ok)
 
-        most = connection.welcome.limits.get("message_bytes")
-        self._methods.called(message, answer, None if most is None else most - ENVELOPE)
+        self._methods.called(message, answer)
 
     def room_made(self) -> None:
         """Read on; see :class:`engine.client_subscription.Owner`."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 from actors.called_methods import Handler
-
-ENVELOPE: Final = 1_024
-"""Bytes of an answer besides its result, at most."""
 
 
 class Owner(Protocol):

@@ -148,12 +148,15 @@ class ClientConnection:
         ``on_answer`` runs before the next message is looked at, so that nothing comes between an answer and its effect.
 
         Raises:
-            RequestError: refused.
+            RequestError: refused; ``limit_exceeded``: it is larger than the engine takes, and was not sent.
             ConnectionLost: outcome unknown.
         """
         if self._lost is not None:
             raise ConnectionLost(str(self._lost))
         request.id = next(self._ids)
+        sent, most = msgspec.json.encode(request), self.welcome.limits.get("message_bytes")
+        if most is not None and len(sent) > most:  # the engine would close the connection, after each repetition
+            raise RequestError(ErrorCode.LIMIT_EXCEEDED, f"{len(sent)} bytes, the engine takes {most} in a message")
         decoder = _decoders.get(answer)
         if decoder is None:
             decoder = _decoders[answer] = msgspec.json.Decoder(answer)
@@ -161,7 +164,7 @@ class ClientConnection:
         self._pending[request.id] = _Pending(future, decoder, on_answer)
         self.on_request()
         try:
-            await self._websocket.send(msgspec.json.encode(request), text=True)
+            await self._websocket.send(sent, text=True)
             return await future
         except ConnectionClosed:
             raise self.drop(f"the connection was lost: {self._why()}") from None

@@ -48,11 +48,15 @@ def test_handlers_answer_and_their_errors_are_the_callers(engine: EngineThread) 
         def refuse(params: Any, caller: str | None) -> None:
             raise RequestError(ErrorCode.CONFLICT, "it is version 8", "version")
 
+        def long(params: Any, caller: str | None) -> None:
+            raise RequestError(ErrorCode.CONFLICT, "see field", "x" * 300)  # the engine takes 255
+
         def fail(params: Any, caller: str | None) -> None:
             raise OSError("/secret/path")
 
         async with Client(engine.url) as callee, Client(engine.url) as caller:
             named: dict[str, Any] = {"refuse": refuse, "large": lambda *_: "x" * 262_144, "odd": lambda *_: object()}
+            named["long"] = long
             async with callee.serve("job", {"really?": slowly}, fail=fail, **named) as served:
                 assert served.topic == "job"
                 assert await caller.call("job", "really?") == {"got": {}, "caller": None, "price": 1.1}
@@ -62,7 +66,15 @@ def test_handlers_answer_and_their_errors_are_the_callers(engine: EngineThread) 
                 error = await refused(caller.call("job", "fail"))
                 assert (error.code, error.message) == ("internal", "fail of job failed: OSError")
                 assert (await refused(caller.call("job", "large"))).code == "limit_exceeded"
-                assert (await refused(caller.call("job", "odd"))).field == "result"
+                assert (await refused(caller.call("job", "odd"))).code == "internal"
+                assert (
+                    await refused(caller.call("job", "long"))
+                ).message == "long of job: its answer could not be sent"
+                sessions = callee.session, caller.session
+                assert (await refused(caller.call("job", "refuse", "x" * 262_144))).code == "limit_exceeded"
+                again = caller.publish("a", "x" * 262_144, idempotency_key="would be repeated, over and over")
+                assert (await refused(again)).code == "limit_exceeded"
+                assert (callee.session, caller.session) == sessions, "nothing has ended a connection"
                 assert (await refused(caller.call("job", "stop"))).field == "method"
                 assert (await refused(caller.call("job", "fail", float("nan")))).field == "params"
                 assert (await refused(callee.serve("job", stop=fail).__aenter__())).code == "conflict"
