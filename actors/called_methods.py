@@ -63,14 +63,17 @@ class CalledMethods:
             await asyncio.wait(running, timeout=within)
 
     async def _answer(self, message: CallMessage, send: Callable[[Result], Awaitable[Any]], name: str) -> None:
-        answer = Result(id=0, call=message.call)
+        answer, task = Result(id=0, call=message.call), asyncio.current_task()
+        assert task is not None, "each call is one"
         try:
             # Nobody waits any longer then: the hub has told the caller.
             async with asyncio.timeout(CALL_TIMEOUT) as limit, self._turn:
                 answer.result = msgspec.Raw(await self._run(message))
         except RequestError as error:
             answer.error = CallError(error.code, error.message[:MESSAGE_SHOWN], error.field)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and task.cancelling():
+                raise  # else it is of something that the handler has awaited
             if isinstance(error, TimeoutError) and limit.expired():
                 _log.error("%s did not answer within %g s", name, CALL_TIMEOUT)
                 return

@@ -252,10 +252,17 @@ def test_parts_of_the_engine_call_each_other() -> None:
         def fail(params: Any, user: str | None) -> Any:
             raise OSError("/secret/path")
 
-        methods = {"double": double, "refuse": refuse, "fail": fail, "nan": lambda *_: float("nan")}
+        async def stop(params: Any, user: str | None) -> Any:
+            work = asyncio.create_task(asyncio.Event().wait())
+            work.cancel()
+            await work
+
+        methods = {"double": double, "refuse": refuse, "fail": fail, "nan": lambda *_: float("nan"), "stop": stop}
         await callee.serve("sums", methods)
         assert await caller.call("sums", "double", {"n": 4}) == {"twice": 8, "user": None}
-        for method, code in (("refuse", "conflict"), ("fail", "internal"), ("nan", "internal"), ("x", "not_found")):
+        for method, code in (
+            ("refuse", "conflict"), ("fail", "internal"), ("nan", "internal"), ("stop", "internal"), ("x", "not_found"),
+        ):  # fmt: skip
             with pytest.raises(RequestError) as refused:
                 await caller.call("sums", method)
             assert refused.value.code == code, method
