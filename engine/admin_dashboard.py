@@ -39,6 +39,7 @@ FILES: Final = (
     "admin.js",
     "board.js",
     "charts.js",
+    "controls.js",
     "dialogs.js",
     "dom.js",
     "figures.js",

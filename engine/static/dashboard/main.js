@@ -2,7 +2,8 @@
 
 import { Admin } from "./admin.js";
 import { Board } from "./board.js";
-import { ask, tell } from "./dialogs.js";
+import { Theme, help, listenToKeys } from "./controls.js";
+import { ask } from "./dialogs.js";
 import { h, mark, put, state } from "./dom.js";
 import { Figures } from "./figures.js";
 import { bytes, duration, number } from "./format.js";
@@ -23,10 +24,7 @@ const LOAD = 10; // s over which the page's own load is averaged
 const SAID = 6_000; // ms that a message stays
 const TOKEN = "heliograph-token"; // in sessionStorage
 const GRANTS = "It should allow: subscribe to system.>, alert.> and progress.>; call progress.>, to cancel jobs.";
-const THEME = "heliograph-theme"; // in localStorage
-const THEMES = { auto: "◐", light: "☀", dark: "☾" };
 const STATUS = { ok: "ok", degraded: "warn", down: "bad" };
-const PANELS = ["glance", "charts", "alerts", "jobs", "feeds", "processes", "topics", "sessions"];
 
 const place = (id) => document.getElementById(id);
 const title = document.title;
@@ -44,12 +42,15 @@ const topics = new TopicsPanel(place("topics"), parts);
 const sessions = new SessionsPanel(place("sessions"), parts);
 
 let facts = null; // of /api/dashboard; null: to be asked for, at first and when the engine may be another one
+let version = null; // of the engine whose page this is
 let skew = 0; // s that the engine's clock is ahead of this one
+let wasOpen = false; // the page's connection
 let health = null;
 let stats = null;
 let askingForToken = false;
 let alertsStale = true;
-let failures = 0; // rounds in a row without an answer
+let failures = 0; // rounds in a row that failed
+let isSilent = false; // the admin port does not answer
 let wanted = false; // a round, by what has changed since the last one began
 let wake = () => {}; // end the present pause when it has lasted so many milliseconds
 
@@ -62,8 +63,10 @@ async function keepAsking() {
     try {
       await round();
       failures = 0;
+      isSilent = false;
     } catch (error) {
       failures++;
+      isSilent = error.status === 0;
       facts = null;
       showTrouble(error);
     }
@@ -79,11 +82,12 @@ async function round() {
   stats = await admin.get("/stats");
   board.stats(stats);
   feeds.update(stats.feeds);
-  if (alertsStale) await askForAlerts();
-  if (inView.has("topics")) await topics.poll();
-  if (inView.has("sessions")) await sessions.poll();
-  showTrouble(null);
-  tick();
+  const refused = [];
+  if (alertsStale) await askForAlerts().catch((error) => refused.push(error));
+  if (inView.has("topics")) await topics.poll().catch((error) => refused.push(error));
+  if (inView.has("sessions")) await sessions.poll().catch((error) => refused.push(error));
+  showTrouble(refused[0] ?? null); // an engine without its hub answers the rest
+  if (refused.some(({ status }) => status === 0)) throw refused.at(-1);
 }
 
 /** Wait so many milliseconds and for somebody to look, or until {@link hurry} or {@link soon}. */
@@ -126,11 +130,9 @@ async function begin() {
   if (live.socket !== found.socket) connect();
 }
 
-let version = null;
-
 async function askForAlerts() {
-  alertsStale = false;
   const open = await alerts.poll();
+  alertsStale = false;
   document.title = open ? `(${open}) ${title}` : title;
 }
 
@@ -200,8 +202,6 @@ function onProgress(event) {
   jobs.event(event);
 }
 
-let wasOpen = false;
-
 function onConnection() {
   if (live.state === "open" && !wasOpen) {
     facts = null; // after a restart it may be another engine, and figures were missed
@@ -256,8 +256,8 @@ function tick() {
 }
 
 function showEngine() {
-  const status = failures ? "no answer" : (health?.status ?? "…");
-  put2(place("engine"), failures ? "bad" : (STATUS[status] ?? "idle"), status);
+  const status = isSilent ? "no answer" : (health?.status ?? "…");
+  showState(place("engine"), isSilent ? "bad" : (STATUS[status] ?? "idle"), status);
   put(place("node"), health?.node ?? "–");
   put(place("version"), health?.version ?? "–");
   put(place("uptime"), facts ? duration(Math.floor(now() - facts.started)) : "–");
@@ -271,12 +271,12 @@ function showConnection() {
     waiting: ["warn", live.socket === null ? "not connected" : `reconnecting${left}`],
     closed: ["bad", "disconnected"],
   }[live.state];
-  put2(place("connection"), kind, word);
+  showState(place("connection"), kind, word);
   mark(place("connection"), "title", live.reason);
   place("reconnect").hidden = live.state !== "closed" && !(isTokenMissing() && live.socket === null);
 }
 
-function put2(element, kind, word) {
+function showState(element, kind, word) {
   const shown = `${kind} ${word}`;
   if (element.dataset.shown === shown) return;
   element.dataset.shown = shown;
@@ -305,7 +305,7 @@ function showLoad() {
   );
 }
 
-// The operator's side -------------------------------------------------------------------------------------------------
+// Looking -------------------------------------------------------------------------------------------------------------
 
 const inView = new Set();
 
@@ -320,52 +320,9 @@ function watchPanels() {
   for (const id of ["topics", "sessions"]) observer.observe(place(id));
 }
 
-function showTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  put(place("theme"), THEMES[theme]);
-  const label = `Colours: ${theme}`;
-  mark(place("theme"), "aria-label", label);
-  mark(place("theme"), "title", label);
-  figures.recolour();
-}
-
-function nextTheme() {
-  const names = Object.keys(THEMES);
-  const next = names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length];
-  localStorage.setItem(THEME, next);
-  showTheme(next);
-}
-
-function help() {
-  const keys = [
-    ["1 … 8", "go to a panel"],
-    ["/", "filter topics"],
-    ["t", "colours: as the system has them, light, dark"],
-    ["?", "this list"],
-    ["Esc", "close a question"],
-  ];
-  tell("Keys", h("dl", { class: "keys" }, ...keys.flatMap(([key, text]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)])));
-}
-
-function onKey(event) {
-  const typing = event.target.closest("input:not([type=checkbox], [type=radio]), textarea, select, dialog");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  const panel = PANELS[Number(event.key) - 1];
-  const filter = place("topic-filter");
-  const found = panel ? place(panel) : { "/": filter, t: nextTheme, "?": help }[event.key];
-  if (found === undefined) return;
-  event.preventDefault();
-  if (typeof found === "function") return found();
-  found.scrollIntoView({ block: "start" });
-  found.focus({ preventScroll: true });
-}
-
-showTheme(localStorage.getItem(THEME) in THEMES ? localStorage.getItem(THEME) : "auto");
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figures.recolour());
-place("theme").addEventListener("click", nextTheme);
+listenToKeys(new Theme(place("theme"), () => figures.recolour()));
 place("help").addEventListener("click", help);
 place("reconnect").addEventListener("click", () => (isTokenMissing() ? askForToken() : connect()));
-document.addEventListener("keydown", onKey);
 document.addEventListener("visibilitychange", tick);
 watchPanels();
 setInterval(tick, TICK);
