@@ -87,7 +87,8 @@ class Checkpoints:
                 self.saved = Saved(run=secrets.token_hex(RUN_BYTES), attempt=1)
             else:
                 self.saved = msgspec.structs.replace(left, attempt=left.attempt + 1)
-            self._write(sync=False)  # so that a next life knows of this one; a power failure may take it
+            # So that a next life knows of this one. A power failure may take that, but not a former life's checkpoint.
+            self._write(sync=left is not None)
         except OSError as error:
             self.release()
             raise HeliographError(f"checkpoints cannot be kept: {error}; name a directory in ${DIRECTORY}") from error
@@ -131,7 +132,7 @@ class Checkpoints:
             return msgspec.json.decode(self.path.read_bytes(), type=Saved)
         except FileNotFoundError:
             return None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HeliographError(f"{self.path} is no checkpoint: {error}; remove it to begin anew") from None
 
     def _write(self, sync: bool) -> None:

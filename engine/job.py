@@ -7,7 +7,6 @@ import concurrent.futures
 import contextlib
 import itertools
 import logging
-import math
 import os
 import threading
 import time
@@ -22,7 +21,18 @@ import msgspec
 from engine import job_reporter
 from engine.checkpoints import Checkpoints, SavedStage, jobs_directory
 from engine.client import DEFAULT_URL, Token
-from engine.job_progress import ONLY_STAGE, Eta, JobProgress, JobState, Report, StageProgress, check_number, topic_of
+from engine.job_progress import (
+    MAX_COUNT,
+    ONLY_STAGE,
+    Eta,
+    JobProgress,
+    JobState,
+    Report,
+    StageProgress,
+    number,
+    topic_of,
+    total_of,
+)
 from transport.codes import ErrorCode
 from transport.errors import HeliographError, RequestError
 from transport.event import to_json
@@ -108,14 +118,13 @@ class Job:
     ) -> None:
         if stages is not None and total is not None:
             raise HeliographError("a job with stages gives each its own total: job.stage(name, total=…)")
-        check_number("total", total)
         self.name, self.topic = name, topic_of(name)
         self._progress = JobProgress({ONLY_STAGE: 1.0} if stages is None else dict(stages))
-        self._total, self._resume = total, resume
+        self._total, self._resume = total_of(total), resume
         self._directory = jobs_directory() if directory is None else Path(directory)
         self._url = url or os.environ.get("HELIOGRAPH_URL") or DEFAULT_URL
         self._token = token if token is not None else os.environ.get("HELIOGRAPH_TOKEN")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may stop the job on the thread that is amid a step
         self._state: JobState | None = None  # not entered
         self._saving = threading.Lock()
         self._data: Any = None  # of the last checkpoint of a former life
@@ -127,6 +136,7 @@ class Job:
         self._cancelled = False
         self._reason: str | None = None
         self.told: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        self.told.set_running_or_notify_cancel()  # who waits for it and gives up does not cancel it
 
     # Its life
 
@@ -146,14 +156,20 @@ class Job:
         self._eta = Eta(self._progress.progress, self._began)
         self._become(JobState.RUNNING)
         _jobs.add(self)
-        self._reporter = job_reporter.report(self, self._url, self._token)
+        try:
+            self._reporter = job_reporter.report(self, self._url, self._token)
+        except BaseException:
+            _jobs.discard(self)
+            self._files.release()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._end(error):
-            self._await_told()
+            with contextlib.suppress(TimeoutError):
+                self.told.result(END_TIMEOUT_S)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()  # some file operations, no waiting
@@ -162,30 +178,23 @@ class Job:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._end(error):
-            await asyncio.to_thread(self._await_told)
-
-    def _await_told(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            self.told.result(END_TIMEOUT_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_TIMEOUT_S):
+                    await asyncio.wrap_future(self.told)
 
     def _end(self, error: BaseException | None) -> bool:
         """What the end of the block means; whether it is to be told."""
         if self not in _jobs:  # a forked child's copy
             return False
         _jobs.discard(self)
-        state = JobState.DONE
+        state, text = JobState.DONE, None
         if error is not None:
-            # Ctrl-C, sys.exit and a task's cancellation are no failure of the job.
-            failed = isinstance(error, Exception) and not isinstance(error, Cancelled)
-            state = JobState.FAILED if failed else JobState.CANCELLED
+            state, text = _end_of(error)
         with self._lock:
             self._elapsed = time.monotonic() - self._began
             if state is JobState.DONE:
                 self._progress.finish()
-            elif isinstance(error, Cancelled):
-                self._error = self._reason
-            else:
-                self._error = _text(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            self._error = self._reason if self._cancelled and state is JobState.CANCELLED else text
         self._become(state)
         self._files.release(forget=state is JobState.DONE)
         self._reporter.look()
@@ -351,20 +360,20 @@ class Job:
             self._progress.leave(stage, complete)
 
     def _add(self, stage: StageProgress | None, n: float) -> None:
-        if not 0 <= n < math.inf:
-            raise HeliographError(f"a step is a number, 0 or above, not {n!r}")
+        if type(n) is not int or not 0 <= n <= MAX_COUNT:
+            n = number("a step", n)
         with self._lock:
             (stage or self._progress.current or self._begin()).done += n
             self._progress.changes += 1
 
     def _at(self, stage: StageProgress | None, done: float) -> None:
-        check_number("done", done)
+        done = number("done", done)
         with self._lock:
             (stage or self._progress.current or self._begin()).done = done
             self._progress.changes += 1
 
     def _set_total(self, stage: StageProgress, total: float | None) -> None:
-        check_number("total", total)
+        total = total_of(total)
         with self._lock:
             stage.total = total
             self._progress.changes += 1
@@ -438,12 +447,30 @@ class Job:
         return {"cancelled": True, "state": str(self._state)}
 
     def _disown(self) -> None:
-        self._lock, self._saving = threading.Lock(), threading.Lock()  # perhaps held by a thread that is not here
+        self._lock, self._saving = threading.RLock(), threading.Lock()  # perhaps held by a thread that is not here
         self._files.disown()
 
 
-def _text(text: str) -> str:
-    return text[:MAX_TEXT]
+def _end_of(error: BaseException) -> tuple[JobState, str | None]:
+    """The state of a job that ended so, and why."""
+    if isinstance(error, BaseExceptionGroup):  # of a TaskGroup
+        asked, rest = error.split(Cancelled)
+        if asked is not None and rest is None:
+            return _end_of(asked.exceptions[0])
+    text = _text(error)
+    if isinstance(error, Cancelled):
+        return JobState.CANCELLED, text or None
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    # Ctrl-C, sys.exit and a task's cancellation are no failure of the job.
+    return JobState.FAILED if isinstance(error, Exception) else JobState.CANCELLED, text[:MAX_TEXT]
+
+
+def _text(text: object) -> str:
+    """What JSON can say of it: not half a surrogate pair, as in names of files that are no UTF-8."""
+    try:
+        return str(text)[:MAX_TEXT].encode(errors="backslashreplace").decode()[:MAX_TEXT]
+    except Exception:  # an exception of the job's that has no text
+        return ""
 
 
 def _after_fork() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from numbers import Integral, Number
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ ONLY_STAGE = "work"
 """The stage of a job that declares none."""
 MAX_STAGES = 100
 MAX_STAGE_NAME = 64  # characters
+MAX_COUNT = 10**18  # steps; more is a mistake, and no integer of JSON
 DIGITS = 10_000  # progress is told in steps of 1/10,000, rounded down: 1 is said only of what is complete
 SPEED_MEMORY = 0.25  # of the time elapsed: so far back the speed looks
 SPEED_MEMORY_LEAST_S = 5.0
@@ -158,8 +160,7 @@ class JobProgress:
             raise HeliographError(f"stage {name!r} is not declared; there are: {', '.join(self.stages)}")
         if stage in self._running:
             raise HeliographError(f"stage {name!r} runs already")
-        check_number("total", total)
-        check_number("start", start)
+        total, start = total_of(total), number("start", start)
         stage.total, stage.done = total, start
         self._running.append(stage)
         self.changes += 1
@@ -216,18 +217,36 @@ def _checked(weights: Mapping[str, float]) -> Mapping[str, float]:
     if not 0 < len(weights) <= MAX_STAGES:
         raise HeliographError(f"a job has 1 to {MAX_STAGES} stages, not {len(weights)}")
     for name, weight in weights.items():
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_STAGE_NAME:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_STAGE_NAME or not _has_utf8(name):
             raise HeliographError(f"the name of a stage has 1 to {MAX_STAGE_NAME} characters, unlike {name!r}")
         if not _is_number(weight) or not 0 < weight < math.inf:
             raise HeliographError(f"the weight of stage {name!r} is a number above 0, not {weight!r}")
     return weights
 
 
-def check_number(what: str, value: Any) -> None:
-    """Raise :class:`HeliographError` unless it is a number from 0, or ``None``."""
-    if value is not None and not (_is_number(value) and 0 <= value < math.inf):
-        raise HeliographError(f"{what} is a number, 0 or above, not {value!r}")
+def number(what: str, value: Any) -> float:
+    """``value`` as an ``int`` or ``float``: also one of numpy, a ``Decimal``, a ``Fraction``.
+
+    Raises:
+        HeliographError: it is none, or not from 0 to :data:`MAX_COUNT`.
+    """
+    if isinstance(value, Number) and not isinstance(value, complex) and 0 <= value <= MAX_COUNT:  # type: ignore[operator]
+        return int(value) if isinstance(value, Integral) else float(value)  # type: ignore[arg-type]
+    raise HeliographError(f"{what} is a number from 0 to {MAX_COUNT:.0e}, not {value!r}")
+
+
+def total_of(value: Any) -> float | None:
+    """The total of a stage: :func:`number`, or ``None``."""
+    return None if value is None else number("total", value)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # of a file name, perhaps, that is no UTF-8
+        return False
+    return True

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from actors.backoff import Backoff, BackoffPolicy
 from engine.client import Client, State, Token
 from engine.job_progress import BEAT_S, EVENT_TYPE, Report
+from transport.codes import ErrorCode
 from transport.errors import ConnectionLost, HeliographError, RequestError
 
 UPDATE_INTERVAL_S: Final = 0.1
@@ -24,6 +25,7 @@ MAX_LINGERING: Final = 100  # of those; beyond, the oldest is given up
 IDLE_S: Final = 1.0  # without a job until the client is closed and the thread ends
 OPEN_TIMEOUT_S: Final = 5.0
 RECONNECT: Final = BackoffPolicy(first_s=0.5, cap_s=10.0)
+_LATER: Final = (ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED)
 _log = logging.getLogger("heliograph.progress")
 
 
@@ -213,10 +215,10 @@ class _Told:
             if not over and self._served_by is not client:
                 await self._serve(client)
             await client.publish(self.job.topic, self.job.report(), EVENT_TYPE, self.job.name)
-        except ConnectionLost as error:
-            _log.debug("job %r: %s", self.job.name, error)  # again as soon as there is a connection
-            return
-        except HeliographError as error:
+        except Exception as error:
+            if isinstance(error, ConnectionLost) or (isinstance(error, RequestError) and error.code in _LATER):
+                _log.debug("job %r: %s", self.job.name, error)
+                return  # again after an interval, with a connection
             if not self._refused:
                 _log.warning("nobody is told how far job %r is: %s", self.job.name, error)
             self._refused, self.finished = True, over

@@ -33,6 +33,20 @@ def test_a_next_life_finds_what_the_last_one_kept(tmp_path: Path) -> None:
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_a_power_failure_does_not_take_what_a_former_life_has_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    first = Checkpoints("a", tmp_path)
+    assert not synced, "nothing to lose yet"
+    first.save(STAGES, {"i": 3}, 12.5)
+    first.release()
+    synced.clear()
+    Checkpoints("a", tmp_path).release()
+    assert len(synced) == 2, "the file that takes the place of the checkpoint, and its directory"
+
+
 def test_a_life_that_shall_not_resume_begins_anew(tmp_path: Path) -> None:
     first = Checkpoints("a", tmp_path)
     first.save(STAGES, 1, 1.0)
@@ -107,6 +121,9 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(HeliographError, match=r"bad\.json is no checkpoint.*remove it"):
         Checkpoints("bad", tmp_path)
     assert not (tmp_path / "bad.lock").exists()
+    (tmp_path / "bytes.json").write_bytes(b'{"run": "\xff"}')
+    with pytest.raises(HeliographError, match=r"bytes\.json is no checkpoint"):
+        Checkpoints("bytes", tmp_path)
     with pytest.raises(HeliographError, match="1 to 200 bytes"):
         Checkpoints("é" * 40, tmp_path)
     with pytest.raises(HeliographError, match="1 to 200 bytes"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import os
@@ -11,9 +12,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy
 import pytest
 
 from engine import job_reporter, progress
@@ -21,6 +26,8 @@ from engine.job import END_TIMEOUT_S, MAX_TEXT
 from engine.progress import Cancelled, Job, JobRunning, JobState
 from tests.reporters import await_end, reporters
 from transport.errors import HeliographError, RequestError
+
+DEADLINE = 20.0  # s
 
 
 @pytest.fixture
@@ -82,6 +89,30 @@ class Slow(float):
         return other + float(self)
 
 
+def test_numbers_of_any_library_count(make: Callable[..., Job]) -> None:
+    with make(total=Fraction(20)) as job:
+        for number in (numpy.int64(2), numpy.float32(1.5), Decimal("0.5"), Fraction(1, 2), True):
+            job.step(number)
+        (stage,) = job.report().stages
+        assert (stage.done, stage.total, stage.progress) == (5.5, 20, 0.275)
+        job.at(numpy.int64(10))
+        assert msgspec.json.decode(msgspec.json.encode(job.report()))["progress"] == 0.5
+
+
+def test_a_signal_handler_may_use_the_job_that_it_interrupts(make: Callable[..., Job]) -> None:
+    def interrupted() -> None:
+        with job._lock:  # amid a step; the handler runs on the same thread
+            job.message = "stopping"
+            job.step(0)
+            job.cancel("SIGTERM")
+
+    with make() as job:
+        thread = threading.Thread(target=interrupted, daemon=True)
+        thread.start()
+        thread.join(DEADLINE)
+        assert job.cancelled
+
+
 def test_steps_of_many_threads_all_count(make: Callable[..., Job]) -> None:
     with make(total=800) as job:
 
@@ -97,6 +128,13 @@ def test_steps_of_many_threads_all_count(make: Callable[..., Job]) -> None:
         assert job.report().stages[0].done == 800
 
 
+class Wordless(Exception):
+    """Cannot say what is wrong."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
 @pytest.mark.parametrize(
     ("error", "state", "text"),
     [
@@ -105,6 +143,11 @@ def test_steps_of_many_threads_all_count(make: Callable[..., Job]) -> None:
         (KeyboardInterrupt(), JobState.CANCELLED, "KeyboardInterrupt"),
         (SystemExit(3), JobState.CANCELLED, "SystemExit: 3"),
         (asyncio.CancelledError(), JobState.CANCELLED, "CancelledError"),
+        (Cancelled("budget spent"), JobState.CANCELLED, "budget spent"),
+        (ExceptionGroup("of a TaskGroup", [Cancelled("budget spent")]), JobState.CANCELLED, "budget spent"),
+        (ExceptionGroup("two", [Cancelled(), KeyError()]), JobState.FAILED, "ExceptionGroup: two (2 sub-exceptions)"),
+        (ValueError("no file \udcff.csv"), JobState.FAILED, r"ValueError: no file \udcff.csv"),
+        (Wordless(), JobState.FAILED, "Wordless"),
     ],
 )
 def test_how_a_job_ends(make: Callable[..., Job], error: BaseException, state: JobState, text: str) -> None:
@@ -212,7 +255,7 @@ def test_misuse_says_what_to_do(make: Callable[..., Job]) -> None:
         with pytest.raises(HeliographError, match="not declared"), job.stage("c"):
             pass
         with job.stage("a"):
-            for bad in (-1, float("nan"), float("inf")):
+            for bad in (-1, float("nan"), float("inf"), 10**400, "1", None, 1j, [1]):
                 with pytest.raises(HeliographError, match="a step"):
                     job.step(bad)
                 with pytest.raises(HeliographError, match="done"):
@@ -255,6 +298,46 @@ def test_leaving_waits_no_longer_than_it_says(make: Callable[..., Job], monkeypa
     with job:
         pass
     assert waited == [END_TIMEOUT_S]
+
+
+def test_leaving_in_a_loop_needs_no_thread_that_others_use(make: Callable[..., Job]) -> None:
+    async def run() -> bool:
+        busy, loop = threading.Event(), asyncio.get_running_loop()
+        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(1))
+        work = loop.run_in_executor(None, busy.wait, DEADLINE)
+        async with make():
+            pass
+        busy.set()
+        return await work
+
+    assert asyncio.run(run()), "leaving has waited for the work"
+
+
+def test_an_end_may_be_told_to_a_loop_that_has_gone(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mute:
+        def look(self) -> None:
+            pass
+
+    monkeypatch.setattr(job_reporter, "report", lambda *_: Mute())
+    monkeypatch.setattr("engine.job.END_TIMEOUT_S", 0.01)
+    asyncio.run(_async_life(job := make()))
+    assert not job.told.done()
+    job.told.set_result(True)
+    assert not caplog.records
+
+
+def test_a_job_that_cannot_begin_holds_nothing(make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job_reporter, "report", no_thread)
+        with pytest.raises(RuntimeError, match="new thread"), make():
+            pass
+    with make() as job:
+        assert job.attempt == 2
 
 
 def test_no_engine_is_said_once_and_waited_for_by_nobody(

@@ -85,6 +85,7 @@ def test_a_stage_done_again_stands_where_it_was_until_it_is_beyond() -> None:
         ({f"s{i}": 1 for i in range(101)}, "1 to 100 stages"),
         ({"": 1}, "1 to 64 characters"),
         ({"x" * 65: 1}, "1 to 64 characters"),
+        ({"\udcff": 1}, "1 to 64 characters"),
         ({"a": 0}, "weight of stage 'a'"),
         ({"a": math.inf}, "weight of stage 'a'"),
         ({"a": True}, "weight of stage 'a'"),

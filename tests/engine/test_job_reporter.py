@@ -180,6 +180,32 @@ def test_a_refusal_is_said_once_and_does_not_matter(
     assert caplog.text.count("forbidden: not yours") == 1
 
 
+@pytest.mark.parametrize("code", ["unavailable", "rate_limited"])
+def test_an_end_waits_for_an_engine_that_cannot_take_it_now(
+    server: Server, make: Callable[..., Job], wait_until: Callable[..., None], code: str
+) -> None:
+    engine = server[0]
+    with make(total=2) as job:
+        wait_until(lambda: told(engine), DEADLINE)
+        engine.refusals["publish"] = {"code": code, "message": "the hub went away"}
+    before = len(told(engine))
+    wait_until(lambda: len(told(engine)) > before, DEADLINE)
+    del engine.refusals["publish"]
+    wait_until(lambda: job.told.done() and told(engine)[-1]["state"] == "done", DEADLINE)
+
+
+def test_a_job_that_cannot_be_told_is_no_harm_to_others(
+    server: Server, make: Callable[..., Job], wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make("one") as one, make("two", total=2) as two:
+        wait_until(lambda: told(server[0], "one") and told(server[0], "two"), DEADLINE)
+        monkeypatch.setattr(one, "report", lambda: 1 // 0)
+        one.message = "to be told"
+        two.step()
+        wait_until(lambda: told(server[0], "two")[-1]["progress"] == 0.5, DEADLINE)
+    assert (one.told.result(DEADLINE), two.told.result(DEADLINE)) == (False, True)
+
+
 def test_another_token_is_tried_after_a_refusal(
     server: Server, make: Callable[..., Job], wait_until: Callable[..., None]
 ) -> None:
