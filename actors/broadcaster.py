@@ -439,7 +439,8 @@ class Broadcaster(LoopActor):
                     lanes.setdefault(session.form, []).append(session)
         for form, sessions in selection.lanes if selection is not None else ():
             lanes.setdefault(form, []).extend(sessions)
-        self._trace([publication], sum(map(len, lanes.values())))
+        if self._tracing is not None:
+            self._tracing.writing([publication], sum(map(len, lanes.values())))
         late = time.time() - publication.ts
         for form, members in lanes.items():
             frame = frames[form] = form.event(publication)
