@@ -37,6 +37,10 @@ PATIENCE: Final = 10.0
 """Seconds of such attempts; then this life ends, and the next one tells what is untold."""
 POSITION_SPACING: Final = 10.0
 """Seconds at least between two positions that are kept without a change; after a crash so much is read again."""
+HOPELESS: Final = frozenset(
+    {ErrorCode.BAD_REQUEST, ErrorCode.INVALID_TOPIC, ErrorCode.FORBIDDEN, ErrorCode.LIMIT_EXCEEDED}
+)
+"""What the hub refuses so is not told as an event: one topic too many must not keep all rules from being looked at."""
 EVENT: Final = ""
 """The target of what is told as an event."""
 
@@ -95,6 +99,7 @@ class AlertService(MonitorService):
         self._news = asyncio.Event()  # for the timer
         self._tasks: list[asyncio.Task[None]] = []
         self._trouble: Exception | None = None
+        self._refused: str | None = None  # why the last event was not told
 
     async def on_start(self) -> None:
         """Take up where the last life ended."""
@@ -161,6 +166,8 @@ class AlertService(MonitorService):
         """What is in the way of telling everybody everything."""
         if self._trouble is not None:
             return Condition(str(self._trouble))
+        if self._refused is not None:
+            return Condition(self._refused)
         for name, subjects in self._alarms.unwatched.items():
             return Condition(f"rule {name} has too many subjects: {subjects} events were not looked at")
         troubles = [webhook.condition for webhook in self._webhooks.values()]
@@ -230,8 +237,14 @@ class AlertService(MonitorService):
                     priority=told.priority,
                     idempotency_key=told.id,
                 )
+                self._refused = None
                 return
             except RequestError as error:
+                if error.code in HOPELESS:
+                    self._refused = f"the last event on {told.topic} was refused: {error}"
+                    fields = {"rule": told.data["rule"], "topic": told.topic, "error": str(error)}
+                    _log.error("alert_not_told", extra=fields)
+                    return
                 if error.code is not ErrorCode.UNAVAILABLE or clock() - began > PATIENCE:
                     raise
             await asyncio.sleep(PAUSE)

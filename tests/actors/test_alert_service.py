@@ -102,6 +102,23 @@ def test_a_hub_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
     asyncio.run(scenario())
 
 
+def test_an_event_that_is_refused_for_good_holds_up_nobody() -> None:
+    async def scenario() -> None:
+        stand = Stand()
+        service = await stand.begin()
+        stand.engine.fails = [ErrorCode.LIMIT_EXCEEDED]
+        await service.on_events([event(HIGH, 1)])
+        assert "alert.cpu was refused: limit_exceeded" in str(service.condition.reason)
+        assert len((await service.answer("list", {}))["alerts"]) == 1
+        await service.on_events([event(CALM, 2)])
+        assert (stand.engine.published, service.condition.reason) == ([CLEARED], None)
+        await service.on_stop()
+        await (await stand.begin()).on_stop()
+        assert stand.engine.published == [CLEARED], "it is not tried again"
+
+    asyncio.run(scenario())
+
+
 def test_one_that_is_away_for_long_ends_this_life_and_the_next_one_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alert_service, "PAUSE", 0.001)
     monkeypatch.setattr(alert_service, "PATIENCE", 0.0)
