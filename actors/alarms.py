@@ -150,7 +150,7 @@ class Alarms:
             self._changes(rule, alarm, turn)
         before = alarm.phase, alarm.since
         turn = alarm.see(rule, value, at)
-        alarm.epoch, alarm.offset = event.epoch, event.offset
+        alarm.topic, alarm.epoch, alarm.offset = event.topic, event.epoch, event.offset
         if (alarm.phase, alarm.since) != before:
             self._changes(rule, alarm, turn)
 

@@ -151,7 +151,7 @@ class Alarm(msgspec.Struct):
         since: Unix seconds at which ``when`` began to hold, of a subject that is pending or firing, or did so last.
         at: of the last change to firing or to ok.
         value: the last one that was seen.
-        epoch, offset: place of the event with that value; what comes again after a crash is told by it.
+        topic, epoch, offset: place of the event with that value; what comes again after a crash is told by it.
     """
 
     rule: str
@@ -161,12 +161,14 @@ class Alarm(msgspec.Struct):
     at: float = 0.0
     value: str | int | float | bool | None = None
     acknowledged: Acknowledgement | None = None
+    topic: str = ""
     epoch: str = ""
     offset: int = 0
 
     def seen(self, event: Event) -> bool:
         """Whether it has seen this event, or a later one of its topic."""
-        return event.epoch != "" and event.epoch == self.epoch and event.offset <= self.offset
+        same = event.epoch != "" and (event.topic, event.epoch) == (self.topic, self.epoch)
+        return same and event.offset <= self.offset
 
     def see(self, rule: AlertRule, value: Any, at: float) -> Turn | None:
         """A value came, at ``at``, up to which it was advanced; what there is to tell."""

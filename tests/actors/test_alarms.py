@@ -95,6 +95,17 @@ def test_a_clock_that_is_set_back_makes_nobody_wait_until_it_is_there_again() ->
     assert take(of) == [("cpu", None, "alert_fired", 1_410.0)]
 
 
+def test_a_rule_that_looks_at_another_topic_since_a_reload_looks_at_all_of_it() -> None:
+    disk: dict[tuple[str, str | None], bytes] = {}
+    of = Alarms([rule()])
+    of.see(event(HIGH, 1_000), 0.0)
+    of.see(event(CALM, 1_001), 0.0)
+    take(of, disk)
+    of = Alarms([rule(pattern="other")], [msgspec.json.decode(alarm, type=Alarm) for alarm in disk.values()])
+    of.see(event(HIGH, 3, "other"), 0.0)
+    assert take(of) == [("cpu", None, "alert_fired", 3.0)]
+
+
 def test_of_a_rule_for_many_topics_each_is_a_subject() -> None:
     of = Alarms([rule(pattern="load.*")])
     for offset, (topic, value) in enumerate([("load.a", HIGH), ("load.b", HIGH), ("load.a", CALM), ("x.y", HIGH)]):

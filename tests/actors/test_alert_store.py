@@ -11,7 +11,7 @@ from actors.alert_rule import Acknowledgement, Alarm, Phase
 from actors.alert_store import AlertStore, Waiting
 from transport.errors import HeliographError
 
-FIRING = Alarm("cpu", None, Phase.FIRING, 1.0, 2.0, 93.5, Acknowledgement("ann", 3.0, "mine"), "e", 7)
+FIRING = Alarm("cpu", None, Phase.FIRING, 1.0, 2.0, 93.5, Acknowledgement("ann", 3.0, "mine"), "load", "e", 7)
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
