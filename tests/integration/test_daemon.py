@@ -373,12 +373,14 @@ def test_a_stage_that_cannot_be_imported_is_a_configuration_error(tmp_path: Path
 
 def test_the_demo_ticks(tmp_path: Path) -> None:
     with engine(tmp_path, demo=True) as it, it.connect() as client:
-        exchange(client, op="subscribe", topics=["price.>"])
+        exchange(client, op="subscribe", topics=["price.>", "progress.>"])
         seen: set[str] = set()
         end = time.monotonic() + DEADLINE
-        while len(seen) < 4 and time.monotonic() < end:
+        while len(seen) < 5 and time.monotonic() < end:
             seen |= {json.loads(client.recv(timeout=DEADLINE)).get("topic")} - {None}
-        assert seen == {"price.EUR_USD", "price.USD_JPY", "price.GBP_USD", "price.XBT_USDT"}
+        job = "progress.demo-backtest"
+        assert seen == {"price.EUR_USD", "price.USD_JPY", "price.GBP_USD", "price.XBT_USDT", job}
+        assert it.component("alerts")["status"] == "ok"
         assert it.component("feed:demo")["status"] == "ok"
         it.signal(signal.SIGTERM)
         assert it.wait() == 0
