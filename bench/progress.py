@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -93,6 +94,13 @@ def told(name: str, steps: int, turns: int, directory: str, url: str) -> None:
             job.step()
 
 
+def alone() -> None:
+    """Until the reporting thread of the job before has ended: each job connects anew, as the first of a process."""
+    for thread in threading.enumerate():
+        if thread.name == "heliograph-progress":
+            thread.join()
+
+
 async def watch(url: str, jobs: int, ready: Callable[[], None]) -> Seen:
     """A client, until so many jobs have ended."""
     done = most = falls = 0
@@ -166,6 +174,7 @@ def measure(pairs: int, steps: int, work_ms: float, number: int) -> report.Row:
             for pair in range(pairs):
                 took: dict[bool, Took] = {}
                 for with_it in (False, True) if pair % 2 else (True, False):
+                    alone()
                     name = f"{PREFIX}{pair}"
                     took[with_it] = timed(
                         partial(told, name, steps, turns, directory, url) if with_it else partial(plain, steps, turns)
