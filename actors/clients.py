@@ -328,6 +328,7 @@ class Clients(LoopActor):
             left += 1
             if most > 0:
                 self._asked.part(session)
+                self._calls.forget(session)  # it is not read, so it answers no calls
         return left
 
     # requests -------------------------------------------------------------------------------------------------------

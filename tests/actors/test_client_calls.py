@@ -120,6 +120,18 @@ def test_who_is_sent_away_is_called_no_more() -> None:
     run(scenario)
 
 
+def test_who_is_about_to_be_sent_away_is_called_no_more() -> None:
+    async def scenario(spine: Spine) -> None:
+        callee = await served(spine)
+        number = spine.request(callee, op="call", topic="job.a", method="cancel")  # itself, so that it waits
+        await called(callee)
+        assert spine.worker._clients.send_away(10) == 1
+        assert (await spine.answer(callee, number))["code"] == "unavailable", "it is not read, so it cannot answer"
+        assert spine.worker._clients.send_away(10) == 0
+
+    run(scenario)
+
+
 def test_calls_that_wait_are_bounded_and_nobody_answers_for_another() -> None:
     async def scenario(spine: Spine) -> None:
         callee, stranger, caller = await served(spine), spine.connect(), spine.connect()
