@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from actors.alert_rule import METRICS, VALUE, AlertRule, Severity
 from actors.feed import is_header
-from engine.tables import Masked, Name, about
+from engine.tables import Masked, Name, about, check_with
 from transport.errors import ConfigError, RequestError
 from transport.filters import Filter
 from transport.http_post import OURS, Target
@@ -66,10 +66,7 @@ class Alert(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if (self.field is None) == (self.series is None):
             raise ConfigError("goes with topic, and only with it", "field")
         if self.topic is not None:
-            try:
-                check_pattern(self.topic)
-            except RequestError as error:
-                raise ConfigError(error.message, "topic") from None
+            check_with(check_pattern, self.topic, "topic")
             if self.topic == METRICS:
                 raise ConfigError("give a series of it as series", "topic")
         if self.series is not None and self.where:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from actors.stage import Stage
-from engine.config import Stage as StageConfig
+from engine.stage_config import Stage as StageConfig
 from engine.tables import Reader
 from engine.user_code import stage_maker, stage_path
 from transport.event import Event

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from engine.tables import Masked, Name, about, check_importable
-from transport.errors import ConfigError, RequestError
+from engine.tables import Masked, Name, about, check_importable, check_with
 from transport.topics import check_pattern
 
 
@@ -19,7 +18,4 @@ class Service(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check_importable(self.actor, "Class", "actor")
         for i, pattern in enumerate(self.topics):
-            try:
-                check_pattern(pattern)
-            except RequestError as error:
-                raise ConfigError(error.message, f"topics[{i}]") from None
+            check_with(check_pattern, pattern, f"topics[{i}]")

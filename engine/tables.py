@@ -6,7 +6,7 @@ The structs say all there is to know of a field in ``Annotated[type, about(...)]
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_o
 import msgspec
 from msgspec import Meta, Struct
 
-from transport.errors import ConfigError
+from transport.errors import ConfigError, RequestError
 
 NONE = "none"
 """TOML has no null: this string says none, where a field allows none."""
@@ -221,6 +221,14 @@ def check_importable(path: str, wanted: str, field: str) -> None:
     module, colon, name = path.partition(":")
     if not (colon and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])):
         raise ConfigError(f'{path!r} must be "package.module:{wanted}"', field)
+
+
+def check_with(check: Callable[[str], object], text: str, field: str) -> None:
+    """Raise :class:`ConfigError` for ``field`` where ``check``, made for requests, refuses ``text``."""
+    try:
+        check(text)
+    except RequestError as error:
+        raise ConfigError(error.message, field) from None
 
 
 def read_text(path: Path, field: str | None = None) -> str:

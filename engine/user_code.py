@@ -12,8 +12,8 @@ from actors.service import Service
 from actors.service_runner import ServiceSpec
 from actors.stage import FunctionStage, Stage
 from engine.config import Config
-from engine.config import Stage as StageConfig
 from engine.service_config import Service as ServiceConfig
+from engine.stage_config import Stage as StageConfig
 from transport.errors import ConfigError
 
 Kind = TypeVar("Kind")

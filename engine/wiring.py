@@ -45,10 +45,11 @@ from actors.topic_log import TopicLog
 from actors.topic_policy import Strategy, TopicPolicies, TopicPolicy
 from actors.tracing import PublishTracing, RouteTracing, Spans, WriteTracing
 from actors.user_shares import UserShares
-from engine.config import Config, usable_cores
-from engine.config import Stage as StageConfig
-from engine.config import Topic as TopicConfig
+from engine.config import Config
 from engine.runtime_dir import HISTORY
+from engine.server_config import usable_cores
+from engine.stage_config import Stage as StageConfig
+from engine.topic_config import Topic as TopicConfig
 from engine.user_code import stage_maker
 from transport.bus_client import BusClient
 from transport.errors import ConfigError

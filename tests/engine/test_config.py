@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from actors.mapping import Mapper
 from engine import config, toml_text
-from engine.config import Admin, Config, Server, load, loads
+from engine.admin_config import Admin
+from engine.config import Config, load, loads
 from engine.feed_config import Feed
+from engine.server_config import Server
 from transport.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -13,6 +13,7 @@ import pytest
 
 from engine import config
 from engine.descriptors import HEADROOM
+from transport.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
@@ -66,7 +67,7 @@ def test_the_container_is_configured_as_shown() -> None:
     assert config.load(environ=environ).server.host == "0.0.0.0"
     assert run[run.index("-p") + 1].endswith(f":{DEFAULT.server.port}")
     without = {name: value for name, value in environ.items() if "ANONYMOUS" not in name}
-    with pytest.raises(config.ConfigError, match="anonymous"):
+    with pytest.raises(ConfigError, match="anonymous"):
         config.load(environ=without)
 
 

@@ -19,6 +19,7 @@ from actors.topic_policy import TopicPolicies, TopicPolicy
 from engine import config
 from engine.client import Client
 from engine.embedded import Engine
+from engine.history_config import History
 from transport.messages import Publish
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def test_the_configuration_is_one() -> None:
 
 
 def test_the_numbers_are_those_of_the_code(tmp_path: Path) -> None:
-    history = config.History()
+    history = History()
     assert (history.size, history.age, KEY_LIFETIME) == (10_000, 300, 300)
     assert (KEEPER_EVENTS, KEEPER_BYTES, SWEEP_INTERVAL, WAL_BYTES) == (50_000, 256 * 2**20, 10, 16 * 2**20)
     policies = TopicPolicies({}, TopicPolicy(durable=True))

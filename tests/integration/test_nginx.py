@@ -22,7 +22,7 @@ from typing import NoReturn
 import pytest
 from websockets.asyncio.client import connect
 
-from engine.config import Delivery
+from engine.delivery_config import Delivery
 from tests.integration.harness import EngineProcess, RawClient
 
 SHIPPED = Path(__file__).parents[2] / "deploy/nginx.conf"
