@@ -88,6 +88,9 @@ class Alarms:
             raise RequestError(ErrorCode.NOT_FOUND, f"there is no alert rule {name!r}")
         if note is not None and len(note) > NOTE:
             raise RequestError(ErrorCode.BAD_REQUEST, f"has {len(note)} characters, at most {NOTE}", "note")
+        if subject is None and not rule.single:
+            which = f"{name} watches {rule.pattern}: say of which topic, as the list of alerts does"
+            raise RequestError(ErrorCode.BAD_REQUEST, which, "subject")
         alarm = self._alarms[name].get(subject)
         if alarm is None or alarm.phase is not Phase.FIRING:
             whose = "" if subject is None else f" of {subject}"

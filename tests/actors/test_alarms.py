@@ -162,10 +162,12 @@ def test_acknowledging() -> None:
         ("nothing", None, ErrorCode.NOT_FOUND),
         ("cpu", None, ErrorCode.CONFLICT),
         ("any", "load", ErrorCode.CONFLICT),
+        ("any", None, ErrorCode.BAD_REQUEST),
     ):
         with pytest.raises(RequestError) as refused:
             of.acknowledge(name, subject, "eve", None, 1.0)
         assert refused.value.code is code
+    assert (refused.value.field, "any watches *" in refused.value.message) == ("subject", True)
     of.see(event(HIGH), 0.0)
     take(of)
     with pytest.raises(RequestError) as refused:
