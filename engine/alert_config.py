@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from actors.alert_rule import METRICS, VALUE, AlertRule, Severity
 from actors.feed import is_header
+from engine.series_names import check_series
 from engine.tables import Masked, Name, about, check_with
 from transport.errors import ConfigError, RequestError
 from transport.filters import Filter
@@ -69,6 +70,8 @@ class Alert(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True):
             check_with(check_pattern, self.topic, "topic")
             if self.topic == METRICS:
                 raise ConfigError("give a series of it as series", "topic")
+        if self.series is not None:
+            check_series(self.series)
         if self.series is not None and self.where:
             raise ConfigError("goes with topic only", "where")
         for field, asked in (("when", self.when), ("until", self.until)):

@@ -112,6 +112,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             check_with(lambda token: topic("system", "feeds", token), name, f"feeds.{name}")
         for name, alert in self.alerts.items():
             check_with(lambda token: topic("alert", token), name, f"alerts.{name}")
+            if alert.series is not None and not self.metrics.interval:
+                raise ConfigError("there are no series with metrics.interval = 0", f"alerts.{name}.series")
             for i, webhook in enumerate(alert.webhooks):
                 if webhook not in self.webhooks:
                     raise ConfigError(f"there is no [webhooks.{webhook}]", f"alerts.{name}.webhooks[{i}]")

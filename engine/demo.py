@@ -59,7 +59,8 @@ def with_demo(config: Config, port: int) -> Config:
         subscribe=tuple(json.loads(text) for text in DEMO_SUBSCRIBE),
         map=(FeedMap(**msgspec.structs.asdict(DEMO_MAP)),),
     )
-    return msgspec.structs.replace(config, feeds={**config.feeds, FEED: feed}, alerts={**config.alerts, **ALERTS})
+    alerts = {name: alert for name, alert in ALERTS.items() if alert.series is None or config.metrics.interval}
+    return msgspec.structs.replace(config, feeds={**config.feeds, FEED: feed}, alerts={**config.alerts, **alerts})
 
 
 def exchange(port: int) -> ReplayExchange:

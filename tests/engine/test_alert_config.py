@@ -15,6 +15,7 @@ from engine.admin_config import Admin, AdminKey
 from engine.admin_gate import Gate
 from engine.alert_wiring import alert_service
 from engine.config import loads, needs_restart, reloaded
+from engine.demo import with_demo
 from engine.monitor import monitor_specs
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, RequestError
@@ -28,6 +29,8 @@ EVENTS = "[alerts.cpu]\ntopic = 'load.*'\nfield = 'a.b'\n"
     [
         ("[alerts.cpu]\nseries = 'a'", "alerts.cpu.when", "required"),
         ("[alerts.cpu]\nwhen = { gte = 1 }", "alerts.cpu.series", "exactly one"),
+        ("[alerts.cpu]\nseries = 'machine.cpuu'\nwhen = { gte = 1 }", "alerts.cpu.series", "there are cpu"),
+        (f"{RULE}[metrics]\ninterval = 0", "alerts.cpu.series", "metrics.interval"),
         (f"{RULE}topic = 'a'", "alerts.cpu.topic", "exactly one"),
         (f"{RULE}field = 'a'", "alerts.cpu.field", "with topic"),
         (f"{RULE}where = {{ a = 1 }}", "alerts.cpu.where", "with topic"),
@@ -54,6 +57,11 @@ def test_what_cannot_work_is_refused_by_name(text: str, field: str, says: str) -
     assert refused.value.field == field
     assert says in refused.value.message
     assert "hidden" not in str(refused.value)
+
+
+def test_the_demo_has_rules_for_series_where_there_are_any() -> None:
+    assert {*with_demo(loads(""), 1).alerts} == {"demo-price", "demo-cpu"}
+    assert {*with_demo(loads("[metrics]\ninterval = 0"), 1).alerts} == {"demo-price"}
 
 
 def test_rules_and_whose_events_they_see() -> None:
