@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -32,3 +33,5 @@ class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError("must be http://HOST[:PORT]/PATH or https://…", "endpoint")
         if parts.username is not None:
             raise ConfigError("must hold no password: give a header in $OTEL_EXPORTER_OTLP_HEADERS", "endpoint")
+        if self.sample and find_spec("opentelemetry") is None:
+            raise ConfigError("needs OpenTelemetry: pip install 'heliograph[otel]', or 0", "sample")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import tracing_config
 from engine.config import Config, loads
 from engine.tracing import OpenTelemetry, start_tracing
 from engine.tracing_config import Tracing
@@ -21,6 +22,14 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ConfigError, match=r"pip install 'heliograph\[otel\]'") as caught:
         start_tracing(loads("[tracing]\nsample = 0.1"), "hub")
     assert caught.value.field == "tracing.sample"
+
+
+def test_the_configuration_says_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing_config, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'heliograph\[otel\]'") as caught:
+        loads("[tracing]\nsample = 0.1")
+    assert caught.value.field == "tracing.sample"
+    assert loads("[tracing]\nsample = 0").tracing == Tracing()
 
 
 @pytest.mark.parametrize(
