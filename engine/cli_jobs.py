@@ -13,14 +13,14 @@ from engine.cli import complain, nobody_reads, note
 from engine.cli_client import line_of, notices
 from engine.client import Client
 from engine.client_subscription import Subscription
-from engine.job_board import SILENT, JobBoard, Watched
+from engine.job_board import MAX_JOBS, SILENT, JobBoard, Watched
 from engine.job_progress import PREFIX, Report, topic_of
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 from transport.event import Event
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 TOPICS: Final = f"{PREFIX}.*"
 REFRESH_S: Final = 0.25  # of the screen, also without an event: silence is to be seen, too
@@ -115,15 +115,17 @@ async def _bars(url: str, token: str | None) -> None:
         try:
             with Live(auto_refresh=False) as screen:
                 while not reading.done():
-                    screen.update(bars(board.jobs(), time.time()), refresh=True)
+                    most = max(1, screen.console.height - 1)  # the cursor's line; drawing 1,000 jobs takes 0.6 s
+                    screen.update(bars(board.jobs(), time.time(), most), refresh=True)
                     await asyncio.wait({reading}, timeout=REFRESH_S)
             reading.result()
         finally:
             reading.cancel()
 
 
-def bars(jobs: Sequence[Watched], now: float) -> Table:
-    """The jobs for a terminal."""
+def bars(jobs: Sequence[Watched], now: float, most: int = MAX_JOBS) -> RenderableType:
+    """The jobs for a terminal, in at most so many lines."""
+    from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -131,7 +133,8 @@ def bars(jobs: Sequence[Watched], now: float) -> Table:
     grid = Table.grid(padding=(0, 1))
     if not jobs:
         grid.add_row(Text(NOTHING, style="dim"))
-    for watched in jobs:
+    shown = jobs if len(jobs) <= most else jobs[: most - 1]
+    for watched in shown:
         state, report = watched.state(now), watched.report
         colour = COLOURS[state]
         grid.add_row(
@@ -140,7 +143,9 @@ def bars(jobs: Sequence[Watched], now: float) -> Table:
             ProgressBar(1.0, report.progress, width=BAR, complete_style=colour, finished_style=colour),
             *(Text(cell) for cell in _cells(report)),
         )
-    return grid
+    if len(shown) == len(jobs):
+        return grid
+    return Group(grid, Text(f"and {len(jobs) - len(shown)} more: heliograph jobs --once", style="dim"))
 
 
 def table(jobs: Sequence[Watched], now: float) -> list[str]:

@@ -85,3 +85,15 @@ def test_no_jobs_are_said_to_be_none() -> None:
 
 def test_times_read_as_on_a_clock() -> None:
     assert [clock(s) for s in (0, 9.9, 65, 7_265)] == ["0:00", "0:09", "1:05", "2:01:05"]
+
+
+def test_a_terminal_shows_as_many_as_it_has_lines() -> None:
+    board = JobBoard()
+    for number in range(50):
+        board.take(event(report(f"job-{number}")), 0.0)
+    out = io.StringIO()
+    Console(file=out, width=100, color_system=None).print(bars(board.jobs(), 0.0, most=10))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 10
+    assert [line.split()[0] for line in lines[:2]] == ["job-49", "job-48"]
+    assert "41 more: heliograph jobs --once" in lines[-1]
