@@ -230,7 +230,7 @@ async def _connect(url: str, token: str | None, tls_ca_file: str | None) -> WebS
             compression=None,
             user_agent_header="heliograph",
             open_timeout=None,  # the caller's covers the welcome too
-            ping_interval=None,  # a consumer that takes its time is no dead engine; see Client._watch
+            ping_interval=None,  # a consumer that takes its time is no dead engine; see ClientKeeper._watch
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=MESSAGE_BYTES,
             logger=QUIET,

@@ -20,7 +20,8 @@ import msgspec
 
 from engine import job_reporter
 from engine.checkpoints import Checkpoints, SavedStage, jobs_directory
-from engine.client import DEFAULT_URL, Token
+from engine.client import DEFAULT_URL
+from engine.client_token import Token
 from engine.job_progress import (
     MAX_COUNT,
     ONLY_STAGE,

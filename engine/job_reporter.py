@@ -12,7 +12,9 @@ from collections import deque
 from typing import Any, Final, Protocol
 
 from actors.backoff import Backoff, BackoffPolicy
-from engine.client import Client, State, Token
+from engine.client import Client
+from engine.client_link import State
+from engine.client_token import Token
 from engine.job_progress import BEAT_S, EVENT_TYPE, Report
 from transport.codes import ErrorCode
 from transport.errors import ConnectionLost, HeliographError, RequestError

@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 
 from engine.checkpoints import JobRunning
-from engine.client import Token
+from engine.client_token import Token
 from engine.job import Cancelled, Job, Stage
 from engine.job_progress import JobState, Report, StageReport
 

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from actors.backoff import BackoffPolicy
-from engine.client import Client, State
+from engine.client import Client
+from engine.client_link import State
 from engine.client_subscription import Subscription
 from tests.engine.fake_engine import FakeEngine, fake_engine
 from transport.client_messages import Gap

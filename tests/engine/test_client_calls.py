@@ -99,8 +99,8 @@ def test_a_client_that_reconnects_serves_again(engine: EngineThread, eventually:
                 call = asyncio.create_task(caller.call("again", "hang"))
                 await began.wait()
                 before = callee.session
-                assert callee._connection is not None
-                callee._connection._websocket.transport.abort()
+                assert callee._link._connection is not None
+                callee._link._connection._websocket.transport.abort()
                 assert (await refused(await_(call))).code == "unavailable"
                 await eventually(lambda: callee.session not in ("", before), 20)
                 answer = None
