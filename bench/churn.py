@@ -20,7 +20,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -365,13 +367,17 @@ class Admin:
         lines = self.get("/metrics").decode().splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith("heliograph_match_seconds_count"))
 
-    async def empty(self) -> dict[str, int]:
-        """What is left of sessions and subscriptions when that has come to rest; the processes report once a second."""
+    async def empty(self, others: Mapping[str, int] = MappingProxyType({})) -> dict[str, int]:
+        """What is left of sessions and subscriptions when that has come to rest; the processes report once a second.
+
+        Args:
+            others: how much of each may stay, as it is none of the load's.
+        """
         deadline = time.monotonic() + SETTLE_S
         names = ("connections", "subscriptions", "slow_sessions", "outbox_bytes")
         while True:
             stats = msgspec.json.decode(await asyncio.to_thread(self.get, "/stats"))
-            left = {name: stats[name] for name in names if stats[name]}
+            left = {name: stats[name] for name in names if stats[name] > others.get(name, 0)}
             if not left or time.monotonic() > deadline:
                 return left
             await asyncio.sleep(0.2)
