@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from actors.sqlite_file import transaction
 from transport.codec import join, pack, unpack_batch
 from transport.codes import ErrorCode
 from transport.errors import ConfigError, RequestError
@@ -148,15 +149,8 @@ class Spool:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with _errors(), transaction(self._db):
+            yield
 
 
 def _bytes(key: str) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +61,20 @@ def open_database(path: Path | None, kind: Kind, patience: float, *, exclusive: 
             raise Unusable(text) from None
         raise
     return db
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing of what is done inside. Errors go on; where one cannot even be rolled back, the first one does."""
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            if db.in_transaction:  # of some errors SQLite has rolled back itself
+                db.execute("ROLLBACK")
+        raise
 
 
 def _check(db: sqlite3.Connection, path: Path | None, kind: Kind) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from actors.history import KEY_LIFETIME, Accepted, Expired, Head
+from actors.sqlite_file import transaction
 from actors.topic_policy import TopicPolicies
 from transport.codec import join, pack, unpack_batch
 from transport.codes import ErrorCode
@@ -161,19 +162,12 @@ class SqliteHistory:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing. Raises :class:`RequestError` for whatever is wrong with the file or its disk."""
-        db = self._db
         try:
-            db.execute("BEGIN IMMEDIATE")
-            self._load()
-            yield
-            db.execute("COMMIT")
-        except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):
-                if db.in_transaction:  # of some errors SQLite has rolled back itself
-                    db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                _unavailable(error)
-            raise
+            with transaction(self._db):
+                self._load()
+                yield
+        except sqlite3.Error as error:
+            _unavailable(error)
 
     # accepting ------------------------------------------------------------------------------------------------------
 

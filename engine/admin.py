@@ -47,7 +47,7 @@ from engine import (
 )
 from engine.admin_config import Admin
 from engine.admin_gate import Gate, needed
-from engine.admin_http import answer, read_body
+from engine.admin_http import answer, decoded, read_body
 from engine.config import Config
 from engine.http_server import HttpServer
 from engine.log import get_logger
@@ -56,7 +56,6 @@ from transport.codes import ErrorCode, Priority
 from transport.errors import ConfigError, HeliographError, RequestError
 from transport.messages import Publish
 from transport.position import Position
-from transport.requests import refusal
 from transport.tls import ServerTls
 from transport.topics import check_topic, is_system
 
@@ -354,13 +353,7 @@ def publishes(body: bytes) -> tuple[list[Publish], bool]:
         RequestError: any of them is wrong; ``field`` names it, in a list as ``[3].topic``.
     """
     single = not body.lstrip().startswith(b"[")
-    try:
-        body.decode()  # what is taken over unread must be UTF-8 too
-        requests = [_one.decode(body)] if single else _many.decode(body)
-    except msgspec.ValidationError as error:
-        raise refusal(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
+    requests = [decoded(_one.decode, body)] if single else decoded(_many.decode, body)
     if not requests:
         raise RequestError(ErrorCode.BAD_REQUEST, "the list is empty")
     if len(requests) > PUBLISHES:

@@ -15,11 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from engine.admin_http import answer, parameters, read_body
-from engine.admin_monitor import Backend
-from transport.codes import ErrorCode
-from transport.errors import RequestError
-from transport.requests import refusal
+from engine.admin_http import answer, decoded, parameters, read_body
+from engine.admin_monitor import Backend, listed, operator
 
 SERVICE = "alerts"
 
@@ -37,22 +34,11 @@ def routes(backend: Backend) -> list[Route]:
 
     async def every(request: Request) -> Response:
         parameters(request, ())
-        try:
-            return answer(await backend.ask_monitor(SERVICE, "list", {}))
-        except RequestError as error:
-            if error.code is not ErrorCode.NOT_FOUND:
-                raise
-            return answer({"alerts": [], "more": 0, "rules": []})  # none is configured
+        return answer(await listed(backend, SERVICE, {"alerts": [], "more": 0, "rules": []}))
 
     async def acknowledge(request: Request) -> Response:
-        try:
-            asked = _decoder.decode(await read_body(request) or b"{}")
-        except msgspec.ValidationError as error:
-            raise refusal(error) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
-        key = request.scope.get("heliograph.key")
-        who = {"rule": request.path_params["rule"], "by": "admin" if key is None else f"admin:{key}"}
+        asked = decoded(_decoder.decode, await read_body(request) or b"{}")
+        who = {"rule": request.path_params["rule"], "by": operator(request)}
         return answer(await backend.ask_monitor(SERVICE, "acknowledge", {**who, **msgspec.to_builtins(asked)}))
 
     return [

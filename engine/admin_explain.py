@@ -18,10 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from engine.admin_http import MAX_PAGE, PAGE, answer, read_body
+from engine.admin_http import MAX_PAGE, PAGE, answer, decoded, read_body
 from transport.codes import ErrorCode
 from transport.errors import RequestError
-from transport.requests import refusal
 from transport.topics import check_topic
 
 
@@ -78,12 +77,6 @@ def _union(found: list[dict[str, Any]], name: str) -> list[str]:
 
 
 def _asked(body: bytes) -> _Explain:
-    try:
-        body.decode()  # `data` is taken over unread
-        asked = _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise refusal(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
+    asked = decoded(_decoder.decode, body)
     check_topic(asked.topic)
     return asked

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -12,11 +12,14 @@ from starlette.responses import Response
 
 from transport.codes import ErrorCode
 from transport.errors import RequestError
+from transport.requests import refusal
 
 BODY_BYTES = 1 << 20
 BODY_TIMEOUT = 10.0  # s for a request's body to arrive
 PAGE = 100  # rows, where a request does not say
 MAX_PAGE = 1_000
+
+T = TypeVar("T")
 
 
 def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -40,6 +43,21 @@ async def read_body(request: Request) -> bytes:
     except ClientDisconnect:
         raise RequestError(ErrorCode.BAD_REQUEST, "the body was cut short") from None
     return b"".join(chunks)
+
+
+def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    """What a body says.
+
+    Raises:
+        RequestError: ``bad_request``: it is no JSON, in UTF-8, of what is wanted; names the field.
+    """
+    try:
+        body.decode()  # what is taken over unread must be UTF-8 too
+        return decode(body)
+    except msgspec.ValidationError as error:
+        raise refusal(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
 
 
 def parameters(request: Request, known: Collection[str]) -> dict[str, str]:

@@ -20,8 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.parameter_book import check_whole_numbers
-from engine.admin_http import answer, parameters, read_body
-from engine.admin_monitor import Backend
+from engine.admin_http import answer, decoded, parameters, read_body
+from engine.admin_monitor import Backend, listed, operator
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 
@@ -32,29 +32,19 @@ def routes(backend: Backend) -> list[Route]:
     """The endpoints."""
 
     async def ask(request: Request, method: str, params: Any) -> Response:
-        key = request.scope.get("heliograph.key")
-        by = "admin" if key is None else f"admin:{key}"
-        asked = {"name": request.path_params["name"], "by": by, "params": params}
+        asked = {"name": request.path_params["name"], "by": operator(request), "params": params}
         return answer(await backend.ask_monitor(SERVICE, method, asked))
 
     async def every(request: Request) -> Response:
         parameters(request, ())
-        try:
-            return answer(await backend.ask_monitor(SERVICE, "list", {}))
-        except RequestError as error:
-            if error.code is not ErrorCode.NOT_FOUND:
-                raise
-            return answer({"parameters": []})  # none is configured
+        return answer(await listed(backend, SERVICE, {"parameters": []}))
 
     async def one(request: Request) -> Response:
         parameters(request, ())
         return await ask(request, "get", {})
 
     async def change(request: Request) -> Response:
-        try:
-            wanted = msgspec.json.decode(await read_body(request))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
+        wanted = decoded(msgspec.json.decode, await read_body(request))
         check_whole_numbers(wanted)  # the monitor could not be asked
         return await ask(request, "set", wanted)
 

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from engine.admin_http import answer, page, parameters, read_body
+from engine.admin_http import answer, decoded, page, parameters, read_body
 from engine.log import get_logger
 from transport.codes import ErrorCode
 from transport.errors import RequestError, Unsupported
@@ -123,22 +123,23 @@ class _Sessions:
         return answer({"topics": found[:limit], "cursor": found[limit - 1]["topic"] if len(found) > limit else None})
 
 
+_map = msgspec.json.Decoder(dict[str, Any])
+
+
 def options(body: bytes, kind: type[Subscribe | Unsubscribe]) -> dict[str, Any]:
     """A request's fields without ``op`` and ``id``, checked as far as they do not depend on a session.
 
     Raises:
         RequestError: what is wrong, naming the field.
     """
+    given = decoded(_map.decode, body)
+    for field in ("op", "id"):
+        if field in given:
+            raise RequestError(ErrorCode.BAD_REQUEST, f"the path says it: leave out {field!r}", field)
     try:
-        given = msgspec.json.decode(body, type=dict[str, Any])
-        for field in ("op", "id"):
-            if field in given:
-                raise RequestError(ErrorCode.BAD_REQUEST, f"the path says it: leave out {field!r}", field)
         request = msgspec.convert({**given, "op": kind.__struct_config__.tag, "id": 0}, kind)
     except msgspec.ValidationError as error:
         raise refusal(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
     if "since" in given:
         raise Unsupported("`since` on behalf of a session", "since")
     if isinstance(request.topics, str):

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from actors.parameter_book import Change, Refusal
-from actors.sqlite_file import Kind, open_database
+from actors.sqlite_file import Kind, open_database, transaction
 from transport.codes import ErrorCode
 from transport.errors import RequestError
 
@@ -142,19 +142,12 @@ class ParameterStore:
     @contextlib.contextmanager
     def _transaction(self, *, wait: bool = True) -> Iterator[None]:
         """All or nothing; without ``wait`` it may be gone after a failure of the machine, though not of a process."""
-        db = self._db
         try:
-            db.execute(f"PRAGMA synchronous = {'FULL' if wait else 'NORMAL'}")
-            db.execute("BEGIN IMMEDIATE")
-            yield
-            db.execute("COMMIT")
-        except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):
-                if db.in_transaction:  # of some errors SQLite has rolled back itself
-                    db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise RequestError(ErrorCode.UNAVAILABLE, f"{self._where} cannot be written: {error}") from None
-            raise
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if wait else 'NORMAL'}")
+            with transaction(self._db):
+                yield
+        except sqlite3.Error as error:
+            raise RequestError(ErrorCode.UNAVAILABLE, f"{self._where} cannot be written: {error}") from None
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         try:

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from actors.sqlite_file import Kind, open_database
+from actors.sqlite_file import Kind, open_database, transaction
 from engine.series import POINTS, TIERS, Row, Summary, floor, grouped, points, resolution, width
 from transport.errors import HeliographError
 
@@ -199,13 +199,9 @@ class SeriesStore:
     def _transaction(self) -> Iterator[None]:
         with self._readable():
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield
-                self._db.execute("COMMIT")
+                with transaction(self._db):
+                    yield
             except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    if self._db.in_transaction:  # of some errors SQLite has rolled back itself
-                        self._db.execute("ROLLBACK")
                 with contextlib.suppress(sqlite3.Error):  # of series whose insertion was taken back
                     self._load_ids()
                 raise
