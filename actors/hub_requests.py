@@ -86,11 +86,7 @@ class HubRequests:
         """Give an answer of the hub to who asked; false: it is no answer to a session."""
         kind = type(item)
         if kind is Published:
-            for ref, epoch, offset in item.results:
-                if (asked := self._asked(ref)) is not None:
-                    session, request_id = asked
-                    place: dict[str, Any] = {"epoch": epoch, "offset": offset} if epoch else {"pending": True}
-                    session.message(op="ok", id=request_id, **place)
+            self._published(item)
         elif kind is Refused or kind is HistoryPage or kind is Users:
             if (asked := self._asked(item.ref)) is not None:
                 session, request_id = asked
@@ -106,6 +102,18 @@ class HubRequests:
         else:
             return False
         return True
+
+    def _published(self, item: Published) -> None:
+        """One write per session: of a publisher there are many answers at once, and a write is a system call."""
+        answers: dict[Session, list[bytes]] = {}
+        for ref, epoch, offset in item.results:
+            if (asked := self._asked(ref)) is not None:
+                session, request_id = asked
+                place: dict[str, Any] = {"epoch": epoch, "offset": offset} if epoch else {"pending": True}
+                answer = session.form.message({"op": "ok", "id": request_id, **place})
+                answers.setdefault(session, []).append(answer)
+        for session, frames in answers.items():
+            session.send(b"".join(frames))
 
     def _asked(self, ref: int) -> tuple[Session, int | str] | None:
         asked = self._in_flight.pop(ref, None)

@@ -100,8 +100,8 @@ class Spine:
         self._context.term()
         assert not self.failures
 
-    def connect(self) -> FakeSocket:
-        socket = FakeSocket()
+    def connect(self, socket: FakeSocket | None = None) -> FakeSocket:
+        socket = socket or FakeSocket()
         socket.session = self.worker._clients.open(socket)  # type: ignore[arg-type]
         return socket
 
@@ -262,6 +262,31 @@ def test_a_stalled_client_gets_a_gap_and_goes_on_without_cost_to_the_others() ->
 
 def _ends_with(events: list[dict[str, Any]], offset: int) -> list[dict[str, Any]] | None:
     return events if events and events[-1]["offset"] == offset else None
+
+
+def test_publishes_that_came_together_are_answered_in_one_write_each_client() -> None:
+    class Counting(FakeSocket):
+        def __init__(self) -> None:
+            super().__init__()
+            self.writes: list[bytes] = []
+
+        def write(self, data: bytes) -> None:
+            self.writes.append(data)
+            super().write(data)
+
+    async def scenario(spine: Spine) -> None:
+        one, other = Counting(), Counting()
+        for socket in (one, other):
+            spine.connect(socket)
+            socket.writes.clear()
+        asked = [spine.request(one, op="publish", topic="a", data=n) for n in range(20)]
+        also = spine.request(other, op="publish", topic="a", data=20)
+        answers = [await spine.answer(one, number) for number in asked]
+        assert [answer["offset"] for answer in answers] == list(range(1, 21))
+        assert (await spine.answer(other, also))["offset"] == 21
+        assert (len(one.writes), len(other.writes)) == (1, 1)
+
+    run(scenario)
 
 
 def test_nothing_is_left_of_clients_that_have_gone() -> None:
