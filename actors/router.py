@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -281,7 +281,7 @@ class Router(LoopActor):
             return
         if self._watch.troubled:
             self._watch.works(RECENT)
-        self._trace(zip(publishes, outcomes, strict=True), instant)
+        self._trace(publishes, outcomes, instant)
         events: list[Accepted] = []
         results: list[tuple[int, str, int]] = []
         for publish, outcome in zip(publishes, outcomes, strict=True):
@@ -296,17 +296,17 @@ class Router(LoopActor):
         if results:
             peer.out.append(pack(Published(results)))
 
-    def _trace(self, pairs: Iterable[tuple[Publish, Any]], instant: float) -> None:
+    def _trace(self, publishes: Sequence[Publish], outcomes: Sequence[Any], instant: float) -> None:
         if self._tracing is not None:
-            self._tracing.accepted(pairs, self._monotonic() - instant)
+            self._tracing.accepted(zip(publishes, outcomes, strict=True), self._monotonic() - instant)
 
     def on_kept(self, message: Kept) -> None:
         """What was to be kept elsewhere is, or is refused."""
         assert self._keeper is not None, "who keeps was asked"
         if message.seconds:
             self._meter.keep.observe(message.seconds)
-        pairs = ((publish, outcome) for _, publish, outcome in message.results)
-        self._trace(pairs, self._monotonic() - message.seconds)
+        if self._tracing is not None:
+            self._tracing.accepted(((publish, outcome) for _, publish, outcome in message.results), message.seconds)
         self._settle_kept(*self._keeper.kept(message))
 
     def _settle_kept(self, events: list[Accepted], answers: list[Answer]) -> None:

@@ -79,11 +79,7 @@ class PublishTracing:
 
     def published(self) -> None:
         """What was chosen is on its way to the hub."""
-        if self._open:
-            now = self.clock()
-            for span in self._open:
-                span.end(now)
-            self._open.clear()
+        _end(self._open, self.clock)
 
     def publish(self, *fields: Any, **named: Any) -> Publish:
         """In the place of :class:`Publish`, for a client's event: chosen or not."""
@@ -126,11 +122,7 @@ class RouteTracing:
 
     def distributed(self) -> None:
         """They are in the workers' queues."""
-        if self._open:
-            now = self._clock()
-            for span in self._open:
-                span.end(now)
-            self._open.clear()
+        _end(self._open, self._clock)
 
 
 class WriteTracing:
@@ -172,3 +164,11 @@ def _remember(places: dict[_Place, _Known], place: _Place, known: _Known) -> Non
     if len(places) >= REMEMBERED:
         del places[next(iter(places))]
     places[place] = known
+
+
+def _end(spans: list[Span], clock: Callable[[], int]) -> None:
+    if spans:
+        now = clock()
+        for span in spans:
+            span.end(now)
+        spans.clear()
