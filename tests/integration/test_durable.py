@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ CONFIG = '[topics."d.>"]\ndurable = true\n'
 def kill_all(engine: EngineProcess) -> None:
     """``kill -9`` of all processes at the same time."""
     for process in engine.processes():
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it went by itself as its daemon was gone
+            process.kill()
     engine.wait()
 
 
