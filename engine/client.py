@@ -23,6 +23,7 @@ from engine.client_token import ClientToken, Token
 from engine.sync_client import SyncClient
 from transport.client_messages import (
     Called,
+    Figures,
     HeldSubscriptions,
     HistoryEvents,
     Ok,
@@ -281,8 +282,7 @@ class Client:
 
     async def stats(self) -> dict[str, Any]:
         """The engine's public figures."""
-        figures: dict[str, Any] = _body(await self._link.request(Stats(id=0), dict[str, Any]), "stats")
-        return figures
+        return (await self._link.request(Stats(id=0), Figures)).stats
 
     async def subscriptions(self) -> dict[str, dict[str, Any]]:
         """The patterns that this session has subscribed to, as the engine sees it, with their options."""
@@ -362,8 +362,3 @@ def _priority(priority: Priority | str | None) -> Priority | None:
     except ValueError:
         allowed = ", ".join(Priority)
         raise RequestError(ErrorCode.BAD_REQUEST, f"{priority!r} is none of {allowed}", "priority") from None
-
-
-def _body(answer: dict[str, Any], name: str) -> Any:
-    # The figures are the answer without its envelope, or under one name of their own.
-    return answer.get(name, {field: value for field, value in answer.items() if field not in ("op", "id")})

@@ -173,7 +173,7 @@ class Refusal(msgspec.Struct, tag_field="op", tag="error"):
 
 
 class Ok(msgspec.Struct, tag_field="op", tag="ok"):
-    """An answer; what else it holds depends on the request and is decoded as the class below that fits."""
+    """An answer; what else it holds depends on the request."""
 
     id: int | str
 
@@ -234,7 +234,15 @@ class Authenticated(Ok, tag="ok"):
     expires: float
 
 
+class Figures(Ok, tag="ok"):
+    """``stats``: the engine's public figures by name."""
+
+    stats: dict[str, Any]
+
+
 class Pong(Ok, tag="ok"):
+    """``ts``: the engine's time, Unix seconds."""
+
     ts: float
 
 
