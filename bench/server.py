@@ -1,4 +1,4 @@
-"""A server under load: its process, pinned to one core with all its children, from its ready line to its end."""
+"""A server under load: its process and all its children, pinned to one core or some, from its ready line to its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,7 +42,7 @@ class Server:
         self,
         command: Sequence[str],
         source: Path = ROOT,
-        core: int = SERVER_CORE,
+        cores: Set[int] = frozenset({SERVER_CORE}),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop()
@@ -54,7 +54,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            preexec_fn=pin({core}),
+            preexec_fn=pin(cores),
         )
         try:
             ready = self._await_ready()
@@ -145,8 +145,9 @@ def engine(
     demo: bool = False,
     config: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    cores: Set[int] = frozenset({SERVER_CORE}),
 ) -> Server:
     """A ``heliograph run`` of the code in ``source``; with ``demo`` it also has a feed."""
     options = ["--port", "0", "--admin-port", "0", "--workers", str(workers), *(["--demo"] if demo else [])]
     options += [] if config is None else ["--config", str(config)]
-    return Server([sys.executable, "-m", "engine", "run", *options], source, environment=environment)
+    return Server([sys.executable, "-m", "engine", "run", *options], source, cores, environment)

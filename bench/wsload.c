@@ -11,6 +11,8 @@
  * --counts reports per connection how many messages it has and the sum of their sequences, `"t":%T,"s":%S`.
  * --keys N: message n is a value of key n % N, of which a newer one may replace an older one on its way. Reported is how
  * old what a connection has of a key became before a newer one came, and what it never got of the newest ones.
+ * --wait starts the clock at a line on stdin, for several of these at once: one publishes, the others, which do not know
+ * how much, await all of it for the whole of --drain.
  * --even publishes each message at its own time, on the nanosecond clock instead of that of milliseconds, and %T is the
  * time at which it was to be published: a publisher that is late does not hide it.
  */
@@ -19,6 +21,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -39,7 +42,7 @@ static const char *subs[MAXSUB], *pubmode = NULL, *pubpath = "/", *pubmsg = NULL
 static int pubport = 0, binsub = 0;
 static double dur = 5, warm = 1, settle = 0.5, drain = 0;
 static char *pids = NULL;
-static int verbose = 0, check = 0, even = 0; static uint64_t intended = 0; static uint64_t holes = 0, dups = 0;
+static int verbose = 0, check = 0, even = 0, held = 0; static uint64_t intended = 0; static uint64_t holes = 0, dups = 0;
 static char **sublines = NULL, **msglines = NULL; static int nsubline = 0, nmsgline = 0, counts = 0, nkeys = 0;
 static const char *after = NULL; /* send only the first -s at once, the others when a frame that begins with this arrives */
 
@@ -187,7 +190,7 @@ int main(int ac, char **av) {
     else if (O("-m")) marker = v; else if (O("-d")) dur = atof(v); else if (O("-w")) warm = atof(v); else if (O("--pub")) pubmode = v; else if (O("--pubport")) pubport = atoi(v);
     else if (O("--pubpath")) pubpath = v; else if (O("--pubmsg")) pubmsg = v; else if (O("--pubinit")) pubinit = v; else if (O("--pubproto")) pubproto = v; else if (O("--rate")) rate = atoi(v); else if (O("--burst")) burst = atoi(v);
     else if (O("--topics")) topics = atoi(v); else if (O("--pids")) pids = v; else if (O("--payload")) payload = atoi(v); else if (O("--ramp")) ramp = atoi(v); else if (O("--settle")) settle = atof(v); else if (O("--header")) { char *x = malloc(strlen(v) + 3 + strlen(extra)); sprintf(x, "%s%s\r\n", extra, v); extra = x; }
-    else if (!strcmp(a, "-v")) verbose++; else if (!strcmp(a, "--bin")) binsub = 1; else if (!strcmp(a, "--check")) check = 1; else if (!strcmp(a, "--counts")) counts = 1; else if (O("--keys")) nkeys = atoi(v); else if (!strcmp(a, "--even")) even = 1;
+    else if (!strcmp(a, "-v")) verbose++; else if (!strcmp(a, "--bin")) binsub = 1; else if (!strcmp(a, "--check")) check = 1; else if (!strcmp(a, "--counts")) counts = 1; else if (O("--keys")) nkeys = atoi(v); else if (!strcmp(a, "--even")) even = 1; else if (!strcmp(a, "--wait")) held = 1;
     else if (O("--subs")) { sublines = lines_of(v, &nsubline); if (!nsub) nsub = 1; } else if (O("--msgs")) msglines = lines_of(v, &nmsgline); else if (O("--after")) after = v; else if (O("--drain")) drain = atof(v); else { fprintf(stderr, "unknown %s\n", a); return 2; } }
   struct rlimit rl = {1048576, 1048576}; if (setrlimit(RLIMIT_NOFILE, &rl)) { getrlimit(RLIMIT_NOFILE, &rl); rl.rlim_cur = rl.rlim_max; setrlimit(RLIMIT_NOFILE, &rl); }
   if (!pubport) pubport = port;
@@ -211,6 +214,7 @@ int main(int ac, char **av) {
     else if (pubinit) { int n = expand(m, pubinit, 0, 0); if (write(pfd, m, n) != n) return 1; usleep(200000); }
     fcntl(pfd, F_SETFL, O_NONBLOCK);
   }
+  if (held) { struct pollfd in = {0, POLLIN, 0}; while (!poll(&in, 1, 0)) pump(1); }
   if (even) prctl(PR_SET_TIMERSLACK, 1000);
   uint64_t start = now(), seq = 0, base_seq = 0; double cpu0 = 0; struct rusage u0, u1; uint64_t m0 = 0; int pend = 0, poff = 0; uint64_t stalls = 0;
   double end = warm + dur;
@@ -240,7 +244,7 @@ int main(int ac, char **av) {
   for (uint64_t until = now() + drain * 1e9;;) {
     int behind = 0; lo = ~0ull, hi = 0;
     for (int i = 0; i < nconn; i++) { if (cs[i].got < lo) lo = cs[i].got; if (cs[i].got > hi) hi = cs[i].got; behind += cs[i].state == 2 && (nkeys ? stale(&cs[i], want) > 0 : cs[i].got < want); }
-    if (now() >= until || (!pend && !behind)) break;
+    if (now() >= until || (!pend && !behind && (pubmode || !held))) break;
     if (pend) { int w = write(pfd, pb + poff, pend - poff); if (w > 0) { poff += w; if (poff == pend) pend = poff = 0; } else if (errno != EAGAIN) break; }
     if (pfd >= 0 && !read(pfd, tmp, sizeof tmp)) { close(pfd); pfd = -1; pend = 0; }
     pump(1);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import tempfile
 import time
@@ -66,6 +67,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     open: int
     closed: int
     failed: int
+    connects: float  # connections opened per second
     connect_us: float  # the server's CPU per connect
     connection_kib: float  # the server's PSS per connection
     published: float
@@ -108,7 +110,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OPENED = re.compile(
-    r"failed (?P<failed>\d+) in .*server cpu (?P<connect_us>\S+) us each.* \((?P<connection_kib>\S+) KiB"
+    r"failed (?P<failed>\d+) in \S+s \((?P<connects>\d+)/s, server cpu (?P<connect_us>\S+) us each.*"
+    r" \((?P<connection_kib>\S+) KiB"
 )
 _RESULT = re.compile(
     r"open (?P<open>\d+) closed (?P<closed>\d+) \| published (?P<published>\d+)/s \| delivered (?P<delivered>\d+)/s \|"
@@ -162,6 +165,7 @@ class Run:
         even: each message is published at its own time and not with those of its millisecond, and latencies count from
             the time at which it was to be published.
         burst: so many are published at a time, in one write.
+        held: it waits, connected, for :meth:`go`; without a ``rate`` it then awaits what another one publishes.
     """
 
     def __init__(
@@ -183,6 +187,7 @@ class Run:
         keys: int = 0,
         even: bool = False,
         burst: int = 1,
+        held: bool = False,
     ) -> None:
         if filler is None:
             filler = dialect.filler(MESSAGE_BYTES)
@@ -208,16 +213,38 @@ class Run:
             arguments.append("--counts")
         if even:
             arguments.append("--even")
+        if held:
+            arguments.append("--wait")
         if keys:
             arguments += ["--keys", str(keys), "--topics", str(keys)]
+        self._said = ""  # read by opened()
         self._pids, self._began, self._busy = pids, time.monotonic(), _strangers(pids)
         self._process = subprocess.Popen(
             [build(), *arguments, *(["--check"] if check else [])],
+            stdin=subprocess.PIPE if held else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             preexec_fn=pin({core}),
         )
+
+    def opened(self) -> None:
+        """Returns when its connections are open, or refused, and have come to rest; :exc:`ValueError` if it ended."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + self._timeout
+        while not _OPENED.search(self._said):
+            pipe, left = self._process.stdout.fileno(), deadline - time.monotonic()
+            chunk = os.read(pipe, 4096) if left > 0 and select.select([pipe], [], [], left)[0] else b""
+            if not chunk:
+                self._process.kill()
+                raise ValueError(f"the load client failed: {self._said.strip() or 'no output'}")
+            self._said += chunk.decode()
+
+    def go(self) -> None:
+        """Start the clock of one that is held."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.stdin = None  # communicate() would flush it
 
     def wait(self) -> Load:
         """Its result; :class:`ValueError` says why there is none."""
@@ -230,7 +257,7 @@ class Run:
         finally:
             self._directory.cleanup()
         others = (_strangers(self._pids) - self._busy) / (time.monotonic() - self._began)
-        return msgspec.structs.replace(parse(output), others=max(0.0, others))
+        return msgspec.structs.replace(parse(self._said + output), others=max(0.0, others))
 
 
 def _strangers(pids: Sequence[int]) -> float:
