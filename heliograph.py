@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from engine.config import Config
     from engine.config import load as load_config
     from engine.embedded import Engine
+    from engine.loadtest.criteria import Criteria
+    from engine.loadtest.report import Report
+    from engine.loadtest.scenario import Scenario
     from engine.market_alerts import MarketAlert, MarketContext, PatternAlert
     from engine.mock_exchange import MockExchange
     from engine.mock_faults import Fault, Phase
@@ -91,6 +94,7 @@ _HOME = {
     "Connect": "actors.connection",
     "ConnectionLost": "transport.errors",
     "ConnectionRefused": "actors.namespace",
+    "Criteria": "engine.loadtest.criteria",
     "Disconnect": "actors.connection",
     "Engine": "engine.embedded",
     "EngineHandler": "actors.engine_handler",
@@ -131,8 +135,10 @@ _HOME = {
     "Quote": "engine.recording",
     "RecoveryPolicy": "actors.recovery",
     "Repeated": "actors.sequence",
+    "Report": "engine.loadtest.report",
     "RequestError": "transport.errors",
     "Reset": "actors.connection",
+    "Scenario": "engine.loadtest.scenario",
     "Send": "actors.connection",
     "SocketClient": "actors.namespace",
     "Service": "actors.service",
@@ -169,6 +175,7 @@ __all__ = [
     "Connect",
     "ConnectionLost",
     "ConnectionRefused",
+    "Criteria",
     "Disconnect",
     "Engine",
     "EngineHandler",
@@ -209,8 +216,10 @@ __all__ = [
     "Quote",
     "RecoveryPolicy",
     "Repeated",
+    "Report",
     "RequestError",
     "Reset",
+    "Scenario",
     "Send",
     "Service",
     "SocketClient",
