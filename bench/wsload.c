@@ -34,7 +34,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BUF (256 * 1024)
+#define CHUNK (64 * 1024)
 #define MAXSUB 64
 static const char *host = "127.0.0.1", *path = "/", *proto = NULL, *marker = "\"t\":", *extra = "";
 static int port = 8000, nconn = 100, rate = 0, burst = 1, topics = 1, nsub = 0, payload = 64, ramp = 0;
@@ -46,7 +46,7 @@ static int verbose = 0, check = 0, even = 0, held = 0; static uint64_t intended 
 static char **sublines = NULL, **msglines = NULL; static int nsubline = 0, nmsgline = 0, counts = 0, nkeys = 0;
 static const char *after = NULL; /* send only the first -s at once, the others when a frame that begins with this arrives */
 
-typedef struct { int fd; int state; char *in; int len, cap; int sent; uint64_t got, off, sum, *heldt, *helds; } Conn; /* 0 connecting 1 handshake 2 open 3 closed */
+typedef struct { int fd; int state; char *in; int len, sent; uint64_t got, off, sum, *heldt, *helds; } Conn; /* 0 connecting 1 handshake 2 open 3 closed */
 static Conn *cs;
 static int ep, nopen = 0, nclosed = 0, nfail = 0;
 static uint64_t msgs = 0, frames = 0, bytes = 0; static int measuring = 0;
@@ -94,13 +94,6 @@ static int expand(char *out, const char *tpl, int idx, uint64_t seq) { /* %i con
   return n;
 }
 static void fin(Conn *c) { if (c->state == 2) nopen--; if (c->state != 3) { c->state = 3; nclosed++; close(c->fd); } }
-static void order(Conn *c, const char *p, int n) { /* every "offset":N once, rising by one (one topic per connection) */
-  const char *e = p + n;
-  while (p < e && (p = memmem(p, e - p, "\"offset\":", 9))) {
-    p += 9; while (p < e && *p == ' ') p++; uint64_t o = 0; while (p < e && *p >= '0' && *p <= '9') o = o * 10 + (*p++ - '0');
-    if (c->off && o > c->off + 1) holes += o - c->off - 1; else if (c->off && o <= c->off) dups++;
-    if (o > c->off) c->off = o; }
-}
 static void value(Conn *c, const char *p, const char *e) { /* what follows the marker: T,"s":S */
   uint64_t t = 0, s = 0; while (p < e && *p >= '0' && *p <= '9') t = t * 10 + (*p++ - '0');
   if (e - p < 5 || memcmp(p, ",\"s\":", 5)) return;
@@ -113,37 +106,57 @@ static void value(Conn *c, const char *p, const char *e) { /* what follows the m
 static int stale(Conn *c, uint64_t published) { /* keys of which it lacks the newest value */
   int n = 0; for (int k = 0; k < nkeys && k < (int64_t)published; k++) { uint64_t last = published - 1 - (published - 1 - k) % nkeys; n += !c->helds || c->helds[k] != last + 1; } return n;
 }
+/* What was found in a message. A server that fans out sends the same bytes to all, so that most of what comes has been
+ * looked through for another connection before. */
+#define SEEN 4096 /* places, one for each hash */
+#define SEENLEN 512 /* longer messages are looked through each time */
+#define MARKS 16
+typedef struct { int len, marks, offsets; char bytes[SEENLEN]; uint64_t time[MARKS], offset[MARKS]; } Seen;
+static Seen seen[SEEN];
+static uint64_t came = 0; /* when the bytes in hand were read */
+static void arrived(uint64_t t) {
+  if (!measuring) return;
+  msgs++;
+  if (t > 1000000000000000000ull) { uint64_t d = came - t; if (d >> 63) d = 0; lat_sum += d; if (d > lat_max) lat_max = d; hist[hb(d / 1000)]++; }
+}
+static void order(Conn *c, uint64_t o) { /* every "offset":N once, rising by one (one topic per connection) */
+  if (c->off && o > c->off + 1) holes += o - c->off - 1; else if (c->off && o <= c->off) dups++;
+  if (o > c->off) c->off = o;
+}
+static uint64_t number(const char *p, const char *e) { uint64_t v = 0; while (p < e && *p == ' ') p++; while (p < e && *p >= '0' && *p <= '9') v = v * 10 + (*p++ - '0'); return v; }
+static void look(Conn *c, const char *p, int n, Seen *s) { /* takes a message, and notes in `s` what it had in it, if that fits */
+  const char *e = p + n, *q; int ml = strlen(marker), marks = 0, offsets = 0; s->len = -1;
+  if (check && memmem(p, n, "\"op\":\"event\"", 12)) for (q = p; (q = memmem(q, e - q, "\"offset\":", 9)); offsets++) { uint64_t o = number(q += 9, e); order(c, o); if (offsets < MARKS) s->offset[offsets] = o; }
+  for (q = p; (q = memmem(q, e - q, marker, ml)); marks++) { uint64_t t = number(q += ml, e); c->got++; if (counts || nkeys) value(c, q, e); arrived(t); if (marks < MARKS) s->time[marks] = t; }
+  if (marks && marks <= MARKS && offsets <= MARKS && n <= SEENLEN) { memcpy(s->bytes, p, n); s->len = n; s->marks = marks; s->offsets = offsets; }
+}
 static void scan(Conn *c, const char *p, int n) {
-  if (check && memmem(p, n, "\"op\":\"event\"", 12)) order(c, p, n);
-  int ml = strlen(marker); const char *e = p + n;
-  while (p < e && (p = memmem(p, e - p, marker, ml))) {
-    p += ml; c->got++; if (counts || nkeys) value(c, p, e);
-    if (measuring) { msgs++;
-      uint64_t t = 0; const char *q = p; if (q < e && *q == ' ') q++; while (q < e && *q >= '0' && *q <= '9') t = t * 10 + (*q++ - '0');
-      if (t > 1000000000000000000ull) { uint64_t d = now() - t; if (d >> 63) d = 0; lat_sum += d; if (d > lat_max) lat_max = d; hist[hb(d / 1000)]++; } }
-  }
+  uint64_t h = n, w; for (int i = 0; i + 8 <= n; i += 8) { memcpy(&w, p + i, 8); h = (h ^ w) * 0x9e3779b97f4a7c15ull; h ^= h >> 29; }
+  Seen *s = &seen[h % SEEN];
+  if (s->len != n || counts || nkeys || memcmp(s->bytes, p, n)) { look(c, p, n, s); return; }
+  for (int i = 0; i < s->offsets; i++) order(c, s->offset[i]);
+  c->got += s->marks; for (int i = 0; i < s->marks; i++) arrived(s->time[i]);
 }
 static void subscribe(Conn *c, int upto) {
   char m[4096], f[8192];
   for (; c->sent < upto && c->sent < nsub; c->sent++) { int n = expand(m, c->sent == 0 && sublines ? sublines[(c - cs) % nsubline] : subs[c->sent], c - cs, 0); n = wsframe(f, binsub ? 2 : 1, m, n); if (write(c->fd, f, n) != n) perror("sub"); }
 }
-static void feed(Conn *c) {
-  char tmp[8192];
+static int feed(Conn *c, char *in, int len) { /* takes whole frames; how many bytes it took */
+  char tmp[8192]; int o = 0;
   if (c->state == 1) {
-    char *e = memmem(c->in, c->len, "\r\n\r\n", 4); if (!e) return;
-    if (strncmp(c->in, "HTTP/1.1 101", 12)) { if (!nfail++) fprintf(stderr, "handshake refused: %.60s\n", c->in); fin(c); return; }
-    int used = e + 4 - c->in; memmove(c->in, c->in + used, c->len - used); c->len -= used; c->state = 2; nopen++;
+    char *e = memmem(in, len, "\r\n\r\n", 4); if (!e) return 0;
+    if (strncmp(in, "HTTP/1.1 101", 12)) { if (!nfail++) fprintf(stderr, "handshake refused: %.60s\n", in); fin(c); return len; }
+    o = e + 4 - in; c->state = 2; nopen++;
     subscribe(c, after ? 1 : nsub);
   }
-  int o = 0;
-  while (c->len - o >= 2) {
-    unsigned char *b = (unsigned char *)c->in + o; uint64_t n = b[1] & 127; int h = 2;
-    if (n == 126) { if (c->len - o < 4) break; n = b[2] << 8 | b[3]; h = 4; }
-    else if (n == 127) { if (c->len - o < 10) break; n = 0; for (int i = 2; i < 10; i++) n = n << 8 | b[i]; h = 10; }
-    if ((uint64_t)(c->len - o) < h + n) break;
+  while (len - o >= 2) {
+    unsigned char *b = (unsigned char *)in + o; uint64_t n = b[1] & 127; int h = 2;
+    if (n == 126) { if (len - o < 4) break; n = b[2] << 8 | b[3]; h = 4; }
+    else if (n == 127) { if (len - o < 10) break; n = 0; for (int i = 2; i < 10; i++) n = n << 8 | b[i]; h = 10; }
+    if ((uint64_t)(len - o) < h + n) break;
     int op = b[0] & 15; if (measuring) frames++;
     if (op == 9) { int k = wsframe(tmp, 10, (char *)b + h, n > 125 ? 125 : n); if (write(c->fd, tmp, k) < 0) {} }
-    else if (op == 8) { if (verbose) fprintf(stderr, "close %d %.*s\n", n >= 2 ? b[h] << 8 | b[h + 1] : 0, n > 2 ? (int)n - 2 : 0, b + h + 2); fin(c); return; }
+    else if (op == 8) { if (verbose) fprintf(stderr, "close %d %.*s\n", n >= 2 ? b[h] << 8 | b[h + 1] : 0, n > 2 ? (int)n - 2 : 0, b + h + 2); fin(c); return len; }
     else { if (verbose > 1) fprintf(stderr, "< %.*s\n", (int)n, b + h);
       /* socket.io / engine.io ping "2" -> pong "3" */
       if (n == 1 && b[h] == '2') { int k = wsframe(tmp, 1, "3", 1); if (write(c->fd, tmp, k) < 0) {} }
@@ -151,17 +164,21 @@ static void feed(Conn *c) {
       scan(c, (char *)b + h, n); }
     o += h + n;
   }
-  memmove(c->in, c->in + o, c->len - o); c->len -= o;
+  return o;
 }
 static void onread(Conn *c) {
+  static char *in = NULL; static int cap = 0; /* one for all connections, so that it stays in the cache; a connection keeps what is not whole */
   for (;;) {
-    if (c->cap - c->len < 65536) { c->cap = c->len + 131072; c->in = realloc(c->in, c->cap); }
-    int n = read(c->fd, c->in + c->len, c->cap - c->len);
-    if (n > 0) { if (measuring) bytes += n; c->len += n; feed(c); if (c->state == 3) return; if (!c->len && c->cap > 200000) {} if (n < 60000) break; }
-    else if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
-    else { fin(c); return; }
+    if (cap < c->len + CHUNK) in = realloc(in, cap = c->len + CHUNK);
+    int n = read(c->fd, in + c->len, CHUNK);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
+    if (n <= 0) { fin(c); return; }
+    if (measuring) bytes += n;
+    came = now(); if (c->len) memcpy(in, c->in, c->len);
+    int len = c->len + n, took = feed(c, in, len); if (c->state == 3) return;
+    c->len = len - took; if (c->len) { c->in = realloc(c->in, c->len); memcpy(c->in, in + took, c->len); } else { free(c->in); c->in = NULL; }
+    if (n < CHUNK) break;
   }
-  if (c->len == 0 && nconn > 2000) { free(c->in); c->in = NULL; c->cap = 0; }
 }
 static void pump_ns(uint64_t ns) {
   struct epoll_event ev[512]; struct timespec most = {ns / 1000000000, ns % 1000000000}; int n = epoll_pwait2(ep, ev, 512, &most, NULL);
