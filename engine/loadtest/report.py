@@ -138,7 +138,7 @@ class Series(Struct, kw_only=True):
     """Of the busiest process of the load client."""
     client_lag_ms: list[float | None] = []
     net_mb: list[float | None] = []
-    """Megabytes in and out of this machine, without its loopback."""
+    """Megabytes that this machine received, its loopback included."""
 
 
 class Stability(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,121 @@
+"""Who stays connected, what the tester breaks on purpose, and who comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from engine.loadtest.report import Fault, FaultKind, Stability
+
+INTERVAL: Final = 5.0  # s between samples
+
+
+class ConnectionStabilityTester:
+    """Counts connection seconds, and faults. Times are seconds since the test began, and the caller's.
+
+    Args:
+        expected: connections that are open at the beginning, and are to stay so.
+        began: when that was.
+        cut: aborts so many open connections; how many they were.
+        kill_worker: kills a worker of the server; its name.
+    """
+
+    def __init__(
+        self,
+        expected: int,
+        began: float,
+        cut: Callable[[int], Awaitable[int]],
+        kill_worker: Callable[[], Awaitable[str]],
+    ) -> None:
+        self.expected = expected
+        self.samples: list[Stability] = []
+        self._cut, self._kill_worker = cut, kill_worker
+        self._due = began + INTERVAL
+        self._last = began
+        self._wanted = self._away = 0.0  # connection seconds
+        self._open = expected
+        self._faults: list[_Fault] = []
+
+    def observe(self, t: float, open_now: int, judged: bool) -> None:
+        """What is open now, once a second.
+
+        Args:
+            judged: whether this second counts; those of the recovery phase do not, as its losses are wanted.
+        """
+        passed = max(0.0, t - self._last)
+        self._last, self._open = t, open_now
+        if judged:
+            self._wanted += self.expected * passed
+            self._away += max(0, self.expected - open_now) * passed
+        if t >= self._due:
+            uptime = 1.0 if self.uptime is None else self.uptime
+            self.samples.append(Stability(t=t, open=open_now, expected=self.expected, uptime=uptime))
+            self._due = max(self._due + INTERVAL, t)
+
+    @property
+    def uptime(self) -> float | None:
+        """Share of the connection seconds that count so far; ``None``: none do."""
+        return 1 - self._away / self._wanted if self._wanted else None
+
+    async def cut(self, t: float, share: float) -> None:
+        """Abort a share of the open connections, one at least."""
+        fault = self._broken(t, "cut")
+        fault.affected = await self._cut(max(1, round(share * self._open)))
+        fault.what = f"{fault.affected} connections cut"
+
+    async def kill(self, t: float) -> None:
+        """Kill a worker of the server.
+
+        Raises:
+            NoWorker: there is none that may be killed.
+        """
+        worker = await self._kill_worker()
+        self._broken(t, "kill").what = f"{worker} killed"
+
+    def _broken(self, t: float, kind: FaultKind) -> _Fault:
+        fault = _Fault(t, kind)
+        self._faults.append(fault)
+        return fault
+
+    def lost(self, count: int) -> None:
+        """So many connections went unasked: the last worker that was killed had them, if there is one."""
+        fault = self._last_of("kill")
+        if fault is not None:
+            fault.affected += count
+
+    def recovered(self, seconds: Iterable[float], asked: bool) -> None:
+        """Connections are open and subscribed again, each after so many seconds.
+
+        Args:
+            asked: whether the tester had cut them.
+        """
+        fault = self._last_of("cut" if asked else "kill")
+        if fault is not None:
+            fault.times.extend(seconds)
+
+    def _last_of(self, kind: FaultKind) -> _Fault | None:
+        return next((fault for fault in reversed(self._faults) if fault.kind == kind), None)
+
+    @property
+    def faults(self) -> list[Fault]:
+        """In order."""
+        return [fault.told() for fault in self._faults]
+
+
+class _Fault:
+    def __init__(self, t: float, kind: FaultKind) -> None:
+        self.t, self.kind, self.what = t, kind, ""
+        self.affected = 0
+        self.times: list[float] = []
+
+    def told(self) -> Fault:
+        times = self.times
+        return Fault(
+            t=self.t,
+            kind=self.kind,
+            what=self.what,
+            affected=self.affected,
+            recovered=len(times),
+            mean_s=sum(times) / len(times) if times else None,
+            worst_s=max(times, default=None),
+        )

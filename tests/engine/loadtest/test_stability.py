@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from engine.loadtest.report import Fault
+from engine.loadtest.server_processes import NoWorker
+from engine.loadtest.stability import ConnectionStabilityTester
+
+
+class Server:
+    def __init__(self) -> None:
+        self.cuts: list[int] = []
+        self.workers = ["worker-0"]
+
+    async def cut(self, count: int) -> int:
+        self.cuts.append(count)
+        return count
+
+    async def kill(self) -> str:
+        if not self.workers:
+            raise NoWorker("all gone")
+        return self.workers.pop()
+
+
+def watched(expected: int) -> tuple[ConnectionStabilityTester, Server]:
+    server = Server()
+    return ConnectionStabilityTester(expected, 2.0, server.cut, server.kill), server
+
+
+def test_uptime_is_of_connection_seconds_that_count() -> None:
+    stability, _ = watched(10)
+    assert stability.uptime is None
+    stability.observe(3.0, 10, judged=True)
+    assert stability.uptime == 1.0
+    stability.observe(4.0, 5, judged=True)
+    assert stability.uptime == pytest.approx(0.75)
+    stability.observe(5.0, 0, judged=False)
+    assert stability.uptime == pytest.approx(0.75)
+    stability.observe(7.0, 10, judged=True)
+    assert stability.uptime == pytest.approx(35 / 40)
+
+
+def test_samples_every_five_seconds() -> None:
+    stability, _ = watched(10)
+    for t in range(3, 23):
+        stability.observe(float(t), 10 if t < 10 else 9, judged=True)
+    assert [(sample.t, sample.open, sample.expected) for sample in stability.samples] == [
+        (7, 10, 10),
+        (12, 9, 10),
+        (17, 9, 10),
+        (22, 9, 10),
+    ]
+    assert stability.samples[0].uptime == 1.0
+    assert stability.samples[-1].uptime == pytest.approx(1 - 13 / 200)
+
+
+async def cut_and_kill() -> list[Fault]:
+    stability, server = watched(100)
+    stability.lost(3)  # before anything was killed: nobody's doing
+    stability.recovered([9.0], asked=False)
+    await stability.cut(10.0, 0.1)
+    stability.observe(11.0, 90, judged=False)
+    stability.recovered([0.2, 0.4], asked=True)
+    await stability.kill(12.0)
+    stability.lost(50)
+    stability.recovered([1.0], asked=False)
+    stability.recovered([0.6], asked=True)
+    assert server.cuts == [10]
+    with pytest.raises(NoWorker):
+        await stability.kill(13.0)
+    return stability.faults
+
+
+def test_faults_tell_who_came_back() -> None:
+    assert asyncio.run(cut_and_kill()) == [
+        Fault(
+            t=10.0,
+            kind="cut",
+            what="10 connections cut",
+            affected=10,
+            recovered=3,
+            mean_s=pytest.approx(0.4),
+            worst_s=0.6,
+        ),
+        Fault(t=12.0, kind="kill", what="worker-0 killed", affected=50, recovered=1, mean_s=1.0, worst_s=1.0),
+    ]
+
+
+def test_one_connection_is_cut_at_least() -> None:
+    stability, server = watched(3)
+    asyncio.run(stability.cut(5.0, 0.01))
+    assert server.cuts == [1]
+    assert stability.faults[0].mean_s is None
