@@ -1,7 +1,7 @@
 """What does a delivery cost, and how many are there to be had? One iteration is one run of the load client against a
 fresh server: subscribers on one topic, a publisher on a connection of its own, ``--seconds`` measured after 1 s.
 
-    python -m bench.fanout [rates ceiling memory connect latency two-workers | all] [--peers] [--json]
+    python -m bench.fanout [rates ceiling memory connect latency two-workers | all] [--json]
 
 Server and all its processes on one core, the load client on another. A run in which either uses more than 0.9 of its
 core is saturated and left out of the medians. `server`, `client`, `others` are cores: what the two took, and the most
@@ -16,135 +16,41 @@ import time
 from collections.abc import Callable, Sequence
 
 from bench import report, wsload
-from bench.peers import PEERS, NodePeer, Peer
-from bench.report import Row, note
+from bench.ceiling import climb
+from bench.report import Row
 from bench.server import Server, engine
-from bench.wsload import NATIVE, Dialect, Load
+from bench.turns import Subject, in_turns
+from bench.wsload import NATIVE, Load
 
-SMALL = 16  # bytes of filler, to find the ceiling
-CEILING_P99 = 20.0  # ms
-CEILING_CLIENT = 0.8  # of the load client's core; above it the ceiling would be its own
-CEILING_SECONDS = 10.0
-CLIMB = 1.25  # from a rate that was delivered to the next
 IDLE_CONNECTIONS = 5000
 SETTLE = 3.0  # s for an idle engine to come to rest
 SLOW_RATE = 20  # events/s that meet an idle engine
 SHARED_RATES = (100, 1000, 5000)  # events/s at which one worker is compared with two
 
 
-Subject = tuple[Callable[[], Server], Sequence[tuple[str, Dialect]]]
-"""A server, and the kinds of clients that it is measured with, by name."""
-
-
-class Turns(argparse.Namespace):
-    """What runs that take turns have in common."""
-
-    rates: list[int]
-    clients: int
-    seconds: float
-    repeat: int
-
-
-class Options(Turns):
+class Options(argparse.Namespace):
     """The command line."""
 
     what: list[str]
+    rates: list[int]
+    clients: int
     workers: int
-    peers: bool
+    seconds: float
+    repeat: int
     json: bool
 
 
 def rates(options: Options) -> list[Row]:
-    """CPU per delivery and latency at given rates; engine and peers take turns."""
-    subjects: list[Subject] = [(lambda: engine(options.workers), [("heliograph", NATIVE)])]
-    if options.peers:
-        subjects += [(peer.start, [(peer.name, peer.dialect)]) for peer in PEERS if not peer.missing]
-    loads = in_turns(subjects, options)
-    rows: list[Row] = [
-        {"who": name, "msg/s": rate, **report.summary(loads[name, rate])}
-        for rate in options.rates
-        for _, dialects in subjects
-        for name, _ in dialects
-    ]
-    if options.peers:
-        for peer in PEERS:
-            if peer.missing:
-                print(missing(peer))
-    return rows
-
-
-def in_turns(subjects: Sequence[Subject], options: Turns) -> dict[tuple[str, int], list[Load]]:
-    """Runs of each subject at each rate, ``--repeat`` times, in turns; by name and rate."""
-    loads: dict[tuple[str, int], list[Load]] = {}
-    for _ in range(options.repeat):
-        for start, dialects in subjects:
-            with start() as server:
-                for rate in options.rates:
-                    for name, dialect in dialects:
-                        load = wsload.run(
-                            server.port,
-                            server.pids,
-                            dialect=dialect,
-                            clients=options.clients,
-                            rate=rate,
-                            seconds=options.seconds,
-                        )
-                        loads.setdefault((name, rate), []).append(load)
-                        note(f"{name} {rate}/s: {load.us:.3f} us, {load.server:.2f} cores, p99 {load.p99:.1f} ms")
-    return loads
-
-
-def missing(peer: Peer | NodePeer) -> str:
-    """Said instead of a peer's figures."""
-    return f"{peer.name}: missing ({', '.join(peer.missing)} not installed)"
+    """CPU per delivery and latency at given rates."""
+    subject = Subject("heliograph", lambda: engine(options.workers), NATIVE)
+    loads = in_turns([subject], options.rates, clients=options.clients, seconds=options.seconds, repeat=options.repeat)
+    return [{"msg/s": rate, **report.summary(loads[subject.name, rate])} for rate in options.rates]
 
 
 def ceiling(options: Options) -> list[Row]:
     """The highest rate that is wholly delivered, in steps of a quarter; each has ``--repeat`` tries."""
-    rows: list[Row] = []
-    rate = max(100, 2_000_000 // options.clients)
-    while True:
-        for _ in range(options.repeat):
-            load = _try(options, rate)
-            limit = _limit(load)
-            note(f"{rate}/s: {load.delivered / 1e6:.2f} M/s, p99 {load.p99:.1f} ms, {limit or 'delivered'}")
-            if limit is None:
-                break
-        rows.append(
-            {
-                "msg/s": rate,
-                "M deliveries/s": load.delivered / 1e6,
-                "us each": load.us,
-                "server": load.server,
-                "client": load.client,
-                "others": load.others,
-                "p99 ms": load.p99,
-                "verdict": limit or "delivered",
-            }
-        )
-        if limit is not None:
-            return rows
-        rate = int(rate * CLIMB)
-
-
-def _try(options: Options, rate: int) -> Load:
-    with engine(options.workers) as server:
-        return wsload.run(
-            server.port,
-            server.pids,
-            clients=options.clients,
-            rate=rate,
-            seconds=max(options.seconds, CEILING_SECONDS),
-            filler=SMALL,
-        )
-
-
-def _limit(load: Load) -> str | None:
-    if not load.whole:
-        return "not whole"
-    if load.client >= CEILING_CLIENT:
-        return "load client at its limit"
-    return "p99 too high" if load.p99 > CEILING_P99 else None
+    subject = Subject("heliograph", lambda: engine(options.workers), NATIVE)
+    return climb(subject, clients=options.clients, seconds=options.seconds, repeat=options.repeat)
 
 
 def memory(options: Options) -> list[Row]:
@@ -251,7 +157,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=4.0, help="measured per run")
     parser.add_argument("--repeat", type=int, default=3, help="runs per figure")
-    parser.add_argument("--peers", action="store_true", help="also other servers, at the same rates")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments, Options())
     what = list(MODES) if "all" in options.what else options.what or ["rates"]

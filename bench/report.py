@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -32,18 +33,22 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"
     if isinstance(value, float):
+        if math.isnan(value):
+            return "–"
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def summary(loads: Sequence[Load]) -> dict[str, Any]:
-    """Medians of the unsaturated runs; where there are none, of all: what a core did then, not what it can."""
+    """Medians of the unsaturated runs; where there are none, of all: what a core did then, not what it can. Without any
+    run they are NaN, and null in JSON.
+    """
     chosen = [load for load in loads if not load.saturated]
-    saturated = not chosen
+    saturated = bool(loads) and not chosen
     chosen = chosen or list(loads)
 
     def middle(figure: Callable[[Load], float]) -> float:
-        return float(median(map(figure, chosen)))
+        return float(median(map(figure, chosen))) if chosen else math.nan
 
     return {
         "runs": f"{len(chosen)}/{len(loads)}" + (" saturated" if saturated else ""),
@@ -54,8 +59,8 @@ def summary(loads: Sequence[Load]) -> dict[str, Any]:
         "p99 ms": middle(lambda load: load.p99),
         "delivered/s": middle(lambda load: load.delivered),
         "bytes each": middle(lambda load: load.bytes_each),
-        "others": max(load.others for load in chosen),
-        "whole": all(load.whole for load in chosen),
+        "others": max((load.others for load in chosen), default=math.nan),
+        "whole": bool(chosen) and all(load.whole for load in chosen),
     }
 
 

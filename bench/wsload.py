@@ -98,6 +98,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         return self.server + self.others > BUSY or self.client > BUSY
 
     @property
+    def disturbed(self) -> bool:
+        """Whether it is saturated only because strangers took the room: another run may show more."""
+        return self.saturated and self.server <= BUSY and self.client <= BUSY
+
+    @property
     def whole(self) -> bool:
         """Whether every client is there and has every message once, in order."""
         trouble = self.closed or self.failed or self.missing or self.repeated
