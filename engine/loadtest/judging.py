@@ -92,7 +92,7 @@ def why_invalid(report: Report) -> list[str]:
 
 def percent(share: float) -> str:
     """0.9999 as ``99.99 %``: what is not whole never looks whole."""
-    if 0.99 < share < 1.0:
+    if 0.9 < share < 1.0:
         return f"{math.floor(round(1e6 * share, 3)) / 1e4:g} %"
     return f"{100 * share:.3g} %"
 
