@@ -84,8 +84,8 @@ class Events(msgspec.Struct, tag_field="op", tag="events"):
     events: list[EventMessage]
 
 
-class GapBody(msgspec.Struct):
-    """A :class:`Gap` as it is on the wire."""
+class GapMessage(msgspec.Struct, tag_field="op", tag="gap"):
+    """A :class:`Gap` as it is on the wire, at its place among the events."""
 
     topic: str
     epoch: str
@@ -96,10 +96,6 @@ class GapBody(msgspec.Struct):
     def gap(self) -> Gap:
         """The gap that users see."""
         return Gap(self.topic, self.epoch, self.first, self.last, self.reason)
-
-
-class GapMessage(GapBody, tag_field="op", tag="gap"):
-    """A gap at its place among the events."""
 
 
 class PositionMessage(msgspec.Struct, tag_field="op", tag="position"):
@@ -211,7 +207,7 @@ class HistoryEvents(Ok, tag="ok"):
     """Oldest first; ``gap`` is what of the place asked for cannot be had any more."""
 
     events: list[EventMessage]
-    gap: GapBody | None = None
+    gap: GapMessage | None = None
 
 
 class PresentUsers(Ok, tag="ok"):

@@ -45,7 +45,6 @@ _EMPTY: dict[str, Any] = {"params": {}, "result": None}
 _VALUES: dict[tuple[str, str], type[Enum]] = {
     ("Bye", "code"): CloseCode,
     ("Bye", "reason"): ByeReason,
-    ("GapBody", "reason"): GapReason,
     ("GapMessage", "reason"): GapReason,
     ("Refusal", "code"): ErrorCode,
 }
