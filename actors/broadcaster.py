@@ -129,7 +129,11 @@ class Broadcaster(LoopActor):
             self._taken = message.sequence
         if self._dirty or self._selected:
             self._waiting = self._waiting or message.arrived
-            self._schedule()
+            if self._scheduled or self._pacer.delay(self.loop.time()) > 0:
+                self._schedule()
+            else:  # what follows in this turn of the loop goes with the next flush
+                self._scheduled = True
+                self._flush()
         elif not self._scheduled and message.sequence:
             self._processed(message.sequence)
 

@@ -37,7 +37,7 @@ from actors.messages import (
     UnsubscribeFor,
 )
 from actors.outstanding import Asked, Outstanding
-from actors.ports import Ref, Uplink
+from actors.ports import Next, Ref, Uplink
 from actors.session import Session
 from actors.subscription import EVERYTHING, PLAIN, Subscription, delivery
 from actors.topic_policy import Strategy, TopicPolicies
@@ -93,7 +93,7 @@ class Index(LoopActor):
     def __init__(
         self,
         *,
-        broadcaster: Ref,
+        broadcaster: Next,
         clients: Callable[[], Ref],
         uplink: Uplink,
         meter: Meter,
@@ -170,7 +170,7 @@ class Index(LoopActor):
         self._meter.route_hits += events - misses
         if answers:
             self._clients().tell(Answered(answers))
-        self._broadcaster.tell(Operations(ops, message.sequence, arrived))
+        self._broadcaster.hand(Operations(ops, message.sequence, arrived))
 
     def _spread(self, audience: Audience, item: Publication, ops: list[Any]) -> bool:
         began = time.perf_counter()

@@ -122,7 +122,7 @@ class LoopActor(MailboxActor):
         except RuntimeError:
             raise ActorError(f"{self} must be started on a running loop") from None
         self._debug = DEBUG or self._loop.get_debug()
-        self.mailbox.attach(self, threading.current_thread(), self._wake)
+        self.mailbox.attach(self, threading.current_thread(), self._wake, self._drain)
         self._enter(ActorState.RUNNING)
         try:
             result = self.on_start()

@@ -81,6 +81,7 @@ class Mailbox:
         self._owner: pykka.Actor | None = None
         self._armed = True  # True: the consumer will look without being woken, or there is none
         self._wake: Callable[[], object] = _nothing
+        self._run: Callable[[], None] | None = None
         self._overflowing = False
 
     @property
@@ -105,6 +106,19 @@ class Mailbox:
             self._armed = True
             self._wake()
 
+    def hand(self, item: Any) -> None:
+        """As :meth:`put`, but a consumer on this thread that rests is done with it before this returns.
+
+        A turn of the loop less, 10 µs or 100 if nothing was going on. Not amid what must be done before it is handled.
+        """
+        run = self._run
+        if self._armed or run is None or not self._limit or threading.current_thread() is not self.thread:
+            self.put(item)
+            return
+        self._armed = True
+        self.items.append(item)
+        run()
+
     def put_control(self, item: Any) -> None:
         """Queues beyond the bound: for stops and exits, of which there are few and none may be lost."""
         if self.closed and not self._make_room(item):
@@ -116,10 +130,17 @@ class Mailbox:
 
     # What the consumer uses.
 
-    def attach(self, actor: pykka.Actor, thread: threading.Thread, wake: Callable[[], None]) -> None:
+    def attach(
+        self,
+        actor: pykka.Actor,
+        thread: threading.Thread,
+        wake: Callable[[], None],
+        run: Callable[[], None] | None = None,
+    ) -> None:
         """Makes ``actor`` the consumer. It looks at once, then calls :meth:`rest`; ``wake`` tells it to look again.
 
-        ``wake`` is called on the sender's thread, at most once between two rests but for a rare race.
+        ``wake`` is called on the sender's thread, at most once between two rests but for a rare race. ``run`` lets it
+        look at once, on its own thread only; none where it takes its time.
 
         Raises:
             ActorError: the mailbox is closed or has a consumer.
@@ -129,7 +150,7 @@ class Mailbox:
                 raise ActorError(f"mailbox {self.name} is closed: its actor was stopped for good")
             if self._owner is not None:
                 raise ActorError(f"mailbox {self.name} already has an actor: {self._owner}")
-            self._owner, self.thread, self._wake = actor, thread, wake
+            self._owner, self.thread, self._wake, self._run = actor, thread, wake, run
         self.ref.bind(actor)
 
     def rest(self) -> bool:
@@ -146,7 +167,7 @@ class Mailbox:
         with self._lock:
             if self._owner is not actor:
                 return False
-            self._owner, self._wake, self._armed = None, _nothing, True
+            self._owner, self._wake, self._run, self._armed = None, _nothing, None, True
             return True
 
     def close(self) -> int:
@@ -155,7 +176,7 @@ class Mailbox:
         Returns the number of messages that waited. Any thread; closing again does nothing.
         """
         with self._lock:
-            self._limit, self._owner = 0, None
+            self._limit, self._owner, self._run = 0, None, None
         # Whoever passed the check in put() just before wakes us to bury its message too.
         self._wake, self._armed = self._bury, False
         return self._bury()

@@ -11,6 +11,12 @@ class Ref(Protocol):
     def tell(self, message: Any, /) -> None: ...
 
 
+class Next(Ref, Protocol):
+    """Who comes next on an event's way."""
+
+    def hand(self, message: Any, /) -> None: ...
+
+
 class Uplink(Protocol):
     """The pipe to the hub (see :class:`transport.bus_client.BusClient`)."""
 

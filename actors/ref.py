@@ -69,6 +69,11 @@ class Ref(pykka.ActorRef[Any]):
         """
         self.mailbox.put(message)
 
+    def hand(self, message: Any) -> None:
+        """As :meth:`tell`; on the thread of a loop actor that rests it is handled before this returns, a turn of the
+        loop earlier. For an event's way: the last thing that a callback or a handler does."""
+        self.mailbox.hand(message)
+
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = ASK_TIMEOUT_S) -> Any:
         """Asks and waits (not on the actor's own thread); with ``block=False`` returns an awaitable :class:`Reply`.
 

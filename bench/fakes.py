@@ -49,6 +49,8 @@ class Ref:
         """As a ref's."""
         self.last = message
 
+    hand = tell
+
 
 class Uplink:
     """A pipe to a hub that takes everything and says nothing."""

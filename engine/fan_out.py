@@ -87,7 +87,7 @@ class FanOut:
 
     def on_batch(self, items: list[Any]) -> None:
         """Events, fences and answers."""
-        self._index.tell(Downlink(items, self._uplink.received))
+        self._index.hand(Downlink(items, self._uplink.received))
 
     def on_window(self, open: bool) -> None:
         """The hub is behind, or reads again."""

@@ -51,7 +51,9 @@ class Hub:
             heartbeat_timeout=config.server.heartbeat_timeout,
         )
         self._spans = start_tracing(config, "hub")
-        self._actors = wiring.hub_actors(config, self._bus.wake, self.meter, self._drop_peers, runtime_dir, self._spans)
+        self._actors = wiring.hub_actors(
+            config, self._bus.hurry, self.meter, self._drop_peers, runtime_dir, self._spans
+        )
         self._router = self._actors.router_ref
         self._failed = failed
         self._supervisor: Any = None
@@ -119,7 +121,7 @@ class Hub:
 
     def on_batch(self, peer: Peer, items: list[Any]) -> None:
         """Publishes and interests."""
-        self._router.tell(Arrived(peer, items))
+        self._router.hand(Arrived(peer, items))
 
     def on_window(self, peer: Peer, open: bool) -> None:
         """A worker fell behind, or reads again."""

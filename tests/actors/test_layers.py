@@ -58,17 +58,19 @@ def test_a_flush_is_one_observation_from_the_arrival_of_the_oldest_batch() -> No
         route = Route()
         events = [(route, Publication("a", "e", n, time.time(), "t", b"1")) for n in range(1, 11)]
         now = time.perf_counter()
-        ref.tell(Operations(events[:5], 1, now - 4_000.0))
-        ref.tell(Operations(events[5:], 2, now - 2_000.0))
-        assert await done.get() == 2
-        assert meter.broadcast.count == 1
-        assert 4_000.0 <= meter.broadcast.sum < 5_000.0
-        ref.tell(Operations([], 3, now - 2_000.0))
-        assert await done.get() == 3
-        ref.tell(Operations(events[:1], 4, time.perf_counter()))
+        ref.tell(Operations(events[:2], 1, now - 1_000.0))
+        ref.tell(Operations(events[2:5], 2, now - 4_000.0))
+        ref.tell(Operations(events[5:], 3, now - 2_000.0))
+        assert await done.get() == 1, "the first is written at once"
+        assert await done.get() == 3, "what came meanwhile together"
+        assert meter.broadcast.count == 2
+        assert 5_000.0 <= meter.broadcast.sum < 6_000.0
+        ref.tell(Operations([], 4, now - 2_000.0))
         assert await done.get() == 4
-        assert meter.broadcast.count == 2, "what has nothing to send is no flush"
-        assert meter.broadcast.sum < 5_000.0, "and counts for no other one"
+        ref.tell(Operations(events[:1], 5, time.perf_counter()))
+        assert await done.get() == 5
+        assert meter.broadcast.count == 3, "what has nothing to send is no flush"
+        assert meter.broadcast.sum < 6_000.0, "and counts for no other one"
         await ref.stop_async(timeout=5)
 
     uvloop.run(main())

@@ -43,6 +43,39 @@ def test_wakes_once_until_the_consumer_rests() -> None:
     assert wakes == [1, 1]
 
 
+def test_what_is_handed_over_is_handled_at_once_by_a_consumer_that_rests() -> None:
+    mailbox, actor = Mailbox("m"), Consumer()
+    handled: list[object] = []
+
+    def run() -> None:
+        mailbox.hand("amid")  # its own consumer is not called a second time
+        handled.extend(contents(mailbox))
+        mailbox.rest()
+
+    wakes: list[int] = []
+    mailbox.attach(actor, threading.current_thread(), lambda: wakes.append(1), run)
+    mailbox.hand("before the first rest")
+    assert (handled, wakes) == ([], []), "it looks by itself"
+    handled.extend(contents(mailbox))
+    mailbox.rest()
+    mailbox.hand(1)
+    assert handled == ["before the first rest", 1, "amid"]
+    mailbox.put(2)
+    mailbox.hand(3)
+    assert (handled[3:], wakes) == ([], [1]), "behind what waits"
+    run()
+    stranger = threading.Thread(target=mailbox.hand, args=(4,))
+    stranger.start()
+    stranger.join()
+    assert (handled[3:], wakes) == ([2, 3, "amid"], [1, 1]), "on its own thread only"
+    mailbox.detach(actor)
+    mailbox.hand(5)
+    assert contents(mailbox) == [4, 5], "what waits for a successor"
+    mailbox.close()
+    mailbox.hand(6)
+    assert mailbox.statistics().dead_letters == 1
+
+
 @pytest.mark.parametrize(
     ("overflow", "kept"),
     [(Overflow.DROP_NEWEST, [1, 2, 3]), (Overflow.DROP_OLDEST, [3, 4, 5])],

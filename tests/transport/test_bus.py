@@ -160,6 +160,30 @@ def test_the_clients_of_a_hub_get_each_their_own(context, ipc):
     run(main())
 
 
+def test_what_is_in_a_hurry_goes_at_once_and_the_rest_of_its_turn_together(context, ipc):
+    async def main() -> None:
+        hub, worker = Hub(context, ipc), Worker(context, ipc)
+        await until(lambda: hub.bus.peers)
+        out = hub.bus.peers["worker"].out
+        left = []
+        for i in range(3):
+            out.append(note(i))
+            hub.bus.hurry()
+            left.append(len(out))
+        assert left == [0, 1, 2]
+        await until(lambda: len(worker.got) == 3)
+        assert worker.got == [0, 1, 2]
+        out.append(note(3))
+        hub.bus.wake()
+        hub.bus.hurry()
+        assert out, "it was to wait for the end of the turn"
+        await until(lambda: len(worker.got) == 4)
+        worker.bus.stop()
+        hub.bus.stop()
+
+    run(main())
+
+
 def test_a_client_may_come_first_and_meets_each_incarnation(context, endpoint):
     async def main() -> None:
         nonlocal endpoint
