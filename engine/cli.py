@@ -65,3 +65,8 @@ def note(text: str) -> None:
     """A line for people, on stderr."""
     sys.stderr.write(f"heliograph: {text}\n")
     sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """What others wrote, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -15,7 +15,7 @@ from engine.client_subscription import SubscribeArguments
 from engine.job_progress import topic_of
 from engine.version import VERSION
 from transport.codes import Priority
-from transport.errors import RequestError, Unsupported
+from transport.errors import RequestError
 from transport.filters import Filter
 from transport.position import Position
 from transport.topics import check_pattern, check_topic
@@ -39,6 +39,14 @@ class FeedAction(StrEnum):
     RESET = "reset"
     DISCONNECT = "disconnect"
     CONNECT = "connect"
+
+
+class TargetKind(StrEnum):
+    """What a server under load speaks."""
+
+    NATIVE = "native"
+    SOCKETIO = "socketio"
+    PLAIN = "plain"
 
 
 class Common(NamedTuple):
@@ -413,15 +421,83 @@ def jobs(
     raise typer.Exit((cli_jobs.watch if live else cli_jobs.show)(me.url, me.token, as_json))
 
 
-def _later(name: str, what: str) -> None:
-    def command(ctx: typer.Context) -> None:
-        raise Unsupported(f"`heliograph {name}`")
+@app.command()
+def loadtest(
+    ctx: typer.Context,
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help="light, medium, heavy, a TOML file; or: compare A.json B.json")
+    ],
+    reports: Annotated[list[Path] | None, typer.Argument(metavar="[A B]", help="The reports to compare.")] = None,
+    kind: Annotated[
+        TargetKind | None, typer.Option(help="What the server speaks [default: native, this engine's protocol].")
+    ] = None,
+    subscribe: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="plain: the message that subscribes, with {topic}.")
+    ] = None,
+    publish: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="plain: a published message, with {data}, perhaps {topic}.")
+    ] = None,
+    connections: Annotated[int | None, typer.Option(min=1, metavar="N", help="Instead of the scenario's.")] = None,
+    rate: Annotated[float | None, typer.Option(metavar="R", help="Messages per second, likewise.")] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="All phases together, likewise.")] = None,
+    time_scale: Annotated[
+        float, typer.Option("--time-scale", metavar="X", help="X times as long: 0.1 for a quick look.")
+    ] = 1.0,
+    start: Annotated[bool, typer.Option("--start", help="Start an engine for it, and stop it afterwards.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=256, metavar="N", help="Workers of that engine [default: 1].")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a web page.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; only the verdict and what failed.")] = False,
+    url: Url = None,
+    admin_url: AdminUrl = None,
+    token: Token = None,
+) -> None:
+    """Put load on a WebSocket server and judge how it took it: see docs/loadtest.md.
 
-    command.__doc__ = f"{what} (not supported by this version)."
-    app.command(name, context_settings=LATER)(command)
+    \b
+    heliograph loadtest light --start
+    heliograph loadtest heavy --time-scale 0.1 --url ws://127.0.0.1:8765/ws --html report.html
+    heliograph loadtest light --kind plain --url ws://127.0.0.1:9000/ --subscribe 'SUB {topic}' \\
+        --publish 'PUB {topic} {data}'
+    heliograph loadtest mine.toml --json after.json && heliograph loadtest compare before.json after.json
+
+    Exit code 0: passed, 1: failed, or invalid because the load client was too slow.
+    """
+    from engine import cli_loadtest
+
+    if scenario == "compare":
+        if reports is None or len(reports) != 2:
+            raise typer.BadParameter("needs two reports: compare A.json B.json", param_hint="[A B]")
+        raise typer.Exit(cli_loadtest.compare(reports[0], reports[1], html_file))
+    if reports:
+        raise typer.BadParameter("go with compare only", param_hint="[A B]")
+    if workers is not None and not start:
+        raise typer.BadParameter("goes with --start", param_hint="--workers")
+    if start and (url, admin_url) != (None, None):
+        raise typer.BadParameter("starts an engine of its own; leave out --url and --admin-url", param_hint="--start")
+    me: Common = ctx.obj.but(url=url, admin_url=admin_url, token=token)
+    given = {
+        "target.url": url or _unless_default(ctx, "url", me.url),
+        "target.admin_url": admin_url or _unless_default(ctx, "admin_url", me.admin_url),
+        "target.token": me.token,
+        "target.kind": None if kind is None else kind.value,
+        "target.subscribe": subscribe,
+        "target.publish": publish,
+        "connections": connections,
+        "rate": rate,
+        "seconds": seconds,
+    }
+    start_workers = (1 if workers is None else workers) if start else None
+    raise typer.Exit(cli_loadtest.run(scenario, given, time_scale, start_workers, json_file, html_file, quiet))
 
 
-_later("loadtest", "Put an engine under load")
+def _unless_default(ctx: typer.Context, name: str, value: str) -> str | None:
+    """What was given before the command, or by the environment; a scenario may say something else than the default."""
+    assert ctx.parent is not None, "it is a command of the app"
+    source = ctx.parent.get_parameter_source(name)
+    return None if source is None or source.name == "DEFAULT" else value
 
 
 def _checked(check: Any, given: Any, name: str) -> None:

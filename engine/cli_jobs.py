@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from engine.cli import complain, nobody_reads, note
+from engine.cli import complain, nobody_reads, note, printable
 from engine.cli_client import line_of, notices
 from engine.client import Client
 from engine.client_subscription import Subscription
@@ -138,7 +138,7 @@ def bars(jobs: Sequence[Watched], now: float, most: int = MAX_JOBS) -> Renderabl
         state, report = watched.state(now), watched.report
         colour = COLOURS[state]
         grid.add_row(
-            Text(_shown(report.job), style="bold"),
+            Text(printable(report.job), style="bold"),
             Text(state, style=colour),
             ProgressBar(1.0, report.progress, width=BAR, complete_style=colour, finished_style=colour),
             *(Text(cell) for cell in _cells(report)),
@@ -151,7 +151,7 @@ def bars(jobs: Sequence[Watched], now: float, most: int = MAX_JOBS) -> Renderabl
 def table(jobs: Sequence[Watched], now: float) -> list[str]:
     """The jobs as lines of text, with a heading; none without jobs."""
     rows = [("JOB", "STATE", "PROGRESS", "STAGE", "TIME", "LEFT", "NOTE")]
-    rows += [(_shown(watched.report.job), watched.state(now), *_cells(watched.report)) for watched in jobs]
+    rows += [(printable(watched.report.job), watched.state(now), *_cells(watched.report)) for watched in jobs]
     if not jobs:
         return []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -163,9 +163,9 @@ def _cells(report: Report) -> tuple[str, str, str, str, str]:
     shown = "-"
     if stage is not None:
         of = "" if stage.total is None else f"/{stage.total:,.10g}"
-        shown = f"{_shown(stage.name)} {stage.done:,.10g}{of}"
+        shown = f"{printable(stage.name)} {stage.done:,.10g}{of}"
     life = f"attempt {report.attempt}" if report.attempt > 1 else ""
-    notes = (life, _shown(report.message or ""), _shown(report.error or ""))
+    notes = (life, printable(report.message or ""), printable(report.error or ""))
     return (
         f"{report.progress:.1%}",
         shown,
@@ -182,8 +182,3 @@ def clock(seconds: float) -> str:
     if hours:
         return f"{hours}:{minutes:02}:{rest:02}"
     return f"{minutes}:{rest:02}"
-
-
-def _shown(text: str) -> str:
-    """What others wrote, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

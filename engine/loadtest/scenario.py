@@ -63,10 +63,13 @@ class TargetConfig(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True
     kind: Annotated[Kind, about("what it speaks: this engine, Socket.IO, or messages of its own")] = "native"
     subscribe: Annotated[
         str | None,
-        about("plain and socketio: first message of a connection, with {topic}", none="it gets everything at once"),
+        about(
+            "plain: the message that subscribes, with {topic}; socketio: the event, a JSON list of name and arguments",
+            none="plain: who connects gets everything; socketio: as this engine has it",
+        ),
     ] = None
     publish: Annotated[
-        str, about("plain and socketio: a message to publish, with {topic} and {data}; data is JSON")
+        str, about("plain: a published message, with {data} and perhaps {topic}; socketio: the event, a JSON list")
     ] = "{data}"
     token: Annotated[str | None, about("who the clients are", none="none is shown", secret=True)] = None
     ca_file: Annotated[str | None, about("PEM file of whom wss:// trusts", none="those the system trusts")] = None
@@ -78,7 +81,7 @@ class TargetConfig(Masked, frozen=True, kw_only=True, forbid_unknown_fields=True
         url = urlsplit(self.url)
         if url.scheme not in ("ws", "wss") or not url.hostname:
             raise ConfigError(f"{self.url!r} must be ws://HOST:PORT/PATH or wss://…", "url")
-        if self.kind != "native" and "{data}" not in self.publish:
+        if "{data}" not in self.publish:
             raise ConfigError("must have {data}, where the data of a message goes", "publish")
 
 

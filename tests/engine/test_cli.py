@@ -79,6 +79,7 @@ def test_version_and_help(heliograph: Callable[..., Result]) -> None:
         "replay",
         "reload",
         "feed",
+        "loadtest",
     ):
         assert command in heliograph("--help").out
         shown = heliograph(command, "--help")
@@ -122,13 +123,6 @@ def test_bad_usage_is_two_and_says_so(heliograph: Callable[..., Result], argumen
     result = heliograph(*arguments)
     assert (result.code, result.out) == (2, "")
     assert result.err
-
-
-@pytest.mark.parametrize("command", [["loadtest"]])
-def test_what_is_not_built_says_so(heliograph: Callable[..., Result], command: Sequence[str]) -> None:
-    result = heliograph(*command)
-    assert result.code == 1
-    assert "not supported by this version" in result.err
 
 
 def test_nobody_there_says_what_to_do(heliograph: Callable[..., Result]) -> None:

@@ -28,7 +28,7 @@ def test_a_report_survives_its_file(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_report_is_refused_by_the_name_of_its_file(tmp_path: Path, text: bytes, error: str) -> None:
-    with pytest.raises(ConfigError, match="^is "):
+    with pytest.raises(ConfigError, match=r"^is "):
         from_json(text)
     file = tmp_path / "x.json"
     file.write_bytes(text)

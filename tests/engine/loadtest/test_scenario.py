@@ -54,14 +54,14 @@ def test_a_wrong_file_names_field_and_line(text: str, error: str) -> None:
 
 
 def test_a_wrong_option_names_no_line() -> None:
-    with pytest.raises(ConfigError, match="^rate: Expected float > 0"):
+    with pytest.raises(ConfigError, match=r"^rate: Expected float > 0"):
         loads("rate = 50.0", {"rate": -1.0})
 
 
 def test_what_is_no_scenario_says_which_there_are() -> None:
     with pytest.raises(ConfigError, match="'hard': it is light, medium, heavy, or the path of a TOML file"):
         load("hard")
-    with pytest.raises(ConfigError, match="cannot read nowhere.toml"):
+    with pytest.raises(ConfigError, match=r"cannot read nowhere\.toml"):
         load("nowhere.toml")
 
 
