@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from engine.embedded import Engine
     from engine.loadtest.criteria import Criteria
     from engine.loadtest.report import Report
+    from engine.loadtest.resources import WebSocketResourceMonitor
     from engine.loadtest.scenario import Scenario
+    from engine.loadtest.stability import ConnectionStabilityTester
     from engine.market_alerts import MarketAlert, MarketContext, PatternAlert
     from engine.mock_exchange import MockExchange
     from engine.mock_faults import Fault, Phase
@@ -94,6 +96,7 @@ _HOME = {
     "Connect": "actors.connection",
     "ConnectionLost": "transport.errors",
     "ConnectionRefused": "actors.namespace",
+    "ConnectionStabilityTester": "engine.loadtest.stability",
     "Criteria": "engine.loadtest.criteria",
     "Disconnect": "actors.connection",
     "Engine": "engine.embedded",
@@ -147,6 +150,7 @@ _HOME = {
     "TokenSource": "actors.token",
     "Unsupported": "transport.errors",
     "UpstreamRefused": "actors.failure",
+    "WebSocketResourceMonitor": "engine.loadtest.resources",
     "WouldDeadlock": "transport.errors",
     "callable_on": "actors.service",
     "load_config": "engine.config:load",
@@ -175,6 +179,7 @@ __all__ = [
     "Connect",
     "ConnectionLost",
     "ConnectionRefused",
+    "ConnectionStabilityTester",
     "Criteria",
     "Disconnect",
     "Engine",
@@ -228,6 +233,7 @@ __all__ = [
     "TokenSource",
     "Unsupported",
     "UpstreamRefused",
+    "WebSocketResourceMonitor",
     "WouldDeadlock",
     "__version__",
     "callable_on",
