@@ -21,7 +21,7 @@ class _Ask(msgspec.Struct, tag_field="type", frozen=True, kw_only=True):
     id: int = 0  # given by who sends it
 
 
-class Load(_Ask, tag="load"):
+class Load(_Ask, tag="load", frozen=True):
     """To a client process, first: whom to talk to. Answer: :class:`Done`."""
 
     target: Target
@@ -30,7 +30,7 @@ class Load(_Ask, tag="load"):
     pings: float  # a second, over all connections of this process
 
 
-class RampUp(_Ask, tag="ramp_up"):
+class RampUp(_Ask, tag="ramp_up", frozen=True):
     """Open connections, ``batch`` at a time. Answer: :class:`Ramped`."""
 
     first: int  # number of the first connection among all processes
@@ -38,31 +38,33 @@ class RampUp(_Ask, tag="ramp_up"):
     batch: int
 
 
-class Mark(_Ask, tag="mark"):
+class Mark(_Ask, tag="mark", frozen=True):
     """Sequences from ``first`` on belong to this phase, and so does what is counted by time. Answer: :class:`Done`."""
 
     phase: str
     first: int
 
 
-class CutOff(_Ask, tag="cut_off"):
+class CutOff(_Ask, tag="cut_off", frozen=True):
     """Abort so many open connections, those that were cut longest ago. Answer: :class:`Done` with how many."""
 
     connections: int
 
 
-class Drain(_Ask, tag="drain"):
-    """Wait until every connection has sequence ``last``, at most ``seconds``. Answer: :class:`Done`: how many lack it."""
+class Drain(_Ask, tag="drain", frozen=True):
+    """Wait until all connections have ``last``, or ``seconds`` pass. Answer: :class:`Done`: how many lack it."""
 
     last: int
     seconds: float
 
 
-class Collect(_Ask, tag="collect"):
-    """What was counted; connections stay. Answer: :class:`Collected`."""
+class Collect(_Ask, tag="collect", frozen=True):
+    """What was counted, of sequences up to ``last``; connections stay. Answer: :class:`Collected`."""
+
+    last: int
 
 
-class Publishing(_Ask, tag="publishing"):
+class Publishing(_Ask, tag="publishing", frozen=True):
     """To the publisher, first: where and what. Answer: :class:`Done`, when its connection is open."""
 
     target: Target
@@ -75,14 +77,14 @@ class Publishing(_Ask, tag="publishing"):
         return f"Publishing(id={self.id}, target={self.target!r})"
 
 
-class Publish(_Ask, tag="publish"):
+class Publish(_Ask, tag="publish", frozen=True):
     """Publish ``count`` messages, the n-th at n / ``rate`` seconds from now. Answer: :class:`Published`."""
 
     rate: float
     count: int
 
 
-class Stop(_Ask, tag="stop"):
+class Stop(_Ask, tag="stop", frozen=True):
     """Close all connections and end. No answer; the end of stdin means the same."""
 
 
@@ -93,19 +95,19 @@ class _Told(msgspec.Struct, tag_field="type", frozen=True, kw_only=True):
     id: int = 0  # of what it answers
 
 
-class Done(_Told, tag="done"):
+class Done(_Told, tag="done", frozen=True):
     """It is so."""
 
     count: int = 0
 
 
-class Refused(_Told, tag="refused"):
+class Refused(_Told, tag="refused", frozen=True):
     """It cannot be, and why."""
 
     reason: str
 
 
-class Ramped(_Told, tag="ramped"):
+class Ramped(_Told, tag="ramped", frozen=True):
     """How opening went. ``times`` are from the begin of an attempt to the answer of its subscription."""
 
     attempted: int
@@ -122,6 +124,7 @@ class PhaseFigures(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     delivered: int  # messages read, duplicates included
     expected: int
+    missing: int
     duplicates: int
     out_of_order: int
     lacking: int  # connections to which something did not come
@@ -132,7 +135,7 @@ class PhaseFigures(msgspec.Struct, frozen=True, kw_only=True):
     answers: str
 
 
-class Collected(_Told, tag="collected"):
+class Collected(_Told, tag="collected", frozen=True):
     """What a process counted. ``gaps`` are messages by the server's reason, ``losses`` connections by ours."""
 
     phases: list[PhaseFigures]
@@ -140,7 +143,7 @@ class Collected(_Told, tag="collected"):
     losses: dict[str, int]
 
 
-class Published(_Told, tag="published"):
+class Published(_Told, tag="published", frozen=True):
     """How a run of the schedule went; ``count`` is what was given to the socket."""
 
     first: int
@@ -150,7 +153,7 @@ class Published(_Told, tag="published"):
     blocked: float  # s in which the socket took nothing
 
 
-class Second(_Told, tag="second"):
+class Second(_Told, tag="second", frozen=True):
     """A client process's second that has just passed."""
 
     process: int
@@ -167,7 +170,7 @@ class Second(_Told, tag="second"):
     problems: dict[str, int]  # why connections went unasked or could not be opened again, and how often
 
 
-class PublisherSecond(_Told, tag="publisher_second"):
+class PublisherSecond(_Told, tag="publisher_second", frozen=True):
     """The publisher's second that has just passed."""
 
     t: float

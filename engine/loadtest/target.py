@@ -74,12 +74,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def recovers(self) -> bool:
-        """Whether a connection that comes back gets what it has missed."""
-        return self.kind == "native"
-
-    @property
-    def answers(self) -> bool:
-        """Whether subscriptions are answered."""
+        """Whether it speaks as this engine does: it answers subscriptions, and who comes back gets what was missed."""
         return self.kind == "native" or (self.kind == "socketio" and self.subscribe is None)
 
     @property
