@@ -26,6 +26,7 @@ from transport import deflate, frames, http
 from transport.codes import CloseCode, RefusalReason
 from transport.door import Door, Handler, Mount, Owner
 from transport.gate import REFUSALS
+from transport.incoming import Protocol, message_at
 from transport.keepalive import Keepalive
 from transport.reassembly import BadMessage, Reassembly, check_text
 from transport.static_file import StaticFile
@@ -70,15 +71,6 @@ class State(IntEnum):
     """Where a connection is in its life."""
 
     HANDSHAKE, OPEN, CLOSING, CLOSED = range(4)
-
-
-class _Core(ServerProtocol):
-    """The library's, but a close frame may come amid fragments as any control frame may: RFC 6455 section 5.4."""
-
-    def recv_frame(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.CLOSE:
-            self.current_size = None
-        super().recv_frame(frame)
 
 
 class WebSocketConnection(asyncio.Protocol):
@@ -135,7 +127,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._door, self._limits, self._keepalive, self._owner = door, limits, keepalive, owner
         self._state = State.HANDSHAKE
         self._head: bytes | None = b""
-        self._core: ServerProtocol | None = None
+        self._core: Protocol | None = None
         self._handler: Handler | None = None
         self._partial: Reassembly | None = None
         self._paused = False
@@ -339,7 +331,7 @@ class WebSocketConnection(asyncio.Protocol):
                 raise http.HttpError(HTTPStatus.NOT_FOUND, f"WebSocket clients connect to {door.path}")
             self.user, self.token, self.token_in_query = http.credentials(request)
             answer, self.subprotocol = http.accept(request, door.subprotocols if mount is None else ())
-            self._core = _Core(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
+            self._core = Protocol(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
             offers = request.headers.get("sec-websocket-extensions")
             if self._limits.deflate and offers is not None:
                 agreed = deflate.negotiate(offers)
@@ -364,6 +356,10 @@ class WebSocketConnection(asyncio.Protocol):
     def _receive(self, data: bytes) -> None:
         core = self._core
         assert core is not None, "frames before the handshake"
+        if core.waits and (read := self._take_whole(core, data)):
+            if read == len(data):
+                return
+            data = data[read:]
         core.receive_data(data)
         if core.state is OPEN:
             self._flush()  # pongs: a ping amid the fragments of a message is answered before the message
@@ -377,19 +373,39 @@ class WebSocketConnection(asyncio.Protocol):
                 core.fail(error.code, error.message)
         self._flush()
 
-    def _on_frame(self, frame: Frame) -> None:
+    def _take_whole(self, core: Protocol, data: bytes) -> int:
+        """Deliver the messages with which ``data`` begins; how many bytes the library need not see."""
+        at, limit = 0, self._limits.message_bytes
+        while core.state is OPEN and self._state is State.OPEN:
+            found = message_at(data, at, limit)
+            if found is None:
+                break
+            binary, message, at = found
+            try:
+                self._on_whole(message, binary)
+            except BadMessage as error:
+                core.fail(error.code, error.message)
+                self._flush()
+        return at
+
+    def _on_whole(self, message: bytes, binary: bool) -> None:
+        """A message that came in one frame."""
         if self._limits.message_rate is not None:
             self._charge(self._limits.message_rate)
+        if not binary:
+            check_text(message)
+        self._deliver(message, binary)
+
+    def _on_frame(self, frame: Frame) -> None:
         opcode, data = frame.opcode, bytes(frame.data)
+        if frame.fin and (opcode is Opcode.TEXT or opcode is Opcode.BINARY):
+            self._on_whole(data, opcode is Opcode.BINARY)
+            return
+        if self._limits.message_rate is not None:
+            self._charge(self._limits.message_rate)
         if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            binary = opcode is Opcode.BINARY
-            if not frame.fin:
-                self._partial = Reassembly(binary, self._limits.message_bytes)
-                self._partial.add(data, False)
-                return
-            if not binary:
-                check_text(data)
-            self._deliver(data, binary)
+            self._partial = Reassembly(opcode is Opcode.BINARY, self._limits.message_bytes)
+            self._partial.add(data, False)
         elif opcode is Opcode.CONT:
             partial = self._partial
             assert partial is not None, "the library lets no stray continuation through"
