@@ -26,7 +26,7 @@ class ResourceSample(NamedTuple):
     """One look.
 
     Attributes:
-        t: s since the monitor's start.
+        t: s of CLOCK_MONOTONIC.
         cpu: of all of the machine's cores, %.
         memory: of the machine, %.
         net_mb: received by this machine, its loopback included, MB/s.
@@ -140,7 +140,7 @@ class _Sampling(pykka.ThreadingActor):
         self._rates = Rates()
 
     def on_start(self) -> None:
-        self._began = self._due = time.monotonic()
+        self._due = time.monotonic()
 
     def on_receive(self, _message: object) -> None:
         if self._ended.is_set():
@@ -162,7 +162,7 @@ class _Sampling(pykka.ThreadingActor):
         cpu = [found[name] for pid in pids if (name := f"process.{pid}.cpu") in found]
         memory = [found[name] for pid in pids if (name := f"process.{pid}.memory") in found]
         return ResourceSample(
-            t=now - self._began,
+            t=now,
             cpu=found["machine.cpu"],
             memory=found.get("machine.memory", 0.0),
             net_mb=net.get("received", 0.0) / _MEGA,

@@ -7,12 +7,13 @@ import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import psutil
 
 _WORKER: Final = "helio-worker-"  # how engine.forkserver titles them
+_ANY: Final = frozenset({"0.0.0.0", "::"})
 _PORTS: Final = {"ws": 80, "wss": 443, "http": 80, "https": 443}
 
 
@@ -34,17 +35,18 @@ class ServerProcesses:
     """
 
     def __init__(self, url: str, admin_url: str | None = None, others: Iterable[int] = ()) -> None:
-        self._url, self._admin_url = urlsplit(url), urlsplit(admin_url) if admin_url else None
-        self.others = set(others)
-        roots = _listeners(self._url)
-        if self._admin_url is not None:
-            roots |= _listeners(self._admin_url)
-        for pid in tuple(roots):
-            roots |= _daemon_of(pid)
-        self._roots: list[psutil.Process] = []
-        for pid in sorted(roots):
-            with suppress(psutil.Error):
-                self._roots.append(psutil.Process(pid))
+        self._place, self._admin_known = _Place.of(url), admin_url is not None
+        self._others = frozenset(others)
+        places = [self._place, *([_Place.of(admin_url)] if admin_url is not None else [])]
+        found = _listeners(places)
+        self._daemons = _processes(found[1]) if self._admin_known else []
+        listening = _processes(found[0])
+        self._roots = {*self._daemons, *listening, *(daemon for process in listening for daemon in _daemon_of(process))}
+
+    @property
+    def local(self) -> bool:
+        """Whether the target is this machine, whoever runs it."""
+        return bool(self._place.addresses)
 
     def pids(self) -> dict[str, int]:
         """Those that run now, by name: ``worker-0``, ``hub``, else ``NAME-PID``. Some ms.
@@ -55,7 +57,7 @@ class ServerProcesses:
         for root in self._roots:
             with suppress(psutil.Error):
                 family = [root] if root.pid == os.getpid() else [root, *root.children(recursive=True)]
-                found |= {process.pid: _named(process) for process in family if process.pid not in self.others}
+                found |= {process.pid: _named(process) for process in family if process.pid not in self._others}
         return {name: pid for pid, name in found.items()}
 
     def kill_worker(self) -> str:
@@ -67,50 +69,68 @@ class ServerProcesses:
         Raises:
             NoWorker: none is.
         """
-        if self._admin_url is None:
+        if not self._admin_known:
             raise NoWorker("the engine's admin API is not known; name it with --admin-url")
-        listeners = _listeners(self._url)
-        for daemon in _listeners(self._admin_url):
+        for daemon in self._daemons:
             with suppress(psutil.Error):
-                for process in psutil.Process(daemon).children(recursive=True):
-                    if process.pid in listeners and _is_worker(process):
+                for process in daemon.children(recursive=True):
+                    if _is_worker(process) and any(map(self._place.is_listened_on, process.net_connections("tcp"))):
+                        name = _named(process)
                         process.kill()  # psutil makes sure that the process id is still this process's
-                        return _named(process)
-        raise NoWorker(f"no process that listens on {self._url.netloc} is a worker of the engine on this machine")
+                        return name
+        raise NoWorker(f"no process that listens on port {self._place.port} is a worker of an engine on this machine")
 
 
-def _listeners(url: SplitResult) -> set[int]:
-    """Processes of this user that listen where ``url`` leads, if that is this machine."""
+class _Place(NamedTuple):
+    """Where a server listens, if that is this machine; else ``addresses`` is empty."""
+
+    addresses: frozenset[str]
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> _Place:
+        try:
+            parts = urlsplit(url)
+            port = parts.port or _PORTS.get(parts.scheme, 0)
+            addresses = {
+                str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, port, proto=socket.IPPROTO_TCP)
+            }
+        except (OSError, ValueError):
+            return cls(frozenset(), 0)
+        own = {address.address for card in psutil.net_if_addrs().values() for address in card}
+        local = {address for address in addresses if address in own or ipaddress.ip_address(address).is_loopback}
+        return cls(frozenset(local | _ANY if local else ()), port)
+
+    def is_listened_on(self, connection: Any) -> bool:
+        at = connection.laddr
+        return connection.status == psutil.CONN_LISTEN and at.port == self.port and at.ip in self.addresses
+
+
+def _listeners(places: list[_Place]) -> list[set[int]]:
+    """Processes of this user that listen there, for each place."""
     try:
-        port = url.port or _PORTS.get(url.scheme, 0)
-        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)}
-    except (OSError, ValueError):
-        return set()
-    own = {address.address for card in psutil.net_if_addrs().values() for address in card}
-    local = {address for address in addresses if address in own or ipaddress.ip_address(address).is_loopback}
-    if not local:
-        return set()
-    try:
-        sockets = psutil.net_connections("tcp")
+        sockets = psutil.net_connections("tcp") if any(place.addresses for place in places) else []
     except psutil.Error:  # macOS shows them to root only
-        return set()
-    return {
-        entry.pid
-        for entry in sockets
-        if entry.status == psutil.CONN_LISTEN
-        and entry.pid is not None
-        and entry.laddr.port == port
-        and (entry.laddr.ip in local or entry.laddr.ip in ("0.0.0.0", "::"))
-    }
+        sockets = []
+    return [
+        {entry.pid for entry in sockets if entry.pid is not None and place.is_listened_on(entry)} for place in places
+    ]
 
 
-def _daemon_of(pid: int) -> set[int]:
+def _processes(pids: Iterable[int]) -> list[psutil.Process]:
+    found = []
+    for pid in sorted(pids):
+        with suppress(psutil.Error):
+            found.append(psutil.Process(pid))
+    return found
+
+
+def _daemon_of(process: psutil.Process) -> list[psutil.Process]:
     """A worker's parent is the forkserver, whose parent is the daemon."""
     with suppress(psutil.Error):
-        process = psutil.Process(pid)
         if _is_worker(process):
-            return {parent.pid for parent in process.parents()[1:2] if parent.pid > 1}
-    return set()
+            return [parent for parent in process.parents()[1:2] if parent.pid > 1]
+    return []
 
 
 def _is_worker(process: psutil.Process) -> bool:

@@ -78,23 +78,18 @@ class ConnectionStabilityTester:
         return fault
 
     def lost(self, count: int) -> None:
-        """So many connections went unasked: the last worker that was killed had them, if there is one."""
-        fault = self._last_of("kill")
+        """So many connections went unasked in the recovery phase: the last worker that was killed had them."""
+        fault = next((fault for fault in reversed(self._faults) if fault.kind == "kill"), None)
         if fault is not None:
             fault.affected += count
 
-    def recovered(self, seconds: Iterable[float], asked: bool) -> None:
-        """Connections are open and subscribed again, each after so many seconds.
-
-        Args:
-            asked: whether the tester had cut them.
-        """
-        fault = self._last_of("cut" if asked else "kill")
-        if fault is not None:
-            fault.times.extend(seconds)
-
-    def _last_of(self, kind: FaultKind) -> _Fault | None:
-        return next((fault for fault in reversed(self._faults) if fault.kind == kind), None)
+    def recovered(self, seconds: Iterable[float]) -> None:
+        """Connections are open and subscribed again, each after so many seconds: those of the earliest fault first."""
+        for time in seconds:
+            for fault in self._faults:
+                if len(fault.times) < fault.affected:
+                    fault.times.append(time)
+                    break
 
     @property
     def faults(self) -> list[Fault]:

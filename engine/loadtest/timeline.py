@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
 
 from engine.loadtest.commands import PublisherSecond, Second
@@ -14,7 +14,7 @@ from engine.loadtest.resources import ResourceSample
 LONGEST: Final = 1_000
 """Seconds that a report shows; the oldest go."""
 BEHIND: Final = 3
-"""Seconds by which a process may tell of one later than the others; who is later still is counted as it was."""
+"""Seconds by which a process may tell of one later than the others; what comes later still is left out."""
 _PERCENT: Final = 100.0
 _PUBLISHER: Final = "publisher"
 
@@ -56,13 +56,15 @@ class Timeline:
 
     Args:
         began: s of the clock of what is added.
+        processes: that will tell.
+        on_row: is given each row when all have told of its second, or one of a later one by :data:`BEHIND`.
         longest: rows that are kept.
     """
 
-    def __init__(self, began: float, longest: int = LONGEST) -> None:
-        self._began, self._longest = began, longest
+    def __init__(self, began: float, processes: int, on_row: Callable[[Row], None], longest: int = LONGEST) -> None:
+        self._began, self._processes, self._on_row, self._longest = began, processes, on_row, longest
         self.rows: list[Row] = []
-        """Those of which nothing more is expected."""
+        """The last ones."""
         self._next = 1
         self._moments: dict[int, _Moment] = {}
         self._clocks: dict[Hashable, tuple[float, int, int]] = {}  # a process's first time, its second, its last one
@@ -77,6 +79,7 @@ class Timeline:
             moment.latency.merge(Latency.decode(second.latency))
             moment.cpu.append(second.cpu)
             moment.lag_ms.append(second.lag_ms)
+        self._close_told()
 
     def add_publisher(self, second: PublisherSecond) -> None:
         """What the publisher tells of a second."""
@@ -85,6 +88,7 @@ class Timeline:
             moment.published += second.published
             moment.cpu.append(second.cpu)
             moment.lag_ms.append(second.lag_ms)
+        self._close_told()
 
     def finish(self) -> None:
         """Nothing more will be added."""
@@ -101,8 +105,11 @@ class Timeline:
         self._clocks[process] = first_t, first, at
         if at < self._next:
             return None
-        self._close(at - BEHIND)
         return self._moments.setdefault(at, _Moment())
+
+    def _close_told(self) -> None:
+        told = [last for _, _, last in self._clocks.values()]
+        self._close(max(max(told) - BEHIND, min(told) if len(told) == self._processes else 0))
 
     def _close(self, last: int) -> None:
         for at in range(self._next, last + 1):
@@ -113,19 +120,11 @@ class Timeline:
                 found = moment.latency.percentiles()
                 p50, p99, worst = found.p50, found.p99, found.worst
             cpu, lag_ms = max(moment.cpu, default=None), max(moment.lag_ms, default=None)
-            self.rows.append(
-                Row(
-                    float(at),
-                    sum(self._open.values()),
-                    moment.published,
-                    moment.delivered,
-                    p50,
-                    p99,
-                    worst,
-                    None if cpu is None else _PERCENT * cpu,
-                    lag_ms,
-                )
-            )
+            busiest = None if cpu is None else _PERCENT * cpu
+            open_now = sum(self._open.values())
+            row = Row(float(at), open_now, moment.published, moment.delivered, p50, p99, worst, busiest, lag_ms)
+            self.rows.append(row)
+            self._on_row(row)
         self._next = max(self._next, last + 1)
         del self.rows[: -self._longest]
 
@@ -136,14 +135,9 @@ class Timeline:
             return Throughput()
         return Throughput(peak=delivered[-1], sustained=delivered[len(delivered) // 2])
 
-    def series(self, resources: Sequence[ResourceSample] = (), began: float = 0.0) -> Series:
-        """The rows as columns, each with the last sample at its time.
-
-        Args:
-            resources: oldest first.
-            began: when this timeline began, on the samples' clock.
-        """
-        times = [sample.t - began for sample in resources]
+    def series(self, resources: Sequence[ResourceSample]) -> Series:
+        """The rows as columns, each with the last sample at its time; ``resources`` is of the same clock."""
+        times = [sample.t - self._began for sample in resources]
         samples = [resources[at - 1] if (at := bisect_right(times, row.t)) else None for row in self.rows]
         return Series(
             t=[row.t for row in self.rows],

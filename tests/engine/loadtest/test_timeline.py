@@ -20,6 +20,10 @@ def encoded(us: int, count: int) -> str:
     return latency.encode()
 
 
+def ignored(_row: Row) -> None:
+    pass
+
+
 def second(
     t: float, process: int = 0, open_: int = 10, delivered: int = 0, latency: str = NOTHING, cpu: float = 0.1
 ) -> Second:
@@ -46,7 +50,7 @@ def published(t: float, count: int) -> PublisherSecond:
 
 
 def test_a_row_is_a_second_of_all_processes() -> None:
-    timeline = Timeline(100.0)
+    timeline = Timeline(100.0, 3, ignored)
     timeline.add(second(101.02, 0, 10, 500, encoded(1_000, 99)))
     timeline.add_publisher(published(101.1, 50))
     timeline.add(second(101.3, 1, 20, 1_000, encoded(40_000, 1), cpu=0.8))
@@ -58,14 +62,14 @@ def test_a_row_is_a_second_of_all_processes() -> None:
 
 
 def test_a_second_of_which_nothing_came_has_no_latency() -> None:
-    timeline = Timeline(0.0)
+    timeline = Timeline(0.0, 1, ignored)
     timeline.add(second(1.0))
     timeline.finish()
     assert timeline.rows == [Row(1.0, 10, 0, 0, None, None, None, 10.0, 1.0)]
 
 
 def test_what_was_before_the_begin_is_left_out() -> None:
-    timeline = Timeline(100.0)
+    timeline = Timeline(100.0, 1, ignored)
     timeline.add(second(98.7))
     timeline.add(second(99.7))
     timeline.add(second(100.7, delivered=7))
@@ -74,7 +78,7 @@ def test_what_was_before_the_begin_is_left_out() -> None:
 
 
 def test_a_process_that_was_held_up_tells_of_a_later_second() -> None:
-    timeline = Timeline(0.0)
+    timeline = Timeline(0.0, 1, ignored)
     timeline.add(second(1.0, delivered=1))
     timeline.add(second(4.0, delivered=2, open_=9))
     timeline.finish()
@@ -86,15 +90,30 @@ def test_a_process_that_was_held_up_tells_of_a_later_second() -> None:
     ]
 
 
-def test_rows_are_known_while_it_goes_on() -> None:
-    timeline = Timeline(0.0)
+def test_rows_are_told_when_all_have_told_of_their_second() -> None:
+    rows: list[Row] = []
+    timeline = Timeline(0.0, 2, rows.append)
+    timeline.add(second(0.9))
+    timeline.add(second(1.9))
+    assert rows == []
+    timeline.add_publisher(published(2.1, 50))
+    assert [(row.t, row.published) for row in rows] == [(1, 0), (2, 50)]
+
+
+def test_who_tells_nothing_is_waited_for_three_seconds() -> None:
+    rows: list[Row] = []
+    timeline = Timeline(0.0, 2, rows.append)
     for at in range(1, 11):
         timeline.add(second(float(at)))
-    assert [row.t for row in timeline.rows] == [float(at) for at in range(1, 8)]
+    assert [row.t for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    timeline.add_publisher(published(4.0, 50))
+    timeline.finish()
+    assert rows == timeline.rows
+    assert sum(row.published for row in rows) == 0
 
 
 def test_rows_are_bounded() -> None:
-    timeline = Timeline(0.0, longest=5)
+    timeline = Timeline(0.0, 1, ignored, longest=5)
     for at in range(1, 20):
         timeline.add(second(float(at)))
     timeline.finish()
@@ -105,7 +124,7 @@ def test_rows_are_bounded() -> None:
 def test_every_delivery_is_in_one_row(offsets: list[float], seconds: int, seed: int) -> None:
     """Processes that tick at any time of the second, each up to 0.4 s late."""
     late = random.Random(seed)
-    timeline = Timeline(50.0)
+    timeline = Timeline(50.0, len(offsets), ignored)
     told = [
         second(51 + at + offset + (late.uniform(0, 0.4) if at else 0.0), process, delivered=1 << process)
         for process, offset in enumerate(offsets)
@@ -121,7 +140,7 @@ def test_every_delivery_is_in_one_row(offsets: list[float], seconds: int, seed: 
 
 
 def test_throughput_is_of_whole_seconds_within_the_phases() -> None:
-    timeline = Timeline(0.0)
+    timeline = Timeline(0.0, 1, ignored)
     for at, delivered in enumerate((9_000, 100, 300, 200, 8_000), start=1):
         timeline.add(second(float(at), delivered=delivered))
     timeline.finish()
@@ -131,12 +150,12 @@ def test_throughput_is_of_whole_seconds_within_the_phases() -> None:
 
 
 def test_series_take_the_sample_that_was_current() -> None:
-    timeline = Timeline(100.0)
+    timeline = Timeline(100.0, 1, ignored)
     for at in range(1, 4):
         timeline.add(second(100.0 + at))
     timeline.finish()
-    samples = [ResourceSample(51.9, 20.0, 30.0, 1.5, None, None), ResourceSample(52.9, 40.0, 30.0, 1.5, 90.0, 64.0)]
-    series = timeline.series(samples, 50.0)
+    samples = [ResourceSample(101.9, 20.0, 30.0, 1.5, None, None), ResourceSample(102.9, 40.0, 30.0, 1.5, 90.0, 64.0)]
+    series = timeline.series(samples)
     assert series.t == [1, 2, 3]
     assert series.machine_cpu == [None, 20.0, 40.0]
     assert series.server_cpu == [None, None, 90.0]
