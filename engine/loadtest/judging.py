@@ -57,7 +57,7 @@ def judge(report: Report, criteria: Criteria) -> list[Judgement]:
         if name == "longest_silence_s":  # a message every ten seconds leaves more than that between two
             limit = max(limit, 2.0 / report.scenario.rate)
         found = rule.judge(report, limit)
-        goal = rule.goal.format(percent(limit) if rule.unit == "share" else f"{limit:g}")
+        goal = rule.goal.format(f"{100 * limit:g} %" if rule.unit == "share" else f"{limit:g}")
         judgements.append(
             Judgement(
                 name=name,
@@ -91,9 +91,9 @@ def why_invalid(report: Report) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """0.9999 as ``99.99 %``: what is not whole never looks whole."""
+    """0.99999 as ``99.99 %``: what is not whole never looks whole."""
     if 0.9 < share < 1.0:
-        return f"{math.floor(round(1e6 * share, 3)) / 1e4:g} %"
+        return f"{math.floor(round(1e4 * share, 6)) / 1e2:g} %"
     return f"{100 * share:.3g} %"
 
 

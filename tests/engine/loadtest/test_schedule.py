@@ -10,9 +10,10 @@ schedules = st.builds(Schedule, st.integers(0, 2**50), st.floats(0.01, 1_000_000
 
 
 def test_messages_are_due_at_equal_distances() -> None:
-    schedule = Schedule(1_000, 50.0)
-    assert [schedule.due(n) for n in range(3)] == [1_000, 21_000, 41_000]
-    assert [schedule.ready(now) for now in (0, 999, 1_000, 20_999, 21_000)] == [0, 0, 1, 1, 2]
+    start = 1_000_000
+    schedule = Schedule(start, 50.0)
+    assert [schedule.due(n) - start for n in range(3)] == [0, 20_000, 40_000]
+    assert [schedule.ready(start + passed) for passed in (-start, -1, 0, 19_999, 20_000)] == [0, 0, 1, 1, 2]
 
 
 @given(schedules, st.integers(0, 2**40))
