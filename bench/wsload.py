@@ -241,7 +241,6 @@ class Run:
             pipe, left = self._process.stdout.fileno(), deadline - time.monotonic()
             chunk = os.read(pipe, 4096) if left > 0 and select.select([pipe], [], [], left)[0] else b""
             if not chunk:
-                self._process.kill()
                 raise ValueError(f"the load client failed: {self._said.strip() or 'no output'}")
             self._said += chunk.decode()
 
@@ -251,16 +250,20 @@ class Run:
         self._process.stdin.close()
         self._process.stdin = None  # communicate() would flush it
 
+    def stop(self) -> None:
+        """End it, without a result."""
+        self._process.kill()
+        self._process.communicate()
+        self._directory.cleanup()
+
     def wait(self) -> Load:
         """Its result; :class:`ValueError` says why there is none."""
         try:
             output, _ = self._process.communicate(timeout=self._timeout)
         except BaseException:
-            self._process.kill()
-            self._process.communicate()
+            self.stop()
             raise
-        finally:
-            self._directory.cleanup()
+        self._directory.cleanup()
         others = (_strangers(self._pids) - self._busy) / (time.monotonic() - self._began)
         return msgspec.structs.replace(parse(self._said + output), others=max(0.0, others))
 

@@ -68,7 +68,7 @@ def compare(peers: Sequence[Peer], options: Options) -> list[Row]:
                     "msg/s": rate,
                     "deliveries/s": summary["delivered/s"],
                     "us each": summary["us each"],
-                    "x": summary["us each"] / ours,
+                    "x": summary["us each"] / ours if ours else math.nan,
                     "p50 ms": summary["p50 ms"],
                     "p99 ms": summary["p99 ms"],
                     "KiB each": _middle([load.connection_kib for load in idle[name]]),
