@@ -296,6 +296,23 @@ def test_the_guides_page_shows_prices(machine: Machine, engine: Engine) -> None:
     machine.run(scenario())
 
 
+@pytest.mark.parametrize("readme", ["README.md", "clients/js/README.md"])
+def test_a_readmes_snippet_runs(machine: Machine, engine: Engine, readme: str) -> None:
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    shown = re.findall(r"^```(?:html|js)\n(.*?^ *import .*?)^```", text, re.M | re.S)
+    assert len(shown) == 1 and shown[0].count("127.0.0.1:8765") == 2
+    script = shown[0] if "<script" in shown[0] else f'<script type="module">{shown[0]}</script>'
+    html = script.replace("127.0.0.1:8765", engine.url.removeprefix("ws://").removesuffix("/ws"))
+
+    async def scenario() -> None:
+        async with Client(engine.url) as client, client.subscribe("chat.lobby") as lobby:
+            with served({"/": (html.encode(), "text/html")}) as address:
+                await machine.page.open(address + "/")
+                assert (await anext(aiter(lobby))).data == {"text": "hello"}
+
+    machine.run(scenario())
+
+
 def test_the_guides_snippets_run(machine: Machine, engine: Engine) -> None:
     subscribe, publish, token, _ = blocks("js")
 
