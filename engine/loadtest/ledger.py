@@ -62,16 +62,18 @@ class Ledger:
         self._told = 0
 
     def mark(self, name: str, first: int, now: int) -> None:
-        """Sequences from ``first`` on belong to this phase, and answers from now on."""
-        self.hush(now)
-        self.begun, self._heard = True, now
+        """Sequences from ``first`` on belong to this phase, and answers from now on.
+
+        A silence goes on: what of it has passed is the old phase's, and the whole will be this one's.
+        """
+        self._silent(now)
+        self.begun, self._heard = True, now if self._heard is None else self._heard
         self._phases.append(_Phase(name, first))
         self._firsts.append(first)
 
     def hush(self, now: int) -> None:
         """Nothing more is published: silence ends here."""
-        if self._heard is not None:
-            self._silent(now)
+        self._silent(now)
         self._heard = None
 
     def received(self, stamps: Sequence[tuple[int, int]], times: Sequence[int]) -> None:
