@@ -48,11 +48,15 @@ if TYPE_CHECKING:
     from engine.config import Config
     from engine.config import load as load_config
     from engine.embedded import Engine
+    from engine.loadtest.broadcast import MessageBroadcastTester
+    from engine.loadtest.connections import WebSocketConnectionManager
     from engine.loadtest.criteria import Criteria
     from engine.loadtest.report import Report
     from engine.loadtest.resources import WebSocketResourceMonitor
     from engine.loadtest.scenario import Scenario
+    from engine.loadtest.scenario import load as load_scenario
     from engine.loadtest.stability import ConnectionStabilityTester
+    from engine.loadtest.tester import WebSocketLoadTester
     from engine.market_alerts import MarketAlert, MarketContext, PatternAlert
     from engine.mock_exchange import MockExchange
     from engine.mock_faults import Fault, Phase
@@ -120,6 +124,7 @@ _HOME = {
     "MappingError": "actors.mapping",
     "MarketAlert": "engine.market_alerts",
     "MarketContext": "engine.market_alerts",
+    "MessageBroadcastTester": "engine.loadtest.broadcast",
     "MockExchange": "engine.mock_exchange",
     "Namespace": "actors.namespace",
     "Parameters": "engine.client_parameters",
@@ -150,10 +155,13 @@ _HOME = {
     "TokenSource": "actors.token",
     "Unsupported": "transport.errors",
     "UpstreamRefused": "actors.failure",
+    "WebSocketConnectionManager": "engine.loadtest.connections",
+    "WebSocketLoadTester": "engine.loadtest.tester",
     "WebSocketResourceMonitor": "engine.loadtest.resources",
     "WouldDeadlock": "transport.errors",
     "callable_on": "actors.service",
     "load_config": "engine.config:load",
+    "load_scenario": "engine.loadtest.scenario:load",
     "on": "actors.namespace",
     "progress": "engine.progress:",
     "recordings": "engine.recording:instruments",
@@ -203,6 +211,7 @@ __all__ = [
     "MappingError",
     "MarketAlert",
     "MarketContext",
+    "MessageBroadcastTester",
     "MockExchange",
     "Namespace",
     "Parameters",
@@ -233,11 +242,14 @@ __all__ = [
     "TokenSource",
     "Unsupported",
     "UpstreamRefused",
+    "WebSocketConnectionManager",
+    "WebSocketLoadTester",
     "WebSocketResourceMonitor",
     "WouldDeadlock",
     "__version__",
     "callable_on",
     "load_config",
+    "load_scenario",
     "on",
     "progress",
     "recordings",

@@ -291,6 +291,8 @@ def _worst_second(report: Report) -> tuple[float, float] | None:
 
 
 def _elsewhere(report: Report, seen: list[float]) -> _Found | None:
+    if not report.phases:
+        return _Found(None, None, "it ended before anything was measured")
     if not report.target.local:
         return _Found(None, None, "the server runs on another machine, which was not watched")
     return None if seen else _Found(None, None, "the machine was not watched")
