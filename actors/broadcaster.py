@@ -10,6 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actors.loop_actor import LoopActor
@@ -45,14 +46,19 @@ WRITES_PER_TURN = 1024  # about 5 ms of kernel time; then reads, pings and heart
 SKIPPED_INTERVAL = 1.0  # s between two `skipped` of a route
 POSITION_INTERVAL = 1.0  # s between two `position` of a session that gets events
 
-Write = Callable[[bytes], None]
+Member = tuple[Session, Callable[[bytes], int | None]]
+"""Who gets a buffer, and what takes it, see :class:`Lane`."""
 
 
 class _Job(NamedTuple):
     """The rest of one flush of one lane."""
 
-    writes: Iterator[Write]
+    members: Iterator[Member]
     buffer: bytes
+
+
+def _each(sessions: list[Session]) -> Iterator[Member]:
+    return zip(sessions, [session.write for session in sessions], strict=True)
 
 
 class Broadcaster(LoopActor):
@@ -164,7 +170,7 @@ class Broadcaster(LoopActor):
             self._prepare(route, now)
         self._prepare_selected(now)
         if self._reached.telling:
-            self._jobs.extend(_Job(iter(writes), frame) for frame, writes in self._reached.tell())
+            self._jobs.extend(_Job(_each(sessions), frame) for frame, sessions in self._reached.tell())
         self._work()
 
     def _prepare(self, route: Route, now: float) -> None:
@@ -189,9 +195,7 @@ class Broadcaster(LoopActor):
             frames = [encode(publication) for publication in pending]
             if lane.fast:
                 meter.deliveries += count * len(lane.fast)
-                # a snapshot: sessions may come and go while a long flush gives way to the loop
-                writes = iter(list(lane.fast.values()))
-                self._jobs.append(_Job(writes, frames[0] if count == 1 else b"".join(frames)))
+                self._jobs.append(_Job(lane.snapshot(), frames[0] if count == 1 else b"".join(frames)))
             # after the snapshot: a slow session that drains now is in the fast lane from the next flush on
             for session in list(lane.slow):
                 session.queue(frames, pending)
@@ -225,12 +229,12 @@ class Broadcaster(LoopActor):
                     else:
                         places[session] = [place]
         for form, places in chosen.items():
-            cohorts: dict[tuple[int, ...], list[Write]] = {}
+            cohorts: dict[tuple[int, ...], list[Session]] = {}
             for session, wanted in places.items():
-                cohorts.setdefault(tuple(wanted), []).append(session.write)
-            for which, writes in cohorts.items():
-                self._meter.deliveries += len(which) * len(writes)
-                self._jobs.append(_Job(iter(writes), b"".join([frames[form, place] for place in which])))
+                cohorts.setdefault(tuple(wanted), []).append(session)
+            for which, cohort in cohorts.items():
+                self._meter.deliveries += len(which) * len(cohort)
+                self._jobs.append(_Job(_each(cohort), b"".join([frames[form, place] for place in which])))
 
     def _prepare_alike(self, selection: Selection, publications: list[Publication], now: float) -> None:
         """Events of one class, or a single one: nothing to find out per session."""
@@ -241,10 +245,10 @@ class Broadcaster(LoopActor):
         for form, sessions in selection.lanes:
             frames = [form.event(publication) for publication in publications]
             slow = [session for session in sessions if session.outbox is not None]
-            writes = [session.write for session in sessions if session.outbox is None]
-            if writes:
-                meter.deliveries += len(frames) * len(writes)
-                self._jobs.append(_Job(iter(writes), b"".join(frames)))
+            fast = [session for session in sessions if session.outbox is None]
+            if fast:
+                meter.deliveries += len(frames) * len(fast)
+                self._jobs.append(_Job(_each(fast), b"".join(frames)))
             # after the snapshot: a slow session that drains now is not among those written to
             for session in slow:
                 session.queue(frames, publications)
@@ -269,19 +273,31 @@ class Broadcaster(LoopActor):
     def _write(self, jobs: deque[_Job], budget: int) -> bool:
         """Whether all is written."""
         while jobs:
-            writes, buffer = jobs[0]
-            while True:
+            members, buffer = jobs[0]
+            size = len(buffer)
+            for session, send in islice(members, budget):
+                budget -= 1
+                taken: int | None = 0
                 try:
-                    for write in writes:
-                        write(buffer)
-                        budget -= 1
-                        if budget <= 0:
-                            return False
-                    break
+                    taken = send(buffer)
+                    if taken == size or taken is None:
+                        continue
+                except OSError:
+                    pass  # no room, or not its turn
                 except Exception:
-                    self._meter.dropped["closed"] = self._meter.dropped.get("closed", 0) + 1
+                    self._lost()
+                    continue
+                try:  # what a socket does not take is the transport's, which knows, too, if the connection is gone
+                    session.write(buffer[taken:])
+                except Exception:
+                    self._lost()
+            if budget <= 0:
+                return False
             jobs.popleft()
         return True
+
+    def _lost(self) -> None:
+        self._meter.dropped["closed"] = self._meter.dropped.get("closed", 0) + 1
 
     def _rest(self) -> None:
         self._pacer.flushed(self._began, self.loop.time())
@@ -359,7 +375,7 @@ class Broadcaster(LoopActor):
             if lane.fast:
                 self._meter.deliveries += len(pending) * len(lane.fast)
                 buffer = form.batch(pending) if route.delivery.batch and pending else b"".join(frames)
-                self._jobs.append(_Job(iter(list(lane.fast.values())), buffer + told))
+                self._jobs.append(_Job(lane.snapshot(), buffer + told))
             for session in list(lane.slow):
                 session.queue(frames, pending, conflate=route.delivery.conflate)
                 if told:
@@ -448,10 +464,10 @@ class Broadcaster(LoopActor):
         late = time.time() - publication.ts
         for form, members in lanes.items():
             frame = frames[form] = form.event(publication)
-            writes = [session.write for session in members if session.outbox is None]
+            fast = [session for session in members if session.outbox is None]
             self._meter.delivery.observe_many(late, len(members))
-            self._meter.deliveries += len(writes)
-            self._rush.append(_Job(iter(writes), frame))
+            self._meter.deliveries += len(fast)
+            self._rush.append(_Job(_each(fast), frame))
             for session in members:
                 if session.outbox is not None:
                     session.queue([frame], [publication])

@@ -66,6 +66,11 @@ class _Connection:
         self.write: Callable[[bytes], None] = self._written
         self.session = clients.open_inner(self)
 
+    @property
+    def direct(self) -> Callable[[bytes], None]:
+        """There is no socket."""
+        return self.write
+
     def _written(self, data: bytes) -> None:
         """Whole frames came."""
         raise NotImplementedError

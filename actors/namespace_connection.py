@@ -232,6 +232,12 @@ class NamespaceConnection:
         self.visitor.socket.write(b"".join([welcome, *early]))
         self.rewire()
 
+    @property
+    def direct(self) -> Callable[[bytes], int | None]:
+        """As of the socket, while :attr:`write` is the socket's; else :attr:`write`."""
+        socket = self.visitor.socket
+        return socket.direct if self.write == socket.write else self.write
+
     def rewire(self) -> None:
         """The socket's ``write`` is another one now."""
         if self._state is State.OPEN:

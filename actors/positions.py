@@ -25,8 +25,6 @@ recover from."""
 SLACK: Final = 0.5  # s that a held event may be late
 REMEMBERED: Final = 1_024  # former positions; who waits for longer is told none
 
-Write = Callable[[bytes], None]
-
 
 class Positions:
     """Per flush one dict entry per route or selection that got events; per second a look at their members.
@@ -64,20 +62,20 @@ class Positions:
         self._everybody = self._everybody or self._round % ROUNDS == 0
         self.telling = bool(self._sent) or self._everybody
 
-    def tell(self) -> Iterator[tuple[bytes, list[Write]]]:
-        """Frames, each with the writes of those who get it; behind everything that has arrived so far."""
-        chosen: dict[tuple[WireForm, str], list[Write]] = {}
+    def tell(self) -> Iterator[tuple[bytes, list[Session]]]:
+        """Frames, each with those who get it; behind everything that has arrived so far."""
+        chosen: dict[tuple[WireForm, str], list[Session]] = {}
         for session in self._sessions() if self._everybody else self._members():
             if session.closed or session.leaving or session.paused or session.outbox or not session.subscriptions:
                 continue
             position = self._position if not session.linger else self._before(self._past[-1][0] - session.linger)
             if position and position != session.position:
                 session.position = position
-                chosen.setdefault((session.form, position), []).append(session.write)
+                chosen.setdefault((session.form, position), []).append(session)
         self._sent.clear()
         self.telling = self._everybody = False
-        for (form, position), writes in chosen.items():
-            yield form.message({"op": "position", "position": position}), writes
+        for (form, position), sessions in chosen.items():
+            yield form.message({"op": "position", "position": position}), sessions
 
     def _members(self) -> Iterator[Session]:
         for recipients in self._sent:

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """The members of a route that speak one wire form: fast ones as bound writes, slow ones as sessions."""
+    """The members of a route that speak one wire form; fast ones with the shortest way to their sockets: it returns how
+    many bytes it took, ``None`` for all, or raises :class:`OSError`; the rest is for ``Session.write``."""
 
     __slots__ = ("fast", "slow")
 
     def __init__(self) -> None:
-        self.fast: dict[Session, Callable[[bytes], None]] = {}
+        self.fast: dict[Session, Callable[[bytes], int | None]] = {}
         self.slow: dict[Session, None] = {}
+
+    def snapshot(self) -> Iterator[tuple[Session, Callable[[bytes], int | None]]]:
+        """The fast ones as they are now: sessions may come and go while a long flush gives way to the loop."""
+        return zip(list(self.fast), list(self.fast.values()), strict=True)
 
 
 class Timing:
@@ -61,7 +66,7 @@ class Route:
         if lane is None:
             lane = self.lanes[session.form] = Lane()
         if session.outbox is None:
-            lane.fast[session] = session.write
+            lane.fast[session] = session.connection.direct
         else:
             lane.slow[session] = None
         session.routes.add(self)

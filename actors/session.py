@@ -33,13 +33,14 @@ _REASONS: dict[int, ByeReason] = {
 class Connection(Protocol):
     """What a session needs of its socket (see :class:`transport.websocket.WebSocketConnection`)."""
 
-    write: Callable[[bytes], None]
-
-    @property
-    def subprotocol(self) -> str | None: ...
-
     token: str | None
 
+    @property
+    def write(self) -> Callable[[bytes], None]: ...
+    @property
+    def direct(self) -> Callable[[bytes], int | None]: ...
+    @property
+    def subprotocol(self) -> str | None: ...
     @property
     def user(self) -> str | None: ...
     @property
@@ -162,7 +163,7 @@ class Session:
         for route in self.routes:
             lane = route.lanes[self.form]
             if self in lane.fast:
-                lane.fast[self] = self.write
+                lane.fast[self] = self.connection.direct
 
     # to the client --------------------------------------------------------------------------------------------------
 
@@ -273,7 +274,7 @@ class Session:
             for route in self.routes:
                 lane = route.lanes[self.form]
                 lane.slow.pop(self, None)
-                lane.fast[self] = self.write
+                lane.fast[self] = self.connection.direct
             if told:
                 self.write(b"".join(told))
 

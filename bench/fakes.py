@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from actors.session import Session
@@ -23,6 +24,11 @@ class Connection:
     def __init__(self) -> None:
         self.writes = 0
         self.last = b""
+
+    @property
+    def direct(self) -> Callable[[bytes], None]:
+        """There is no socket."""
+        return self.write
 
     def write(self, data: bytes) -> None:
         """Never full."""

@@ -152,6 +152,12 @@ class EngineSocket:
             self.write = connection.write
 
     @property
+    def direct(self) -> Callable[[bytes], int | None]:
+        """As of :class:`WebSocketConnection`, while :attr:`write` is one's; else :attr:`write`."""
+        connection = self._connection
+        return connection.direct if connection is not None and self.write == connection.write else self.write
+
+    @property
     def transport(self) -> str:
         """``polling`` or ``websocket``."""
         return "polling" if self._connection is None else "websocket"

@@ -23,6 +23,7 @@ from websockets.protocol import OPEN, SEND_EOF
 from websockets.server import ServerProtocol
 
 from transport import deflate, frames, http
+from transport.client_socket import ClientSocket
 from transport.codes import CloseCode, RefusalReason
 from transport.door import Door, Handler, Mount, Owner
 from transport.gate import REFUSALS
@@ -83,8 +84,6 @@ class WebSocketConnection(asyncio.Protocol):
         owner: who lists it.
 
     Attributes:
-        write: the transport's own bound ``write(data: bytes)``, for whole frames; while open it never blocks nor
-            refuses. A copy of it kept beyond ``Handler.on_closed`` may raise RuntimeError.
         subprotocol: the one agreed on, if any.
         user: who the client says it is, if it does.
         token: what the client shows for it, if it does; the door takes it away, tokens are long.
@@ -107,6 +106,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_partial",
         "_paused",
         "_reading",
+        "_socket",
         "_state",
         "_throttle",
         "_transport",
@@ -118,10 +118,7 @@ class WebSocketConnection(asyncio.Protocol):
         "token",
         "token_in_query",
         "user",
-        "write",
     )
-
-    write: Callable[[bytes], None]
 
     def __init__(self, door: Door, limits: ConnectionLimits, keepalive: Keepalive, owner: Owner) -> None:
         self._door, self._limits, self._keepalive, self._owner = door, limits, keepalive, owner
@@ -131,6 +128,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._handler: Handler | None = None
         self._partial: Reassembly | None = None
         self._paused = False
+        self._socket: ClientSocket | None = None  # once it is asked for
         self._reading = True  # as far as the handler is concerned
         self._allowance: TokenBucket | None = None  # once it has sent something, where there is a message_rate
         self._throttle: asyncio.TimerHandle | None = None  # until then it is not read, whatever the handler says
@@ -166,6 +164,24 @@ class WebSocketConnection(asyncio.Protocol):
     def buffered(self) -> int:
         """Bytes written that the kernel has not taken yet."""
         return self._transport.get_write_buffer_size()
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames; never blocks nor refuses. From the close frame on without effect: nothing may follow it
+        (RFC 6455 section 5.5.1)."""
+        if self._state < State.CLOSING:
+            self._send(data)
+
+    @property
+    def direct(self) -> Callable[[bytes], int | None]:
+        """For a fan-out that writes to many: ``send`` of the socket (:class:`ClientSocket`). What it does not take is
+        for :meth:`write`. Where there is nothing but the transport, :meth:`write` itself. Good until ``on_closed``."""
+        if self._socket is None:
+            if self._state is not State.OPEN or self._transport.get_extra_info("ssl_object") is not None:
+                return self.write
+            self._socket = ClientSocket(self._transport)
+            if self._transport.get_write_buffer_size():
+                self._socket.detach()
+        return self._socket.send
 
     def close(self, code: int, reason: str = "") -> None:
         """Send a close frame behind what was written, wait ``close_timeout`` for the peer's, then drop the connection.
@@ -212,7 +228,6 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # TCP_NODELAY and TCP_NOTSENT_LOWAT came with the listening socket, see transport.listener.bind.
         self._transport = cast(asyncio.Transport, transport)
-        self.write = self._transport.write
         high = self._limits.write_buffer
         self._transport.set_write_buffer_limits(high=high, low=high // 4)
         peer = self._transport.get_extra_info("peername")
@@ -454,10 +469,20 @@ class WebSocketConnection(asyncio.Protocol):
             elif self._paused and data[0] == frames.PONG:
                 continue  # a client that pings without reading must not grow the buffer
             else:
-                self._transport.write(data)
+                self._send(data)
         if closing and self._state is State.OPEN:
             self._end(*_said(core))
             self._finish()
+
+    def _send(self, data: bytes) -> None:
+        transport, socket = self._transport, self._socket
+        transport.write(data)
+        if socket is None:
+            return
+        if transport.get_write_buffer_size():
+            socket.detach()
+        elif socket.fileno() < 0:
+            socket.attach()
 
     def _hang_up(self, peer_is_done: bool) -> None:
         """End our side of TCP behind what was written."""
@@ -483,7 +508,7 @@ class WebSocketConnection(asyncio.Protocol):
         except Exception:
             _log.exception("the session failed", extra={"address": self.address})
         else:
-            self._transport.write(words)
+            self._send(words)
 
     def _end(self, code: int, reason: str) -> None:
         """Enter CLOSING, once; the handler hears of it in the loop's next turn, or earlier by :meth:`_finish`."""
@@ -492,7 +517,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._enter(State.CLOSING)
         self._why = (code, reason)
         self._partial = None
-        self.write = _discard
+        if self._socket is not None:
+            self._socket.detach()
+            self._socket = None
         self._unthrottle()  # else the peer's close frame is never read
         self._keepalive.loop.call_soon(self._finish)
         self._watch(self._limits.close_timeout)
@@ -517,10 +544,6 @@ class WebSocketConnection(asyncio.Protocol):
         except Exception:
             _log.exception("the session failed", extra={"address": self.address})
             self._fail(CloseCode.INTERNAL)
-
-
-def _discard(data: bytes) -> None:
-    """What ``write`` is from the close frame on: nothing may follow it (RFC 6455 section 5.5.1)."""
 
 
 def _said(core: ServerProtocol) -> tuple[int, str]:

@@ -36,6 +36,10 @@ class FakeEngineSocket:
         self.visitor: Visitor | None = None
         self.write: Callable[[bytes], None] = self._written
 
+    @property
+    def direct(self) -> Callable[[bytes], None]:
+        return self.write
+
     def _written(self, data: bytes) -> None:
         assert self.closed is None
         self.got += [payload if binary else payload.decode() for binary, payload in unframe(data)]

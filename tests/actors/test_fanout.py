@@ -38,6 +38,10 @@ class FakeSocket:
         self.waiting: list[bytes] = []
         self.full = False
 
+    @property
+    def direct(self) -> Callable[[bytes], None]:
+        return self.write
+
     def write(self, data: bytes) -> None:
         if self.full:
             self.waiting.append(data)
