@@ -189,7 +189,7 @@ class Crowd:
         self.open -= 1
         if self._leaving:
             return
-        if reason is not CUT:
+        if reason != CUT:
             self.lost += 1
             self.losses.say(reason)
             self.problems.say(reason)

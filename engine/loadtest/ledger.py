@@ -1,7 +1,7 @@
 """What a client process has counted, by phase: a message belongs to the phase in which it was published. Pure.
 
-Latencies wait as counts per step of 8 µs, and go into histograms once a second: recording each by itself would cost
-more than reading it.
+Latencies wait as counts per step of 8 µs, or of a thousandth where they are long, and go into histograms once a second:
+recording each by itself would cost more than reading it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from engine.loadtest.latency import Latency
 from engine.loadtest.sequences import Sequences, Strays
 
 STEP: Final = 13
-"""Bits of a receive time that are let go: 8.2 µs."""
-_HALF: Final = 1 << (STEP - 1)
+"""Bits of a receive time that are let go, at least: 8.2 µs."""
+DIGITS: Final = 11
+"""Bits of a latency that are kept, at least: as many as a histogram keeps."""
 _US: Final = 1_000  # ns
 _S: Final = 1_000_000_000  # ns
 
@@ -87,8 +88,11 @@ class Ledger:
         self.begun = True
         count = len(times)
         self.delivered += count * len(stamps)
+        shortest = times[0] - stamps[-1][0] * _US  # about: that of the last message to the first client
+        shift = max(STEP, shortest.bit_length() - DIGITS) if shortest > 0 else STEP
+        half = 1 << (shift - 1)
         steps = [
-            (((step << STEP) + _HALF) // _US, number) for step, number in Counter([t >> STEP for t in times]).items()
+            (((step << shift) + half) // _US, number) for step, number in Counter([t >> shift for t in times]).items()
         ]
         phase = self._phases[-1]
         for due, sequence in stamps:
@@ -134,10 +138,12 @@ class Ledger:
     def _settle(self) -> None:
         for phase in self._phases:
             if phase.waiting:
-                for us, number in phase.waiting.items():
-                    phase.latency.record(us, number)
-                    self._second_latency.record(us, number)
+                found = Latency()
+                for us, number in _rounded(phase.waiting).items():
+                    found.record(us, number)
                 phase.waiting.clear()
+                phase.latency.merge(found)
+                self._second_latency.merge(found)
 
     def figures(self, clients: Iterable[Sequences], last: int) -> list[PhaseFigures]:
         """All phases that were marked, over these clients; ``last`` is the last sequence that was published."""
@@ -164,3 +170,12 @@ class Ledger:
                 )
             )
         return found
+
+
+def _rounded(latencies: Counter[int]) -> Counter[int]:
+    """As many digits as a histogram keeps: a record there costs twenty times as much as this."""
+    found: Counter[int] = Counter()
+    for us, number in latencies.items():
+        shift = max(0, us.bit_length() - DIGITS - 1)
+        found[us >> shift << shift] += number
+    return found

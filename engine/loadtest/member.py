@@ -6,7 +6,7 @@ import asyncio
 from typing import Final, Protocol
 
 from actors.backoff import Backoff, BackoffPolicy
-from engine.loadtest.client_socket import ClientSocket
+from engine.loadtest.client_socket import ClientSocket, State
 from engine.loadtest.dialect import Heard
 from engine.loadtest.sequences import Sequences, Strays
 
@@ -101,11 +101,18 @@ class Member:
             reason = error.strerror or str(error)
         finally:
             self._outcome = None
-            if self.socket is not socket:
+            if socket.state is not State.JOINED:
                 socket.abort("given up")
-        if reason is None and self.opened_in is None:
-            self.opened_in = self._loop.time() - began
-        return reason
+        if socket.state is not State.JOINED:
+            return reason or "lost as soon as it was open"
+        self.socket = socket
+        if self.opened_in is None:
+            self.opened_in = self._came_at - began
+        away = None
+        if self._lost_at is not None and self._company.answers:
+            away, self._lost_at = self._came_at - self._lost_at, None
+        self._company.came(self, away)
+        return None
 
     async def come_back(self) -> None:
         """Try until it is back."""
@@ -126,14 +133,9 @@ class Member:
     # What its connections tell
 
     def on_joined(self, socket: ClientSocket) -> None:
-        self.socket = socket
         self._came_at = self._loop.time()
-        away = None
         if self.opened_in is None and self._company.nothing_yet:
             self.sequences.start(sure=self._company.answers)
-        if self._lost_at is not None and self._company.answers:
-            away, self._lost_at = self._came_at - self._lost_at, None
-        self._company.came(self, away)
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(None)
 
