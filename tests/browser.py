@@ -207,7 +207,11 @@ class Browser:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await self._send("Emulation.setEmulatedMedia", features=[scheme])
+        await self._send("Emulation.setEmulatedMedia", media="", features=[scheme])
+
+    async def printing(self) -> None:
+        """The page as on paper, until :meth:`look` is called."""
+        await self._send("Emulation.setEmulatedMedia", media="print")
 
     async def screenshot(self, file: Path) -> None:
         """The page as PNG."""

@@ -20,6 +20,7 @@ TOP: Final = 16  # px above it, for the names of bands
 BOTTOM: Final = 20  # px below it, for ticks
 SCALE_WIDTH: Final = 58  # px left of it
 LEAST_NAMED: Final = 0.14  # of the width: a narrower band has no room for its name
+MOST_LETTERS: Final = 12  # of such a name
 MOST_STEPS: Final = 300  # places at which the pointer is told the values
 
 Format = Callable[[float | None], str]
@@ -107,7 +108,11 @@ def _written(plot: Plot) -> Iterator[Markup]:
         start, end = plot.x.at(band.start), plot.x.at(band.end)
         if end - start >= LEAST_NAMED:
             middle = f"{50 * (start + end):.2f}%"
-            yield tag("text", band.label, x=middle, y=TOP - 5, text_anchor="middle")
+            yield tag("text", _shortened(band.label), x=middle, y=TOP - 5, text_anchor="middle")
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
 
 
 def _drawn(plot: Plot) -> Iterator[Markup]:
