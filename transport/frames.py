@@ -71,6 +71,11 @@ def unframe(data: bytes) -> Iterator[tuple[bool, bytes]]:
         yield binary, data[begin:at]
 
 
+def pong(payload: bytes) -> bytes:
+    """The answer to a ping, whose payload has at most 125 bytes."""
+    return bytes((PONG, len(payload))) + payload
+
+
 def close_frame(code: int, reason: str = "") -> bytes:
     """A close frame; ``reason`` is cut to what a control frame holds (:func:`fit_reason`).
 

@@ -1,4 +1,5 @@
-"""Whole messages of clients, straight from the bytes that came; what is anything else is the library's to judge.
+"""Whole messages of clients, their pings and pongs, straight from the bytes that came; what is anything else is the
+library's to judge. Most clients never send it: for them there is no object of the library, of 1.6 KiB and 15 µs.
 
 A publish that comes alone is one frame in one read. The library takes 10 µs for it, with its generators, and 120 µs
 when the machine was idle; this takes 1 µs.
@@ -20,22 +21,25 @@ if TYPE_CHECKING:
 else:
     from websockets.frames import apply_mask  # the library's choice of C or Python
 
-_TEXT: Final = 0x81  # FIN is set, as in all that is read here; compressed messages have another bit
-_BINARY: Final = 0x82
+TEXT: Final = 0x81  # FIN is set, as in all that is read here; compressed messages have another bit
+BINARY: Final = 0x82
+PING: Final = 0x89
+PONG: Final = 0x8A
+_FIRST: Final = frozenset((TEXT, BINARY, PING, PONG))
 
 
-def message_at(data: bytes, start: int, limit: int) -> tuple[bool, bytes, int] | None:
-    """The message in one frame that begins at ``start``: whether it is binary, its payload, and where it ends.
+def whole_frame(data: bytes, start: int, limit: int) -> tuple[int, bytes, int] | None:
+    """The frame that begins at ``start``: its first byte, one of those above, its payload, and where it ends.
 
-    ``None``: there is something else, which may be an error: a control frame, a part of a message, a compressed one,
-    one without a mask or of more than ``limit`` bytes, or a frame that is not all there.
+    ``None``: there is something else, which may be an error: a close frame, a part of a message, a compressed one, one
+    without a mask or of more than ``limit`` bytes, or a frame that is not all there.
     """
     head = data[start : start + 2]
-    if len(head) < 2 or (head[0] != _TEXT and head[0] != _BINARY):
+    if len(head) < 2 or head[0] not in _FIRST:
         return None
     size = head[1] - 0x80
     begin = start + 6
-    if size < 0:
+    if size < 0 or (size > 125 and head[0] >= PING):
         return None
     if size == 126:
         size, begin = int.from_bytes(data[start + 2 : start + 4], "big"), start + 8
@@ -44,7 +48,7 @@ def message_at(data: bytes, start: int, limit: int) -> tuple[bool, bytes, int] |
     end = begin + size
     if size > limit or end > len(data):
         return None
-    return head[0] == _BINARY, apply_mask(data[begin:end], data[begin - 4 : begin]), end
+    return head[0], apply_mask(data[begin:end], data[begin - 4 : begin]), end
 
 
 class _Reader(StreamReader):

@@ -27,7 +27,7 @@ from transport.client_socket import ClientSocket
 from transport.codes import CloseCode, RefusalReason
 from transport.door import Door, Handler, Mount, Owner
 from transport.gate import REFUSALS
-from transport.incoming import Protocol, message_at
+from transport.incoming import BINARY, PING, Protocol, whole_frame
 from transport.keepalive import Keepalive
 from transport.reassembly import BadMessage, Reassembly, check_text
 from transport.static_file import StaticFile
@@ -97,6 +97,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_allowance",
         "_core",
         "_door",
+        "_greeting",
         "_handler",
         "_head",
         "_heard",
@@ -124,7 +125,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._door, self._limits, self._keepalive, self._owner = door, limits, keepalive, owner
         self._state = State.HANDSHAKE
         self._head: bytes | None = b""
-        self._core: Protocol | None = None
+        self._greeting = b""  # the answer to the handshake, while the door opens
+        self._core: Protocol | None = None  # once the client has sent what is no whole frame, or is to be told to close
         self._handler: Handler | None = None
         self._partial: Reassembly | None = None
         self._paused = False
@@ -188,10 +190,11 @@ class WebSocketConnection(asyncio.Protocol):
 
         The handler's ``on_closed`` follows in the loop's next turn. Without effect unless :attr:`open`.
         """
-        if self._state is not State.OPEN or self._core is None:
+        if self._state is not State.OPEN:
             return
-        if self._core.state is OPEN:  # else its own close frame is about to be flushed, with an error's code
-            self._core.send_close(code, frames.fit_reason(reason))
+        core = self._library()
+        if core.state is OPEN:  # else its own close frame is about to be flushed, with an error's code
+            core.send_close(code, frames.fit_reason(reason))
         self._end(code, reason)
         self._flush()
 
@@ -238,7 +241,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._keepalive.now
-        if self._core is not None:
+        if self._state is State.OPEN or self._core is not None:
             self._receive(data)
         elif self._state is State.HANDSHAKE:
             self._knock(data)
@@ -293,6 +296,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _knock(self, data: bytes) -> None:
         head = self._head + data if self._head else data
+        welcome = False
         try:
             parsed = http.parse(head)
             if parsed is None:
@@ -304,6 +308,7 @@ class WebSocketConnection(asyncio.Protocol):
                 self.connection_lost(None)
                 return
             answer = self._answer(request, mount)
+            welcome = request.upgrade
         except http.HttpError as error:
             self._owner.refused(REFUSALS.get(error.status, RefusalReason.REQUEST))
             answer = error.response()
@@ -311,19 +316,25 @@ class WebSocketConnection(asyncio.Protocol):
             _log.exception("the door failed", extra={"address": self.address})
             answer = http.HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug here; see the server's log").response()
         self._head = None
-        self.write(answer)
-        if self._core is None:
+        if not welcome:
+            self.write(answer)
             self._end(ABNORMAL, "")
             self._hang_up(False)
             return
         self._enter(State.OPEN)
         self._owner.opened(self)
         self._watch(self._limits.ping_interval)
+        if mount is None:
+            self._greeting = answer
+        else:
+            self.write(answer)
         try:
             self._handler = self._door.open(self) if mount is None else mount.open(self, request)
         except Exception:
             _log.exception("the door failed", extra={"address": self.address})
             self.close(CloseCode.INTERNAL)
+        if self._greeting:
+            self.write(b"")
         if self._handler is None:
             self.close(CloseCode.TRY_LATER)
         elif self._paused:  # by what the door wrote
@@ -346,13 +357,12 @@ class WebSocketConnection(asyncio.Protocol):
                 raise http.HttpError(HTTPStatus.NOT_FOUND, f"WebSocket clients connect to {door.path}")
             self.user, self.token, self.token_in_query = http.credentials(request)
             answer, self.subprotocol = http.accept(request, door.subprotocols if mount is None else ())
-            self._core = Protocol(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
             offers = request.headers.get("sec-websocket-extensions")
             if self._limits.deflate and offers is not None:
                 agreed = deflate.negotiate(offers)
                 if agreed is not None:
                     header, extension = agreed
-                    self._core.extensions.append(extension)
+                    self._library().extensions.append(extension)
                     answer = answer.removesuffix(b"\r\n") + b"Sec-WebSocket-Extensions: " + header + b"\r\n\r\n"
             return answer
         if request.method != "GET":
@@ -368,13 +378,18 @@ class WebSocketConnection(asyncio.Protocol):
 
     # Frames.
 
+    def _library(self) -> Protocol:
+        """The library's part of this connection, made when it is first needed, between two frames."""
+        if self._core is None:
+            self._core = Protocol(state=OPEN, max_size=self._limits.message_bytes, logger=_library_log)
+        return self._core
+
     def _receive(self, data: bytes) -> None:
-        core = self._core
-        assert core is not None, "frames before the handshake"
-        if core.waits and (read := self._take_whole(core, data)):
-            if read == len(data):
+        if (self._core is None or self._core.waits) and (read := self._take_whole(data)):
+            if read == len(data) or (self._core is None and self._state is not State.OPEN):
                 return
             data = data[read:]
+        core = self._library()
         core.receive_data(data)
         if core.state is OPEN:
             self._flush()  # pongs: a ping amid the fragments of a message is answered before the message
@@ -388,20 +403,29 @@ class WebSocketConnection(asyncio.Protocol):
                 core.fail(error.code, error.message)
         self._flush()
 
-    def _take_whole(self, core: Protocol, data: bytes) -> int:
-        """Deliver the messages with which ``data`` begins; how many bytes the library need not see."""
+    def _take_whole(self, data: bytes) -> int:
+        """Take the frames with which ``data`` begins; how many bytes the library need not see."""
         at, limit = 0, self._limits.message_bytes
-        while core.state is OPEN and self._state is State.OPEN:
-            found = message_at(data, at, limit)
+        while self._state is State.OPEN and (self._core is None or self._core.state is OPEN):
+            found = whole_frame(data, at, limit)
             if found is None:
                 break
-            binary, message, at = found
+            first, payload, at = found
+            if first >= PING:
+                self._on_control(first, payload)
+                continue
             try:
-                self._on_whole(message, binary)
+                self._on_whole(payload, first == BINARY)
             except BadMessage as error:
-                core.fail(error.code, error.message)
+                self._library().fail(error.code, error.message)
                 self._flush()
         return at
+
+    def _on_control(self, first: int, payload: bytes) -> None:
+        if self._limits.message_rate is not None:
+            self._charge(self._limits.message_rate)
+        if first == PING and not self._paused:  # a client that pings without reading must not grow the buffer
+            self._transport.write(frames.pong(payload))
 
     def _on_whole(self, message: bytes, binary: bool) -> None:
         """A message that came in one frame."""
@@ -476,6 +500,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _send(self, data: bytes) -> None:
         transport, socket = self._transport, self._socket
+        if self._greeting:  # it goes along with the first that the door writes: a write is 8 µs
+            data, self._greeting = self._greeting + data, b""
         transport.write(data)
         if socket is None:
             return
@@ -496,7 +522,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _fail(self, code: CloseCode, reason: str = "") -> None:
         """Close, not by the handler's wish."""
-        if self._state is State.OPEN and self._core is not None and self._core.state is OPEN:
+        if self._state is State.OPEN and (self._core is None or self._core.state is OPEN):
             self._say_last(code)
         self.close(code, reason)
 

@@ -36,22 +36,25 @@ def frame(first: int, payload: bytes, mask: bytes | None = KEY, length: int = 0)
 
 def test_what_is_whole_and_what_is_not() -> None:
     hello, bytes_ = frame(0x81, b"hello"), frame(0x82, b"\xff" * 126)
-    assert incoming.message_at(hello + bytes_, 0, LIMIT) == (False, b"hello", len(hello))
-    assert incoming.message_at(hello + bytes_, len(hello), LIMIT) == (True, b"\xff" * 126, len(hello + bytes_))
-    assert incoming.message_at(frame(0x81, b"a", length=8), 0, LIMIT) == (False, b"a", 15)
+    assert incoming.whole_frame(hello + bytes_, 0, LIMIT) == (0x81, b"hello", len(hello))
+    assert incoming.whole_frame(hello + bytes_, len(hello), LIMIT) == (0x82, b"\xff" * 126, len(hello + bytes_))
+    assert incoming.whole_frame(frame(0x81, b"a", length=8), 0, LIMIT) == (0x81, b"a", 15)
+    for first in (0x89, 0x8A):
+        assert incoming.whole_frame(frame(first, b"p" * 125), 0, LIMIT) == (first, b"p" * 125, 131)
     for cut in range(len(bytes_)):
-        assert incoming.message_at(bytes_[:cut], 0, LIMIT) is None
+        assert incoming.whole_frame(bytes_[:cut], 0, LIMIT) is None
     for other in (
         frame(0x01, b"begins"),
         frame(0x80, b"ends"),
-        frame(0x89, b"ping"),
+        frame(0x89, b"p" * 126),
+        frame(0x8A, b"p", length=2)[:-1],
         frame(0x88, b""),
         frame(0xC1, b"compressed"),
         frame(0x81, b"bare", mask=None),
         frame(0x81, b"long" * 51),
         b"\x81\xff" + b"\xff" * 200,
     ):
-        assert incoming.message_at(other, 0, LIMIT) is None
+        assert incoming.whole_frame(other, 0, LIMIT) is None
 
 
 def test_the_library_says_whether_a_message_may_begin() -> None:
@@ -160,7 +163,7 @@ pieces = st.one_of(
 
 def only_library(chunks: list[bytes], closes: bool) -> tuple[list[Any], list[object], object]:
     """As :func:`conversation` would be without all this."""
-    with patch.object(websocket, "message_at", lambda data, start, limit: None):
+    with patch.object(websocket, "whole_frame", lambda data, start, limit: None):
         return conversation(chunks, closes)
 
 
@@ -205,3 +208,43 @@ def test_a_message_at_every_cut(size: int) -> None:
         heard, written, _ = conversation([chunk for chunk in (stream[:cut], stream[cut:]) if chunk], False)
         assert heard[:-1] == [("binary", bytes(range(256))[:size])] * 2
         assert not written
+
+
+def opened(lobby: Any, transport: Transport) -> WebSocketConnection:
+    keepalive = Keepalive(cast(Any, Loop()), 1.0)
+    connection = WebSocketConnection(lobby, ConnectionLimits(message_bytes=LIMIT), keepalive, cast(Any, Owner()))
+    connection.connection_made(transport)
+    connection.data_received(HANDSHAKE)
+    return connection
+
+
+def test_for_who_sends_only_whole_frames_nothing_of_the_library_is_made() -> None:
+    transport = Transport()
+    connection = opened(Lobby(), transport)
+    connection.data_received(frame(0x81, b"hello") + frame(0x89, b"ping") + frame(0x8A, b""))
+    assert connection._core is None and transport.done[1:] == [b"\x8a\x04ping"]
+    connection.data_received(frame(0x81, b"in two parts")[:9])
+    assert connection._core is not None
+
+
+def test_what_the_door_writes_first_goes_along_with_the_answer() -> None:
+    class Greeting(Lobby):
+        def open(self, connection: WebSocketConnection) -> Any:
+            connection.write(b"\x81\x05hello")
+            connection.write(b"\x81\x03you")
+            return super().open(connection)
+
+    class Refusing(Lobby):
+        def open(self, connection: WebSocketConnection) -> Any:
+            connection.close(4001)
+            return None
+
+    answers = []
+    for lobby in (Lobby(), Greeting(), Refusing()):
+        transport = Transport()
+        opened(lobby, transport)
+        answers.append(transport.done)
+    [answer] = answers[0]
+    assert cast(bytes, answer).startswith(b"HTTP/1.1 101 ") and cast(bytes, answer).endswith(b"\r\n\r\n")
+    assert answers[1] == [cast(bytes, answer) + b"\x81\x05hello", b"\x81\x03you"]
+    assert answers[2] == [cast(bytes, answer) + b"\x88\x02\x0f\xa1"]
