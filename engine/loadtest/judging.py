@@ -20,6 +20,9 @@ BUSY_MOST: Final = 0.1
 """Share of the measured seconds in which a process of the load client may need more than 90 % of a core."""
 LATE_MOST_MS: Final = 50.0
 """The publisher may be so late of its own (p99)."""
+OWN_SILENCE: Final = 0.5
+"""Share of a silence that a process of the load client may have stood still itself."""
+_MS: Final = 1_000.0
 MOST_REASONS: Final = 3
 """Told in a sentence."""
 
@@ -39,7 +42,7 @@ class _Rule(NamedTuple):
 def judged(report: Report) -> Report:
     """``report`` with criteria, verdict, and why it is invalid, behind the reasons that it has already."""
     criteria = judge(report, report.scenario.criteria)
-    invalid = [*report.invalid, *why_invalid(report)]
+    invalid = [*report.invalid, *why_invalid(report), *_own_lateness(report, criteria)]
     if all(judgement.passed is None for judgement in criteria):
         invalid.append("no criterion could be measured")
     failed = any(judgement.passed is False for judgement in criteria)
@@ -86,6 +89,26 @@ def why_invalid(report: Report) -> list[str]:
         why.append(
             f"the publisher was {late:,.0f} ms behind its schedule (p99) while the server read what it sent; "
             "the machine has too little left for the load client: lower rate, or give it a machine of its own"
+        )
+    return why
+
+
+def _own_lateness(report: Report, criteria: Iterable[Judgement]) -> list[str]:
+    """Why what failed may be what a process of the load client was late itself, while it did not run."""
+    failed = {judgement.name: judgement.value for judgement in criteria if judgement.passed is False}
+    why = []
+    silence = failed.get("longest_silence_s")
+    stood = max(report.clients, key=lambda client: client.lag_worst_ms, default=None)
+    if silence is not None and stood is not None and stood.lag_worst_ms >= OWN_SILENCE * _MS * silence:
+        why.append(
+            f"{stood.name} itself stood still for {stood.lag_worst_ms / _MS:.1f} s, so that silence may be the load "
+            "client's; give it a machine of its own"
+        )
+    late = max(report.clients, key=lambda client: client.late, default=None)
+    if failed.keys() & {"delivery_p99_ms", "delivery_mean_ms"} and late is not None and late.late > BUSY_MOST:
+        why.append(
+            f"{late.name} itself was more than 50 ms late in {percent(late.late)} of the seconds, so that late messages "
+            "may be the load client's; give it more processes (processes = N), or a machine of its own"
         )
     return why
 
@@ -226,12 +249,13 @@ def _cpu(report: Report, limit: float) -> _Found:
         return absent
     mean = fmean(seen)
     text = f"the machine's {report.machine.cores} cores were {mean:.0f} % busy in the mean, {max(seen):.0f} % at most"
-    parts = (
-        ("the server", _measured(report, report.series.server_cpu)),
-        ("the busiest process of the load client", [client.cpu_mean for client in report.clients]),
-    )
-    needed = [f"{who} needed {fmean(of) if who == 'the server' else max(of):.0f} %" for who, of in parts if of]
-    return _Found(mean, mean <= limit, f"{text}; of one core {', '.join(needed)}" if needed else text)
+    server = _measured(report, report.series.server_cpu)
+    clients = [client.cpu_mean for client in report.clients]
+    if server and clients:
+        text += f"; of one core the server needed {fmean(server):.0f} %, the load client {sum(clients):.0f} %"
+        if mean > limit and 2 * (fmean(server) + sum(clients)) < mean * report.machine.cores:
+            text += "; most of it went to other programs: end them and run this again"
+    return _Found(mean, mean <= limit, text)
 
 
 def _memory(report: Report, limit: float) -> _Found:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine import config
 from engine.loadtest import compare, judging, latency, resources, scenario
 from engine.loadtest.criteria import Criteria
 from heliograph import Scenario, load_scenario
@@ -15,8 +16,8 @@ from heliograph import Scenario, load_scenario
 GUIDE = (Path(__file__).parents[2] / "docs/loadtest.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    return GUIDE.split(f"```{language}\n")[1].split("```")[0]
+def block(language: str, number: int = 1) -> str:
+    return GUIDE.split(f"```{language}\n")[number].split("```")[0]
 
 
 def test_the_scenario_file_shows_every_field_with_its_default() -> None:
@@ -42,6 +43,12 @@ def test_the_tables_say_what_the_code_does() -> None:
     named = [name for cell in re.findall(r"^\| (`.*?) \|", criteria, re.M) for name in re.findall(r"`(\w+)`", cell)]
     assert named == list(Criteria.__struct_fields__)
     assert len(named) == 11 and "eleven criteria" in GUIDE
+
+
+def test_the_configuration_of_the_durable_engine_is_one() -> None:
+    found = config.loads(block("toml", 2))
+    assert found.topics[Scenario().topic].durable
+    assert found.history.durable_file == "/tmp/loadtest.db"  # it is needed where the port is picked
 
 
 def test_its_numbers_are_those_of_the_code() -> None:

@@ -132,6 +132,12 @@ def test_a_busy_machine_fails_its_criteria_but_not_seconds_outside_the_phases() 
     }
 
 
+@pytest.mark.parametrize(("server", "others"), [(50.0, True), (150.0, False)])
+def test_a_machine_that_is_busy_with_something_else_is_told(server: float, others: bool) -> None:
+    series = Series(t=[2.0], machine_cpu=[95.0], machine_memory=[1.0], server_cpu=[server])
+    assert ("most of it went to other programs" in failures(good(series=series))["cpu"]) == others
+
+
 def test_of_a_server_elsewhere_cpu_and_memory_are_not_judged() -> None:
     target = TargetFacts(url="ws://far/ws", kind="native", local=False)
     report = judged(good(target=target))
