@@ -20,12 +20,13 @@ from transport.bus import (
     Kind,
     Link,
     new_incarnation,
+    unpack_body,
     unpack_header,
 )
 from transport.errors import CodecError, ConnectionLost
 from transport.link import Liveness
 from transport.messages import Hello
-from transport.poller import Monitor, Poller, events
+from transport.poller import NOBLOCK, Monitor, Poller, events, send
 
 _log = logging.getLogger(__name__)
 STOPPED = "stopped"
@@ -188,8 +189,8 @@ class BusClient:
         self._waking = False
         if not self.connected:
             return
-        for header, body in self._link.batches():
-            if not self._send(header, body):
+        for frame in self._link.batches():
+            if not self._send(frame):
                 return
         self._note_window()
         self._poller.kick()
@@ -224,7 +225,7 @@ class BusClient:
             self._greeted = True
             self._link.liveness.heard(self._loop.time())
             body = codec.join([codec.pack(Hello(self.name, self._link.mine, os.getpid()))])
-            if self._send(self._link.header(Kind.HELLO), body):
+            if self._send(self._link.header(Kind.HELLO) + body):
                 self._poller.kick()
 
     def _on_event(self, event: int) -> None:
@@ -236,11 +237,12 @@ class BusClient:
     def _on_frames(self, frames: list[bytes]) -> None:
         link = self._link
         try:
-            if len(frames) > 2:
+            if len(frames) > 1:
                 raise CodecError(f"a bus message of {len(frames)} frames")
-            header = unpack_header(frames[0])
+            frame = frames[0]
+            header = unpack_header(frame)
             if header.kind == Kind.HELLO:
-                self._on_hello(header, frames[-1])
+                self._on_hello(header, frame)
                 return
             if not self.connected or header.mine != link.theirs or header.theirs != link.mine:
                 self.stale += 1
@@ -248,7 +250,7 @@ class BusClient:
             if header.kind == Kind.BYE:
                 self._lose("the server said bye")
                 return
-            items = link.receive(header, frames, self._loop.time())
+            items = link.receive(header, frame, self._loop.time())
         except CodecError as error:
             self.malformed += 1
             self._lose(f"protocol error: {error}")
@@ -261,13 +263,13 @@ class BusClient:
                 if self._auto_ack:
                     self.processed()
 
-    def _on_hello(self, header: Header, body: bytes) -> None:
+    def _on_hello(self, header: Header, frame: bytes) -> None:
         if self.connected and header.theirs == "":
             self._lose("the server does not know this client any more")
         elif self.connected or header.theirs != self._link.mine:
             self.stale += 1
         else:
-            messages = codec.unpack_batch(body)
+            messages = unpack_body(frame)
             if len(messages) != 1 or not isinstance(messages[0], Hello) or messages[0].incarnation != header.mine:
                 raise CodecError("not a welcome")
             self._link.theirs = header.mine
@@ -307,12 +309,12 @@ class BusClient:
         if self._send(self._link.header(Kind.HEARTBEAT)):
             self._poller.kick()
 
-    def _send(self, *frames: bytes) -> bool:
+    def _send(self, frame: bytes) -> bool:
         # False if there is no connection any more, which is then said. A socket without a high-water mark is never
         # full: EAGAIN means that it has nobody to send to.
         assert self._sock is not None
         try:
-            self._sock.send_multipart(frames, zmq.NOBLOCK)
+            send(self._sock, frame, NOBLOCK)
         except zmq.ZMQError as error:
             self._lose("disconnected" if error.errno == zmq.EAGAIN else str(error))
             return False

@@ -21,12 +21,13 @@ from transport.bus import (
     Kind,
     Link,
     new_incarnation,
+    unpack_body,
     unpack_header,
 )
 from transport.errors import CodecError, ConnectionLost, HeliographError
 from transport.link import Liveness
 from transport.messages import Hello
-from transport.poller import Monitor, Poller
+from transport.poller import NOBLOCK, NOBLOCK_MORE, Monitor, Poller, send
 
 _log = logging.getLogger(__name__)
 _PROBE_AGAIN = 0.02  # seconds; zmq reports a disconnect a moment before the ROUTER forgets the identity
@@ -230,8 +231,8 @@ class BusServer:
             return
         for peer in tuple(self._peers.values()):
             if peer.out and peer.window_open:
-                for header, body in peer.link.batches():
-                    if not self._send(peer, header, body):
+                for frame in peer.link.batches():
+                    if not self._send(peer, frame):
                         break
                 else:
                     self._note_window(peer)
@@ -252,20 +253,21 @@ class BusServer:
         identity = frames[0]
         peer = self._by_identity.get(identity)
         try:
-            if not 2 <= len(frames) <= 3:
+            if len(frames) != 2:
                 raise CodecError(f"a bus message of {len(frames)} frames")
-            header = unpack_header(frames[1])
+            frame = frames[1]
+            header = unpack_header(frame)
             if header.kind == Kind.HELLO:
-                self._on_hello(identity, header, frames[-1])
+                self._on_hello(identity, header, frame)
                 return
             if peer is None or header.mine != peer.incarnation or header.theirs != self.incarnation:
                 self.stale += 1
-                self._answer(identity, Header(Kind.HELLO, self.incarnation, "", 0, 0))
+                self._answer(identity, Header(Kind.HELLO, self.incarnation, "", 0, 0).packed())
                 return
             if header.kind == Kind.BYE:
                 self._gone(peer, "it said bye")
                 return
-            items = peer.link.receive(header, frames, self._loop.time())
+            items = peer.link.receive(header, frame, self._loop.time())
         except CodecError as error:
             self.malformed += 1
             if peer is not None:
@@ -279,8 +281,8 @@ class BusServer:
                 if self._auto_ack:
                     self.processed(peer)
 
-    def _on_hello(self, identity: bytes, header: Header, body: bytes) -> None:
-        messages = codec.unpack_batch(body)
+    def _on_hello(self, identity: bytes, header: Header, frame: bytes) -> None:
+        messages = unpack_body(frame)
         hello = messages[0] if len(messages) == 1 else None
         if not isinstance(hello, Hello) or identity != f"{hello.name}.{header.mine}".encode():
             raise CodecError("a hello that does not fit its identity")
@@ -292,7 +294,7 @@ class BusServer:
         if former is not None:
             self.drop(former, "replaced by a new incarnation")
         welcome = codec.join([codec.pack(Hello(self.name, self.incarnation, os.getpid()))])
-        if not self._answer(identity, Header(Kind.HELLO, self.incarnation, hello.incarnation, 0, 0), welcome):
+        if not self._answer(identity, Header(Kind.HELLO, self.incarnation, hello.incarnation, 0, 0).packed() + welcome):
             return
         liveness = Liveness(self._interval, self._timeout, self._loop.time())
         peer = Peer(self, identity, hello, Link(self.incarnation, hello.incarnation, self._window, liveness))
@@ -331,18 +333,20 @@ class BusServer:
         self._poller.kick()
         self._timer = self._loop.call_later(self._interval / 4, self._tick)
 
-    def _send(self, peer: Peer, *frames: bytes) -> bool:
+    def _send(self, peer: Peer, frame: bytes) -> bool:
         # False if the peer turned out to be gone, which is then said.
         try:
-            self._sock.send_multipart((peer.identity, *frames), zmq.NOBLOCK)
+            send(self._sock, peer.identity, NOBLOCK_MORE)
+            send(self._sock, frame, NOBLOCK)
         except zmq.ZMQError as error:
             self._gone(peer, "disconnected" if error.errno == zmq.EHOSTUNREACH else str(error))
             return False
         return True
 
-    def _answer(self, identity: bytes, header: Header, *body: bytes) -> bool:
+    def _answer(self, identity: bytes, frame: bytes) -> bool:
         try:
-            self._sock.send_multipart((identity, header.packed(), *body), zmq.NOBLOCK)
+            send(self._sock, identity, NOBLOCK_MORE)
+            send(self._sock, frame, NOBLOCK)
         except zmq.ZMQError:
             return False  # it has gone already
         return True

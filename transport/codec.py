@@ -96,7 +96,7 @@ def join(items: Sequence[bytes]) -> bytes:
     return head + b"".join(items)
 
 
-def unpack(data: bytes) -> Any:
+def unpack(data: bytes | memoryview) -> Any:
     """One msgpack value, lists as lists, within the bus's limits; :class:`CodecError` if it is none."""
     if len(data) > MAX_BODY_BYTES:
         raise CodecError(f"{len(data)} bytes in one body, the bus takes {MAX_BODY_BYTES}")
@@ -116,7 +116,7 @@ def unpack(data: bytes) -> Any:
         raise CodecError(f"not msgpack: {type(error).__name__} {error}") from None
 
 
-def unpack_batch(body: bytes) -> list[Any]:
+def unpack_batch(body: bytes | memoryview) -> list[Any]:
     """The messages of a batch body, in order, every field's type checked; nested messages are messages too.
 
     Raises:

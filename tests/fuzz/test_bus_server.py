@@ -63,11 +63,12 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 numbers = st.integers(-1, 2**40)
-texts = st.sampled_from(["", "x", "stranger.x"]) | st.text(max_size=5)
+texts = st.sampled_from(["", "x", "stranger.x"]) | st.text(max_size=4)
 headers = st.builds(Header, st.sampled_from(Kind), texts, texts, numbers, numbers).map(Header.packed)
 hellos = st.builds(Hello, texts, texts, numbers).map(codec.pack)
 bodies = st.lists(hellos | st.binary(max_size=10), max_size=3).map(codec.join)
-messages = st.lists(st.binary(max_size=30) | headers | bodies, min_size=1, max_size=4) | st.tuples(headers, bodies)
+whole = st.builds(lambda head, body: [head + body], headers, bodies)
+messages = st.lists(st.binary(max_size=30) | headers | bodies, min_size=1, max_size=4) | whole
 
 
 @settings(max_examples=20, deadline=None)

@@ -368,9 +368,9 @@ def test_a_client_that_the_server_forgot_begins_anew(context, endpoint):
         ([b""], 1, 0),
         ([b"a", b"b", b"c"], 1, 0),
         ([Header(Kind.HELLO, "x", "", 0, 0).packed()], 1, 0),
-        ([Header(Kind.HELLO, "x", "", 0, 0).packed(), codec.join([codec.pack(Tell("a", "b", 1))])], 1, 0),
-        ([Header(Kind.HELLO, "x", "", 0, 0).packed(), codec.join([codec.pack(Hello("other", "x", 1))])], 1, 0),
-        ([Header(Kind.BATCH, "x", "y", 1, 0).packed(), codec.join([note(1)])], 0, 1),
+        ([Header(Kind.HELLO, "x", "", 0, 0).packed() + codec.join([codec.pack(Tell("a", "b", 1))])], 1, 0),
+        ([Header(Kind.HELLO, "x", "", 0, 0).packed() + codec.join([codec.pack(Hello("other", "x", 1))])], 1, 0),
+        ([Header(Kind.BATCH, "x", "y", 1, 0).packed() + codec.join([note(1)])], 0, 1),
         ([Header(Kind.HEARTBEAT, "x", "y", 1, 0).packed()], 0, 1),
     ],
 )
@@ -406,14 +406,14 @@ def test_a_broken_link_is_begun_anew_by_both(context, ipc, damage):
         header = Header(
             Kind.BATCH, link.mine, link.theirs, 7 if damage == "sequence" else 1, 9 if damage == "ack" else 0
         )
-        worker.bus._send(header.packed(), b"\xc1" if damage == "body" else codec.join([note(1)]))
+        worker.bus._send(header.packed() + (b"\xc1" if damage == "body" else codec.join([note(1)])))
         await until(lambda: len(worker.log) == 3)
         assert worker.log[1] in [("lost", "the server said bye"), ("lost", "disconnected")]
         assert hub.log[1][2].startswith("protocol error: ")
         assert hub.bus.malformed == 1
         peer = hub.bus.peers["worker"]
         bad = Header(Kind.BATCH, peer.link.mine, peer.link.theirs, 3, 0).packed()
-        hub.bus._send(peer, bad, codec.join([note(1)]))
+        hub.bus._send(peer, bad + codec.join([note(1)]))
         await until(lambda: len(worker.log) == 5)
         assert worker.log[3] == ("lost", "protocol error: batch 3 arrived where 1 was due")
         await until(lambda: len(hub.log) == 5)

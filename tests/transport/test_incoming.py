@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 
-from tests.transport.test_websocket import HANDSHAKE, Lobby, Session
+from tests.transport.test_websocket import HANDSHAKE, Lobby
 from transport import incoming, websocket
 from transport.gate import Gate, GatePolicy
 from transport.keepalive import Keepalive
@@ -59,7 +59,6 @@ def test_what_is_whole_and_what_is_not() -> None:
 
 def test_the_library_says_whether_a_message_may_begin() -> None:
     core = incoming.Protocol(state=OPEN, max_size=LIMIT)
-    assert core.waits
     for first, payload in ((0x81, b"hello"), (0x89, b""), (0x82, bytes(126))):
         data = frame(first, payload)
         for at in range(len(data)):
@@ -146,7 +145,7 @@ def conversation(chunks: list[bytes], closes: bool) -> tuple[list[Any], list[obj
     for chunk in chunks:
         connection.data_received(chunk)
         loop.turn()
-    heard, state = cast(Session, session).heard, (connection.open, connection.closing)
+    heard, state = session.heard, (connection.open, connection.closing)
     connection.connection_lost(None)
     return heard, transport.done[1:], state
 
