@@ -37,7 +37,8 @@ def changed(**figures: Any) -> Load:
 
 def test_one_table_for_all_that_are_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(command, "SETTLE", 0.1)
-    monkeypatch.setattr(wsload, "BUSY", 100.0)  # cores: what others do here is not this test's business
+    monkeypatch.setattr(wsload, "BUSY", 100.0)  # cores: what others do here is not this test's business,
+    monkeypatch.setattr(command, "KEPT", 0.0)  # nor how fast it goes then
     there = [peer for peer in PEERS if peer.name in QUICK and not peer.absent()]
     assert "websockets" in {peer.name for peer in there}
     broken = Peer("broken", lambda: Server([sys.executable, "-c", ""]), PLAIN)
@@ -80,11 +81,12 @@ def test_absent_peers_are_named_with_what_to_install(
         ([changed(client=0.95)], "saturated"),
         ([changed(server=0.99, least=20)], "overloaded"),
         ([changed(closed=1)], "overloaded"),
+        ([changed(delivered=37.0)], "overloaded"),
         ([], "failed"),
     ],
 )
 def test_what_a_figure_is_worth_is_said(loads: list[Load], state: str) -> None:
-    assert command._state(report.summary(loads)) == state
+    assert command._state(report.summary(loads), 40) == state
     assert "–" in report.table([report.summary([])])
 
 
