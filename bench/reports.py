@@ -30,7 +30,7 @@ from engine.loadtest.tester import WebSocketLoadTester
 
 REPORTS = Path(__file__).parent / "reports"
 BEGIN, END = "<!-- python -m bench.reports --table -->", "<!-- end of the table -->"
-WIDTH, HEIGHT = 1280, 1560  # px: down to the third row of plots, and a file below 300 kB
+WIDTH, HEIGHT = 1280, 1215  # px: down to the second row of plots, and a file below 300 kB
 PICTURE_TIMEOUT_S = 60.0
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HEADINGS = (

@@ -17,7 +17,7 @@ _LOG: Final = "logarithmic"
 
 
 def plots(report: Report) -> Iterator[Plot]:
-    """Latency, its distribution, throughput, connections, processor, memory, load client."""
+    """What matters most comes first: latency, its distribution, throughput, processor."""
     series = report.series
     over = _OverTime(report)
     latency = [_line(report, "worst", series.worst, 4), _line(report, "p99", series.p99, 2)]
@@ -26,15 +26,15 @@ def plots(report: Report) -> Iterator[Plot]:
     yield _distribution([_spread(report, "deliveries", 1)])
     delivered = [_line(report, "delivered", series.delivered, 1)]
     yield over.plot("Deliveries per second", delivered, figures.number)
-    published = [_line(report, "published", series.published, 3)]
-    yield over.plot("Messages published per second", published, figures.number)
-    yield over.plot("Open connections", [_line(report, "open", series.open, 1)], figures.number)
     processor = [
         _line(report, "machine, of all cores", series.machine_cpu, 1),
         _line(report, "server, of one core", series.server_cpu, 2),
         _line(report, "busiest load client, of one core", series.client_cpu, 3),
     ]
     yield over.plot("Processor", processor, figures.percentage)
+    published = [_line(report, "published", series.published, 3)]
+    yield over.plot("Messages published per second", published, figures.number)
+    yield over.plot("Open connections", [_line(report, "open", series.open, 1)], figures.number)
     server = [_line(report, "server", series.server_memory_mb, 2)]
     yield over.plot("Memory of the server", server, figures.megabytes)
     machine = [_line(report, "machine", series.machine_memory, 1)]
