@@ -77,8 +77,7 @@ def judge(report: Report, criteria: Criteria) -> list[Judgement]:
 
 def why_invalid(report: Report) -> list[str]:
     """Why the load client, and not the server, may be what was measured; empty where it was not."""
-    why = [f"{client.name} died: {client.died}" for client in report.clients if client.died]
-    why += [
+    why = [
         f"the load client was the bottleneck: {client.name} needed more than 90 % of a core in {percent(client.busy)} "
         "of the seconds; give it more processes (processes = N), or a machine of its own"
         for client in report.clients
@@ -107,8 +106,8 @@ def _own_lateness(report: Report, criteria: Iterable[Judgement]) -> list[str]:
     late = max(report.clients, key=lambda client: client.late, default=None)
     if failed.keys() & {"delivery_p99_ms", "delivery_mean_ms"} and late is not None and late.late > BUSY_MOST:
         why.append(
-            f"{late.name} itself was more than 50 ms late in {percent(late.late)} of the seconds, so that late messages "
-            "may be the load client's; give it more processes (processes = N), or a machine of its own"
+            f"{late.name} itself was more than 50 ms late in {percent(late.late)} of the seconds, so that late "
+            "messages may be the load client's; give it more processes (processes = N), or a machine of its own"
         )
     return why
 

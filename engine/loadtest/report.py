@@ -171,8 +171,11 @@ class ClientProcess(Struct, frozen=True, kw_only=True):
     cpu_peak: float = 0.0
     busy: float = 0.0
     """Share of the measured seconds in which it needed more than 90 % of a core."""
+    late: float = 0.0
+    """Share of the measured seconds in which it was more than 50 ms late itself."""
     lag_p99_ms: float = 0.0
-    died: str | None = None
+    lag_worst_ms: float = 0.0
+    """How late its own timers came; the longest time that it stood still."""
 
 
 class Report(Struct, frozen=True, kw_only=True):
