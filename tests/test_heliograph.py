@@ -8,7 +8,7 @@ import pytest
 
 import heliograph
 
-ROOT = Path(heliograph.__file__).parent
+ROOT = Path(heliograph.__file__).parents[1]
 
 
 def python(code: str, *path: Path) -> subprocess.CompletedProcess[str]:

@@ -52,7 +52,7 @@ def test_all_of_the_distribution_is_copied() -> None:
     metadata, options = setup["metadata"], setup["options"]
     files = [*metadata["long_description"].removeprefix("file:").split(","), metadata["license_files"]]
     modules = [f"{name.strip()}.py" for name in options["py_modules"].split(",")]
-    packages = options["packages"].split(",")
+    packages = [name.strip().partition(".")[0] for name in options["packages"].split(",")]
     needed = {name.strip() for name in [*files, *modules, *packages]} | {"setup.cfg", "pyproject.toml"}
     assert needed | {"clients/js/heliograph.js"} == set(copied()), "the client is served from a link in engine/static"
 

@@ -7,7 +7,7 @@
             async for event in prices:
                 print(event.topic, event.data)
 
-This module exports the public names of the packages ``engine``, ``actors`` and ``transport``. A name is imported when
+This package exports the public names of the packages ``engine``, ``actors`` and ``transport``. A name is imported when
 it is first used, so that ``import heliograph`` costs next to nothing.
 """
 
@@ -259,7 +259,7 @@ __all__ = [
 
 def _refuse_foreign_packages() -> None:
     """The packages have everyday names: say so at once where another one of that name comes first on the path."""
-    home = os.path.dirname(os.path.abspath(__file__))
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for name in ("engine", "actors", "transport"):
         ours = os.path.join(home, name, "__init__.py")
         spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
@@ -293,9 +293,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
-
-
-if __name__ == "__main__":
-    from engine.cli import main
-
-    main()
