@@ -7,7 +7,7 @@ import pytest
 
 from engine.loadtest.compare import NotComparable
 from engine.loadtest.judging import judged
-from engine.loadtest.report import ClientProcess, Percentiles, Report, TargetFacts
+from engine.loadtest.report import Percentiles, Report, TargetFacts
 from engine.loadtest.scenario import MEDIUM
 from engine.loadtest.summary import comparison, failures, summary
 from tests.engine.loadtest.sample_report import LATENCY, good
@@ -41,8 +41,8 @@ def test_in_short_only_what_failed_is_told() -> None:
 
 
 def test_an_invalid_run_says_why() -> None:
-    lines = [line.text for line in summary(run(clients=[ClientProcess(name="client 1", pid=1, died="exit code 1")]))]
-    assert lines[-2:] == ["invalid: client 1 died: exit code 1", "INVALID: this run says nothing about the server"]
+    lines = [line.text for line in summary(run(invalid=["client-1 has ended"]))]
+    assert lines[-2:] == ["invalid: client-1 has ended", "INVALID: this run says nothing about the server"]
 
 
 def test_a_run_without_any_figure_can_be_shown() -> None:
