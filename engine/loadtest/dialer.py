@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 from typing import Final
@@ -60,6 +61,15 @@ class Dialer:
                 self._addresses.sort(key=address.__ne__)  # the next ones begin with it
             return
         raise failure or OSError("no address")
+
+
+def words(error: OSError) -> str:
+    """Why there is no connection; the same on all loops."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) or not error.errno:
+        return f"TLS: {error}" if isinstance(error, ssl.SSLError) else str(error) or type(error).__name__
+    return os.strerror(error.errno)
 
 
 def source(address: str, number: int) -> tuple[str, int] | None:

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from actors.backoff import Backoff, BackoffPolicy
 from engine.loadtest.client_socket import ClientSocket, State
 from engine.loadtest.dialect import Heard
+from engine.loadtest.dialer import words
 from engine.loadtest.sequences import Sequences, Strays
 
 BACKOFF: Final = BackoffPolicy(first_s=0.1, cap_s=2.0, stable_s=1.0)
@@ -98,7 +99,7 @@ class Member:
         except TimeoutError:
             reason = f"{socket.state.value} within {self._company.connect_timeout:g} s"
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = words(error)
         finally:
             self._outcome = None
             if socket.state is not State.JOINED:

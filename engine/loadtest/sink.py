@@ -14,7 +14,7 @@ from actors.redis_protocol import command
 from engine.loadtest.chunk_reader import ChunkReader
 from engine.loadtest.client_socket import ClientSocket
 from engine.loadtest.dialect import FIRST_REQUEST, Heard, Means, dialect_of
-from engine.loadtest.dialer import Dialer
+from engine.loadtest.dialer import Dialer, words
 from engine.loadtest.frames import frame
 from engine.loadtest.member import BACKOFF, Member
 from engine.loadtest.reasons import Reasons
@@ -163,7 +163,7 @@ class RedisSink(asyncio.Protocol):
             await self._connect()
         except OSError as error:
             where = f"{self._parts.hostname}:{self._parts.port or REDIS_PORT}"
-            raise ConfigError(f"no Redis at {where}: {error.strerror or error}", "publish.redis_url") from None
+            raise ConfigError(f"no Redis at {where}: {words(error)}", "publish.redis_url") from None
 
     async def _connect(self) -> None:
         parts = self._parts
@@ -237,7 +237,7 @@ class RedisSink(asyncio.Protocol):
                 self._backoff.reset()
                 return
             except OSError as error:  # timeouts, too
-                self.errors.say(error.strerror or str(error) or "no answer of Redis")
+                self.errors.say(words(error))
 
     def send(self, first: int, data: Sequence[bytes]) -> None:
         if self._transport is not None:
