@@ -85,13 +85,14 @@ class Member:
         self._backoff = Backoff(BACKOFF)
         self._came_at = 0.0
         self._lost_at: float | None = None
-        self._outcome: asyncio.Future[str | None] | None = None  # of the attempt that is going on
+        self._trying: ClientSocket | None = None  # the attempt that is going on; earlier ones have no say any more
+        self._outcome: asyncio.Future[str | None] = self._loop.create_future()  # of that
 
     async def connect(self) -> str | None:
         """One attempt; ``None``, or why there is no subscription."""
         began = self._loop.time()
         self._outcome = self._loop.create_future()
-        socket = self._company.socket(self)
+        socket = self._trying = self._company.socket(self)
         try:
             async with asyncio.timeout(self._company.connect_timeout):
                 await self._company.dial(socket, self.number)
@@ -101,7 +102,7 @@ class Member:
         except OSError as error:
             reason = words(error)
         finally:
-            self._outcome = None
+            self._trying = None
             if socket.state is not State.JOINED:
                 socket.abort("given up")
         if socket.state is not State.JOINED:
@@ -134,10 +135,12 @@ class Member:
     # What its connections tell
 
     def on_joined(self, socket: ClientSocket) -> None:
+        if socket is not self._trying:
+            return
         self._came_at = self._loop.time()
         if self.opened_in is None and self._company.nothing_yet:
             self.sequences.start(sure=self._company.answers)
-        if self._outcome is not None and not self._outcome.done():
+        if not self._outcome.done():
             self._outcome.set_result(None)
 
     def on_first(self, socket: ClientSocket) -> None:
@@ -146,9 +149,10 @@ class Member:
             self._lost_at = None
 
     def on_gone(self, socket: ClientSocket, reason: str) -> None:
-        if self._outcome is not None and not self._outcome.done():
-            self._outcome.set_result(reason)
-        elif self.socket is socket:
+        if socket is self._trying:
+            if not self._outcome.done():
+                self._outcome.set_result(reason)
+        elif socket is self.socket:
             self.socket = None
             if self._lost_at is None:  # else nothing had shown that it was back
                 self._lost_at = self._loop.time()
