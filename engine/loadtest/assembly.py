@@ -72,7 +72,7 @@ def _connects(opened: Opened) -> Connects:
 
 def _publishing(run: Run) -> Publishing:
     published = sum(span.published for span in run.spans)
-    seconds = sum(min(span.seconds, (span.end or run.t) - span.start) for span in run.spans)  # as it was to be
+    seconds = sum(span.publishing for span in run.spans)
     return Publishing(
         published=published,
         rate=published / seconds if seconds else 0.0,

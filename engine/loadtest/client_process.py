@@ -38,7 +38,7 @@ class ClientProcess:
 
     async def run(self) -> None:
         """Until the coordinator has enough, or is gone."""
-        pulse = Pulse(self._beat, lambda: self._second(pulse))
+        self._pulse = pulse = Pulse(self._beat, self._second)
         try:
             await self._pipe.serve(self._answer)
         finally:
@@ -69,6 +69,7 @@ class ClientProcess:
             case Drain():
                 return Done(count=await crowd.drain(command.last, command.seconds))
             case Collect():
+                self._second()  # who has come back since the last one
                 return Collected(phases=crowd.figures(command.last), gaps=dict(crowd.gaps), losses=dict(crowd.losses))
             case _:
                 raise AssertionError(f"{command!r} is not for clients")
@@ -86,12 +87,12 @@ class ClientProcess:
             self._pings_due -= 1.0
             self._crowd.ping()
 
-    def _second(self, pulse: Pulse) -> None:
+    def _second(self) -> None:
         crowd = self._crowd
         if crowd is None:
             return
         delivered, latency, answers = crowd.ledger.second()
-        cpu, lag_ms = pulse.lap()
+        cpu, lag_ms = self._pulse.lap()
         self._pipe.tell(
             Second(
                 process=self._number,

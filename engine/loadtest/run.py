@@ -14,6 +14,7 @@ from engine.loadtest.client_load import ClientLoad
 from engine.loadtest.commands import PublisherSecond, Second
 from engine.loadtest.connections import Collection, Opened, WebSocketConnectionManager
 from engine.loadtest.latency import Latency
+from engine.loadtest.processes import ChildDied
 from engine.loadtest.progress import Progress
 from engine.loadtest.resources import WebSocketResourceMonitor
 from engine.loadtest.scenario import UNJUDGED, Scenario
@@ -24,6 +25,11 @@ from engine.loadtest.timeline import Row, Timeline
 
 COLLECT_S: Final = 10.0
 """For the processes to tell what they counted, where the run is over before its time."""
+SHORT_DRAIN_S: Final = 2.0
+"""For what was published to arrive, where somebody waits for the end."""
+DRAIN: Final = "drain"
+SECOND: Final = 1.0
+"""What a process tells of reaches so far back."""
 RECOVERY: Final = "recovery"
 PUBLISHER: Final = "publisher"
 
@@ -33,17 +39,18 @@ class Span:
 
     Attributes:
         start, end: s since the ramp-up began.
-        first: sequence of the first message that belongs to it; ``published`` so many do.
+        seconds: that it is to last.
+        first: sequence of the first message that belongs to it; ``published`` so many do, in ``publishing`` seconds.
     """
 
     def __init__(self, name: str, start: float, seconds: float, first: int) -> None:
         self.name, self.start, self.seconds, self.first = name, start, seconds, first
         self.end: float | None = None
-        self.published = 0
+        self.published, self.publishing = 0, 0.0
 
-    def has(self, t: float) -> bool:
-        """Whether it was going on at ``t``."""
-        return self.start <= t and (self.end is None or t <= self.end)
+    def has(self, t: float, reach: float = 0.0) -> bool:
+        """Whether it was going on at ``t``, or ``reach`` seconds before."""
+        return self.start <= t and (self.end is None or t - reach <= self.end)
 
 
 class Run:
@@ -57,9 +64,11 @@ class Run:
         notes, invalid: for the report.
     """
 
-    def __init__(self, scenario: Scenario, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, scenario: Scenario, on_progress: Callable[[Progress], None], on_broken: Callable[[], None]
+    ) -> None:
         target = Target.of(scenario)
-        self.scenario, self._on_progress = scenario, on_progress
+        self.scenario, self._on_progress, self._on_broken = scenario, on_progress, on_broken
         self.manager = WebSocketConnectionManager(target, scenario, on_second=self._on_second, on_death=self._on_death)
         self.broadcaster = MessageBroadcastTester(
             target, scenario, on_second=self._on_publisher_second, on_death=self._on_death
@@ -79,12 +88,18 @@ class Run:
         self.timeline: Timeline | None = None
         self._phase = "starting"
         self._troubles = self._told_published = 0
+        self._told_t = 0.0
         self._row: Row | None = None
 
     @property
     def t(self) -> float:
         """Seconds since the ramp-up began."""
         return time.monotonic() - self.began if self.began else 0.0
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of the load client's processes, by name; 0 before one is started."""
+        return self.manager.pids | {PUBLISHER: self.broadcaster.pid}
 
     @property
     def published(self) -> int:
@@ -102,7 +117,7 @@ class Run:
         self._tell()
         await self.manager.start()
         await self.broadcaster.start()
-        pids = self.manager.pids | {PUBLISHER: self.broadcaster.pid}
+        pids = self.pids
         self.loads = {name: ClientLoad(name, pid) for name, pid in pids.items()}
         target = self.scenario.target
         self.servers = await asyncio.to_thread(ServerProcesses, target.url, target.admin_url, pids.values())
@@ -118,7 +133,7 @@ class Run:
         )
         for name, seconds in self.scenario.lengths().items():
             await self._run_phase(name, seconds, self.stability)
-        self._enter("drain")
+        self._enter(DRAIN)
         await self.manager.drain(self.broadcaster.published - 1)
 
     async def _run_phase(self, name: str, seconds: float, stability: ConnectionStabilityTester) -> None:
@@ -129,12 +144,15 @@ class Run:
         breaking = asyncio.create_task(self._break(span, stability)) if name == RECOVERY else None
         try:
             await self.broadcaster.run(seconds)
+            span.publishing = seconds
             if breaking is not None:
                 await breaking
         finally:
             if breaking is not None:
                 breaking.cancel()
             span.end, span.published = self.t, self.published - span.first
+            if not span.publishing:  # it was ended; what is known is up to the last second that was told
+                span.publishing = max(0.0, self._told_t - span.start)
 
     async def _break(self, span: Span, stability: ConnectionStabilityTester) -> None:
         """The faults, evenly over the phase, the first one at its begin."""
@@ -159,9 +177,11 @@ class Run:
         return self.servers.pids() if self.servers is not None else {}
 
     async def collect(self) -> None:
-        """What was counted; where a process is gone, the rest is all there is."""
-        with contextlib.suppress(Exception):
+        """What was counted; nothing where a process is gone."""
+        with contextlib.suppress(ChildDied, TimeoutError):
             async with asyncio.timeout(COLLECT_S):
+                if self._phase != DRAIN:  # it was interrupted: what has been told is still on its way
+                    await self.manager.drain(self.published - 1, SHORT_DRAIN_S)
                 self.collection = await self.manager.collect(self.published - 1)
         if self.timeline is not None:
             self.timeline.finish()
@@ -180,7 +200,7 @@ class Run:
             self.timeline.add(second)
         self._troubles += second.lost + second.gaps
         if self.stability is not None:
-            if self._phase == RECOVERY:
+            if any(span.name == RECOVERY and span.has(second.t - self.began, SECOND) for span in self.spans):
                 self.stability.lost(second.lost)
             self.stability.recovered(second.recoveries)
         self._on_load(f"client-{second.process}", second.cpu, second.lag_ms)
@@ -189,6 +209,7 @@ class Run:
         if self.timeline is not None:
             self.timeline.add_publisher(second)
         self._told_published += second.published
+        self._told_t = second.t - self.began
         self.errors.update(second.errors)
         self._troubles += sum(second.errors.values())
         self.late.merge(Latency.decode(second.behind))
@@ -201,6 +222,7 @@ class Run:
 
     def _on_death(self, reason: str) -> None:
         self.invalid.append(f"a process of the load client died: {reason}")
+        self._on_broken()
 
     def _on_row(self, row: Row) -> None:
         span = next((span for span in self.spans if span.has(row.t)), None)

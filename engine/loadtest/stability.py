@@ -37,7 +37,7 @@ class ConnectionStabilityTester:
         self._faults: list[_Fault] = []
 
     def observe(self, t: float, open_now: int, judged: bool) -> None:
-        """What is open now, once a second.
+        """What is open now, once a second. Whom the tester itself has cut is not missed until it has come back.
 
         Args:
             judged: whether this second counts; those of the recovery phase do not, as its losses are wanted.
@@ -45,8 +45,9 @@ class ConnectionStabilityTester:
         passed = max(0.0, t - self._last)
         self._last, self._open = t, open_now
         if judged:
-            self._wanted += self.expected * passed
-            self._away += max(0, self.expected - open_now) * passed
+            wanted = self.expected - sum(fault.affected - len(fault.times) for fault in self._faults)
+            self._wanted += wanted * passed
+            self._away += max(0, wanted - open_now) * passed
         if t >= self._due:
             uptime = 1.0 if self.uptime is None else self.uptime
             self.samples.append(Stability(t=t, open=open_now, expected=self.expected, uptime=uptime))
@@ -69,8 +70,12 @@ class ConnectionStabilityTester:
         Raises:
             NoWorker: there is none that may be killed.
         """
-        worker = await self._kill_worker()
-        self._broken(t, "kill").what = f"{worker} killed"
+        fault = self._broken(t, "kill")  # before it is done: its connections may be told of while we wait
+        try:
+            fault.what = f"{await self._kill_worker()} killed"
+        finally:
+            if not fault.what:
+                self._faults.remove(fault)
 
     def _broken(self, t: float, kind: FaultKind) -> _Fault:
         fault = _Fault(t, kind)

@@ -48,13 +48,18 @@ class WebSocketLoadTester:
         self._scenario, self._time_scale = scenario.scaled(time_scale), time_scale
         self._start_workers = start_workers
         self._work: asyncio.Task[None] | None = None
+        self._run: Run | None = None
         self._interrupted = False
 
     def interrupt(self) -> None:
         """End :meth:`run` soon: it returns what was measured until now. On its loop, from a signal handler too."""
         self._interrupted = True
-        if self._work is not None:
-            self._work.cancel()
+        self._end()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the load client, by name, once they are started: to pin them to cores, or to watch them."""
+        return self._run.pids if self._run is not None else {}
 
     async def run(self, on_progress: Callable[[Progress], None] | None = None) -> Report:
         """The judged report. If the task that waits for it is cancelled, once, that is :meth:`interrupt`.
@@ -70,14 +75,14 @@ class WebSocketLoadTester:
         """
         on_progress = on_progress or _unwatched
         if self._start_workers is None:
-            return await self._run(self._scenario, on_progress)
+            return await self._test(self._scenario, on_progress)
         async with EngineUnderTest(self._start_workers) as engine:
             target = msgspec.structs.replace(self._scenario.target, url=engine.url, admin_url=engine.admin_url)
-            return await self._run(msgspec.structs.replace(self._scenario, target=target), on_progress)
+            return await self._test(msgspec.structs.replace(self._scenario, target=target), on_progress)
 
-    async def _run(self, scenario: Scenario, on_progress: Callable[[Progress], None]) -> Report:
+    async def _test(self, scenario: Scenario, on_progress: Callable[[Progress], None]) -> Report:
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        run = Run(scenario, on_progress)
+        run = self._run = Run(scenario, on_progress, self._end)
         try:
             await self._work_of(run)
             await run.collect()
@@ -101,15 +106,18 @@ class WebSocketLoadTester:
             task.uncancel()  # it is taken for an interrupt
             self.interrupt()
             await asyncio.wait([self._work])
-        if self._work.cancelled():
+        if self._interrupted:
             run.invalid.append(INTERRUPTED)
-            return
-        error = self._work.exception()
+        error = None if self._work.cancelled() else self._work.exception()
         if isinstance(error, ChildDied):
-            if str(error) not in " ".join(run.invalid):
+            if not run.invalid:  # it is alive, but does not answer
                 run.invalid.append(str(error))
         elif error is not None:
             raise error
+
+    def _end(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
 
 
 def _unwatched(_progress: Progress) -> None:

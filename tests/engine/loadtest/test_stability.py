@@ -42,6 +42,22 @@ def test_uptime_is_of_connection_seconds_that_count() -> None:
     assert stability.uptime == pytest.approx(35 / 40)
 
 
+async def recovery(back: int) -> float | None:
+    stability, _ = watched(10)
+    stability.observe(3.0, 10, judged=True)
+    await stability.cut(3.5, 0.4)
+    stability.observe(4.0, 6, judged=False)
+    stability.observe(5.0, 6, judged=True)
+    stability.recovered([1.6] * back)
+    stability.observe(6.0, 6, judged=True)
+    return stability.uptime
+
+
+def test_whom_the_tester_cut_is_not_missed_until_it_is_back() -> None:
+    assert asyncio.run(recovery(0)) == 1.0
+    assert asyncio.run(recovery(1)) == pytest.approx(1 - 1 / 23)  # it was back, and is away again
+
+
 def test_samples_every_five_seconds() -> None:
     stability, _ = watched(10)
     for t in range(3, 23):
