@@ -59,6 +59,7 @@ class Browser:
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._session: str | None = None
+        self._preferred: list[dict[str, str]] = []
         self._loaded = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -206,12 +207,12 @@ class Browser:
         await self._send(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await self._send("Emulation.setEmulatedMedia", media="", features=[scheme])
+        self._preferred = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        await self._send("Emulation.setEmulatedMedia", media="", features=self._preferred)
 
     async def printing(self) -> None:
         """The page as on paper, until :meth:`look` is called."""
-        await self._send("Emulation.setEmulatedMedia", media="print")
+        await self._send("Emulation.setEmulatedMedia", media="print", features=self._preferred)
 
     async def screenshot(self, file: Path) -> None:
         """The page as PNG."""

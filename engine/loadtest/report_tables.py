@@ -107,18 +107,21 @@ def clients(report: Report) -> Markup:
             figures.percentage(client.cpu_mean),
             figures.percentage(client.cpu_peak),
             percent(client.busy),
+            percent(client.late),
             figures.ms(client.lag_p99_ms),
+            figures.ms(client.lag_worst_ms),
         )
         for client in report.clients
     ]
-    head = ("Process", "CPU, mean", "CPU, peak", "Seconds above 90 %", "Lag p99")
+    head = ("Process", "CPU", "Peak", "Busy", "Late", "Lag p99", "Worst")
     publishing = report.publishing
     facts = {
+        "Busy, late": "share of the seconds with more than 90 % of a core, or standing still for more than 50 ms",
         "Publisher behind its schedule": f"{figures.ms(publishing.late_p99_ms)} (p99)",
         "Server did not read what was published": figures.seconds(publishing.blocked),
         "Refused publishes": listed(publishing.errors) or "none",
     }
-    return join(table(head, rows, numeric=range(1, 5)), definitions(facts))
+    return join(table(head, rows, numeric=range(1, len(head))), definitions(facts))
 
 
 def scenario(report: Report) -> Markup:

@@ -16,7 +16,7 @@ from tests.browser import Browser
 from tests.engine.loadtest.lively_report import hostile, lively
 
 CUT = """(width => [...document.querySelectorAll('main *:not(thead, thead *, .seconds *)')].filter(
-  (it) => it.getClientRects().length && it.getBoundingClientRect().right > width + 1).map((it) => it.outerHTML))
+  (it) => it.getClientRects().length && it.getBoundingClientRect().right > width).map((it) => it.outerHTML))
   (document.documentElement.clientWidth)"""
 DRAWN = """[...document.querySelectorAll('path.line')].map((it) => [
   it.getBoundingClientRect().width, getComputedStyle(it).stroke])"""
