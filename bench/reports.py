@@ -116,7 +116,8 @@ def main() -> int:
     parser.add_argument("--render", action="store_true", help="only pictures of the reports that are there")
     parser.add_argument("--table", action="store_true", help="only the README's table of the reports that are there")
     options = parser.parse_args()
-    names = options.names or list(BUILT_IN)
+    there = [report.name for report in committed(options.out)]
+    names = options.names or (there if options.render else list(BUILT_IN))
     if unknown := set(names) - set(BUILT_IN):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(BUILT_IN)}")
     if options.table:
