@@ -69,10 +69,14 @@ class Header(NamedTuple):
 
     def packed(self) -> bytes:
         """As the beginning of a frame; :class:`CodecError` where an incarnation is too long for it."""
-        mine, theirs = self.mine.encode(), self.theirs.encode()
-        if max(len(mine), len(theirs)) > _INCARNATION_BYTES:
-            raise CodecError(f"an incarnation has at most {_INCARNATION_BYTES} bytes")
-        return _HEADER.pack(self.kind, self.sequence, self.ack, mine, theirs)
+        return _HEADER.pack(self.kind, self.sequence, self.ack, _encoded(self.mine), _encoded(self.theirs))
+
+
+def _encoded(incarnation: str) -> bytes:
+    encoded = incarnation.encode()
+    if len(encoded) > _INCARNATION_BYTES:
+        raise CodecError(f"an incarnation has at most {_INCARNATION_BYTES} bytes")
+    return encoded
 
 
 _kinds = frozenset(Kind)
@@ -105,10 +109,11 @@ class Link:
     ``out`` takes packed messages; the list object never changes, so a caller may hold on to it.
     """
 
-    __slots__ = ("intake", "liveness", "mine", "out", "theirs", "window")
+    __slots__ = ("_ends", "intake", "liveness", "mine", "out", "theirs", "window")
 
     def __init__(self, mine: str, theirs: str, window_bytes: int, liveness: Liveness) -> None:
         self.mine, self.theirs = mine, theirs
+        self._ends = ("", "", b"", b"")
         self.out: list[bytes] = []
         self.window = Window(window_bytes)
         self.intake = Intake(window_bytes)
@@ -116,7 +121,10 @@ class Link:
 
     def header(self, kind: Kind) -> bytes:
         """A header that acknowledges what was processed."""
-        return Header(kind, self.mine, self.theirs, self.window.sequence, self.intake.ack()).packed()
+        ends = self._ends
+        if ends[0] is not self.mine or ends[1] is not self.theirs:  # the client learns of them with the hello
+            ends = self._ends = (self.mine, self.theirs, _encoded(self.mine), _encoded(self.theirs))
+        return _HEADER.pack(kind, self.window.sequence, self.intake.ack(), ends[2], ends[3])
 
     def batches(self) -> Iterator[bytes]:
         """Take what waits in ``out`` as frames until nothing waits or the window closes."""

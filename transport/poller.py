@@ -68,11 +68,16 @@ class Poller:
         sock, size, more = self._sock, 0, True
         self._scheduled = True  # a kick from within the callback is this very loop
         try:
-            for _ in range(TURN_MESSAGES):
-                more = not self._closed and bool(events(sock) & _POLLIN)
+            for taken in range(TURN_MESSAGES):
+                # Each question costs zmq three system calls; its descriptor was readable, so mostly one is there.
+                more = not self._closed and (not taken or bool(events(sock) & _POLLIN))
                 if not more:
                     return
-                frames = [sock.recv(NOBLOCK)]
+                try:
+                    frames = [sock.recv(NOBLOCK)]
+                except zmq.Again:
+                    more = False
+                    return
                 while sock.getsockopt(_RCVMORE):
                     frames.append(sock.recv(NOBLOCK))
                 self._on_readable(frames)
