@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from transport.codes import RefusalReason
 from transport.gate import Gate
-from transport.http import Request
+from transport.http import Heads, Request
 from transport.static_file import StaticFile
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class Owner(Protocol):
     @property
     def gate(self) -> Gate:
         """Who may knock."""
+
+    @property
+    def heads(self) -> Heads:
+        """Reads requests."""
 
     @property
     def mounts(self) -> Mapping[str, Mount]:

@@ -33,6 +33,13 @@ _LINE = re.compile(rb"([A-Z]{1,20}) (/[\x21-\x7e]*+|\*) HTTP/(1\.[01])")
 _HEADERS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
 
 
+_KEY_NAME: Final = "sec-websocket-key"
+_KEY: Final = b"\r\nSec-WebSocket-Key: "  # as browsers and most libraries write it
+_NONCE = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_PRIVATE: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
+_KNOWN: Final = 64  # heads
+_KNOWN_BYTES: Final = 1_024  # of each
+
 Headers = tuple[tuple[str, str], ...]  # names and values
 
 _PORT = re.compile(r":\d{1,5}$")
@@ -113,6 +120,43 @@ def parse(received: bytes | bytearray) -> tuple[Request, int] | None:
     method, target, version = (part.decode("ascii") for part in line.groups())
     path, _, query = target.partition("?")
     return Request(method, path, query, version, headers), end + 4
+
+
+class Heads:
+    """:func:`parse` for handshakes: clients of one kind say the same but for the key, and come by the thousand.
+
+    A head that was parsed before, with another key in its place, takes 1 µs instead of 8. Remembered are few, and none
+    with a query, token or cookie.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes], Request] = {}
+
+    def parse(self, received: bytes) -> tuple[Request, int] | None:
+        """As the function, with the same errors."""
+        at = received.find(_KEY)
+        if at < 0 or len(received) > _KNOWN_BYTES:
+            return parse(received)
+        at += len(_KEY)
+        end = at + 24
+        key = received[at:end]
+        if _NONCE.fullmatch(key) is None:
+            return parse(received)
+        around = received[:at], received[end:]
+        request = self._known.get(around)
+        if request is not None:
+            return request._replace(headers={**request.headers, _KEY_NAME: key.decode("ascii")}), len(received)
+        parsed = parse(received)
+        if parsed is not None and parsed[1] == len(received) and _is_common(parsed[0], key):
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[around] = parsed[0]
+        return parsed
+
+
+def _is_common(request: Request, key: bytes) -> bool:
+    headers = request.headers
+    return not request.query and not headers.keys() & _PRIVATE and headers[_KEY_NAME].encode() == key  # once, and alone
 
 
 def accept(request: Request, subprotocols: Collection[str]) -> tuple[bytes, str | None]:

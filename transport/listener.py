@@ -21,6 +21,7 @@ from transport.descriptors import highest_descriptor
 from transport.door import Connected, Door, Mount
 from transport.errors import HeliographError
 from transport.gate import Gate, GatePolicy, too_often
+from transport.http import Heads
 from transport.keepalive import Keepalive
 from transport.refusals import Refusals
 from transport.websocket import ConnectionLimits, WebSocketConnection
@@ -117,6 +118,7 @@ class Listener:
     ) -> None:
         self.limits = limits
         self.gate = gate or Gate(GatePolicy(), loop.time)
+        self.heads = Heads()
         self.mounts = {} if mounts is None else mounts
         self.connections: set[Connected] = set()
         self.paused = False

@@ -298,7 +298,7 @@ class WebSocketConnection(asyncio.Protocol):
         head = self._head + data if self._head else data
         welcome = False
         try:
-            parsed = http.parse(head)
+            parsed = self._owner.heads.parse(head)
             if parsed is None:
                 self._head = head
                 return

@@ -9,6 +9,7 @@ from typing import Any
 from transport.codes import RefusalReason
 from transport.door import Connected, Mount
 from transport.gate import Gate, GatePolicy
+from transport.http import Heads
 
 
 class Transport:
@@ -52,7 +53,7 @@ class Owner:
     """Lists connections."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.gate = Gate(GatePolicy(), loop.time)
+        self.gate, self.heads = Gate(GatePolicy(), loop.time), Heads()
         self.mounts: dict[str, Mount] = {}
         self.connections: set[Connected] = set()
 

@@ -7,7 +7,7 @@ from websockets.client import ClientProtocol
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from transport.http import MAX_HEAD_BYTES, HttpError, Request, accept, credentials, parse, response, same_site
+from transport.http import MAX_HEAD_BYTES, Heads, HttpError, Request, accept, credentials, parse, response, same_site
 
 # RFC 6455 section 1.2.
 HANDSHAKE = (
@@ -237,3 +237,48 @@ def test_a_token_is_given_once() -> None:
     with pytest.raises(HttpError) as caught:
         credentials(_knock("token=a", "Bearer a"))
     assert caught.value.status == 400
+
+
+KEYS = st.sampled_from(
+    [b"dGhlIHNhbXBsZSBub25jZQ==", b"MDEyMzQ1Njc4OWFiY2RlZg==", b"AAAA", b"", b"\x00" * 24, b"a" * 24]
+)
+LINES = st.sampled_from(
+    [b"Sec-WebSocket-Key: %b", b"Sec-WebSocket-Key: %b,more", b"sec-websocket-key:%b", b"Host: a", b"Cookie: a", b"bad"]
+)
+ENDS = st.sampled_from([b"\r\n\r\n", b"\r\n\r\n", b"\r\n\r\n\x81\x80", b"\r\n", b" \r\n\r\n"])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([b"/ws", b"/ws?a=b"]), st.lists(LINES, max_size=4), ENDS), max_size=3), st.data()
+)
+def test_a_head_that_is_known_reads_like_any_other(
+    heads: list[tuple[bytes, list[bytes], bytes]], data: st.DataObject
+) -> None:
+    known = Heads()
+    for path, lines, end in heads * 2:
+        filled = [line % data.draw(KEYS) if b"%b" in line else line for line in lines]
+        head = b"\r\n".join([b"GET %b HTTP/1.1" % path, *filled]) + end
+        outcomes: list[object] = []
+        for read in (known.parse, parse):
+            try:
+                outcomes.append(read(head))
+            except HttpError as error:
+                outcomes.append(str(error))
+        assert outcomes[0] == outcomes[1]
+
+
+def test_few_heads_are_remembered_and_none_with_a_secret() -> None:
+    known = Heads()
+    template = "GET /ws%s HTTP/1.1\r\nHost: h%d\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n"
+    for n in range(200):
+        known.parse((template % ("", n, "")).encode())
+        assert 0 < len(known._known) <= 64
+    known = Heads()
+    for query, more in (
+        ("?token=a", ""),
+        ("", "Authorization: Bearer a\r\n"),
+        ("", "Cookie: a\r\n"),
+        ("", f"A: {'a' * 1024}\r\n"),
+    ):
+        known.parse((template % (query, 1, more)).encode())
+    assert not known._known

@@ -18,6 +18,7 @@ from websockets.protocol import OPEN
 from tests.transport.test_websocket import HANDSHAKE, Lobby
 from transport import incoming, websocket
 from transport.gate import Gate, GatePolicy
+from transport.http import Heads
 from transport.keepalive import Keepalive
 from transport.websocket import ConnectionLimits, WebSocketConnection
 
@@ -125,7 +126,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.mounts: dict[str, Any] = {}
-        self.gate = Gate(GatePolicy(), lambda: 0.0)
+        self.gate, self.heads = Gate(GatePolicy(), lambda: 0.0), Heads()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args: None
