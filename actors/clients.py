@@ -152,6 +152,20 @@ class Clients(LoopActor):
     def configure(self, limits: ClientLimits) -> None:
         """Take new limits, at start and at a reload."""
         self._limits = limits
+        self._welcome: dict[str, Any] = {
+            "op": "welcome",
+            "protocol": PROTOCOL,
+            "server": f"heliograph/{self._version}",
+            "session": "",
+            "node": self._node,
+            "ping_interval": limits.ping_interval,
+            "limits": {
+                "message_bytes": limits.message_bytes,
+                "topics_per_request": limits.topics_per_request,
+                "subscriptions": limits.subscriptions,
+                "unacknowledged_publishes": limits.unacknowledged_publishes,
+            },
+        }
         self._neighbours = Neighbours(limits.connections_per_ip, self.sessions.values())
         self.slow_lane.limits = limits
         self._asked.most = limits.unacknowledged_publishes
@@ -165,21 +179,7 @@ class Clients(LoopActor):
         """
         form: WireForm = self._msgpack if connection.subprotocol == self._msgpack.subprotocol else self._json
         session, unwelcome = self._arrive(connection, form)
-        session.message(
-            op="welcome",
-            protocol=PROTOCOL,
-            server=f"heliograph/{self._version}",
-            session=session.id,
-            node=self._node,
-            ping_interval=self._limits.ping_interval,
-            limits={
-                "message_bytes": self._limits.message_bytes,
-                "topics_per_request": self._limits.topics_per_request,
-                "subscriptions": self._limits.subscriptions,
-                "unacknowledged_publishes": self._limits.unacknowledged_publishes,
-            },
-            **self._admission.greeting(session),
-        )
+        session.send(form.message({**self._welcome, "session": session.id, **self._admission.greeting(session)}))
         if unwelcome is not None:
             if unwelcome.error is not None:
                 self._refuse(session, None, unwelcome.error)

@@ -360,6 +360,12 @@ class Index(LoopActor):
         frames += [form.event(event) for event in self._accepted(subscription, _missed_or_last(fence, backlog))]
         ops.append(Send(session, b"".join(frames), tuple(patterns)))
         ops.extend(joins)
+        # Need it be told where it is? With a snapshot clients go by what comes after that, else by the answer; an equal
+        # position behind that would be one more write for each client that connects.
+        if request.snapshot:
+            session.position = ""
+        elif len(session.subscriptions or ()) == len(patterns) and not asked.by_server:
+            session.position = fence.position
 
     def _accepted(self, subscription: Subscription, events: list[Publication]) -> list[Publication]:
         """Those of a snapshot's events that a subscription wants; by an index, for they and its filter may be large."""

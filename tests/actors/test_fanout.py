@@ -293,6 +293,21 @@ def test_publishes_that_came_together_are_answered_in_one_write_each_client() ->
     run(scenario)
 
 
+def test_a_position_that_the_answer_has_said_is_not_said_again() -> None:
+    async def scenario(spine: Spine) -> None:
+        plain, last = spine.connect(), spine.connect()
+        answer = await spine.answer(plain, spine.request(plain, op="subscribe", topics=["t"]))
+        await spine.answer(last, spine.request(last, op="subscribe", topics=["t"], snapshot=True))
+        told = await until(lambda: [m["position"] for m in last.messages if m["op"] == "position"])
+        assert told == [answer["position"]], "with a snapshot clients go by what comes after it"
+        assert not [m for m in plain.messages if m["op"] == "position"]
+        await spine.answer(plain, spine.request(plain, op="publish", topic="t", data=1))
+        told = await until(lambda: [m["position"] for m in plain.messages if m["op"] == "position"])
+        assert told != [answer["position"]]
+
+    run(scenario)
+
+
 def test_nothing_is_left_of_clients_that_have_gone() -> None:
     async def scenario(spine: Spine) -> None:
         sockets = [spine.connect() for _ in range(20)]
