@@ -73,7 +73,8 @@ class Runs:
             for name, target in plain.items():
                 if name != "socketio":
                     phases = Phases() if name == "none" else undisturbed
-                    group.create_task(self._one(scenario(name, target=target, phases=phases)))
+                    faults = Faults(kill_workers=1)  # of an engine only, which none of these is
+                    group.create_task(self._one(scenario(name, target=target, phases=phases, faults=faults)))
             group.create_task(self._one(scenario("socketio", target=socketio)))
             engine = scenario("engine", seconds=LONG, phases=kill, faults=Faults(cut=0.1, kill_workers=1))
             group.create_task(self._one(engine, start_workers=2))
@@ -208,6 +209,13 @@ def test_cut_connections_and_those_of_a_killed_worker_come_back(runs: Runs) -> N
     # way there is published to nobody.
     assert recovery.missing % CONNECTIONS == 0
     assert recovery.missing < recovery.expected / 10
+
+
+def test_a_fault_that_was_left_out_is_told(runs: Runs) -> None:
+    report = runs.reports["none"]
+    assert [fault.kind for fault in report.faults] == ["cut"]
+    assert report.notes == ["no worker was killed: the engine's admin API is not known; name it with --admin-url"]
+    assert runs.reports["engine"].notes == []
 
 
 def test_servers_processes_are_watched_where_they_are_local(runs: Runs) -> None:

@@ -95,6 +95,17 @@ def test_faults_tell_who_came_back() -> None:
     ]
 
 
+def test_who_is_back_before_the_cut_is_confirmed_counts() -> None:
+    async def cut(count: int) -> int:
+        stability.recovered([0.1] * count)
+        return count
+
+    stability = ConnectionStabilityTester(10, 0.0, cut, Server().kill)
+    asyncio.run(stability.cut(5.0, 0.3))
+    (fault,) = stability.faults
+    assert (fault.affected, fault.recovered) == (3, 3)
+
+
 def test_one_connection_is_cut_at_least() -> None:
     stability, server = watched(3)
     asyncio.run(stability.cut(5.0, 0.01))
