@@ -2,7 +2,7 @@
 socket.
 
 Parsed here and not by the WebSocket library because that refuses every method but GET before one could answer, and
-because its handshake takes 35 µs and leaves 5 KiB behind, against 11 µs and 1 KiB, its frame parser included.
+because its handshake takes 35 µs and leaves 5 KiB behind, against 6 to 12 µs and nothing.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def parse(received: bytes | bytearray) -> tuple[Request, int] | None:
 class Heads:
     """:func:`parse` for handshakes: clients of one kind say the same but for the key, and come by the thousand.
 
-    A head that was parsed before, with another key in its place, takes 1 µs instead of 8. Remembered are few, and none
+    A head that was parsed before, with another key in its place, takes 3 µs instead of 10. Remembered are few, and none
     with a query, token or cookie.
     """
 
