@@ -61,7 +61,7 @@ class ConnectionStabilityTester:
     async def cut(self, t: float, share: float) -> None:
         """Abort a share of the open connections, one at least."""
         fault = self._broken(t, "cut")
-        fault.affected = wanted = max(1, round(share * self._open))  # some may be back before we hear how many there were
+        fault.affected = wanted = max(1, round(share * self._open))  # some may be back before we are told
         fault.affected = await self._cut(wanted)
         fault.what = f"{fault.affected} connections cut"
 

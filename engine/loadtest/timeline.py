@@ -14,7 +14,7 @@ from engine.loadtest.resources import ResourceSample
 LONGEST: Final = 1_000
 """Seconds that a report shows; the oldest go."""
 BEHIND: Final = 3
-"""Seconds by which a process may tell of one later than the others; what comes later still is left out."""
+"""Seconds by which a process may tell of one later than the others; what comes later still is counted in the next row."""
 _PERCENT: Final = 100.0
 _PUBLISHER: Final = "publisher"
 
@@ -51,8 +51,8 @@ class _Moment:
 class Timeline:
     """Rows of the seconds since ``began``, in order and without holes.
 
-    Each process tells once a second, at its own time. The n-th thing that it tells is of the n-th second since its
-    first one, but where it was held up for longer.
+    Each process tells once a second, at its own time of it: what it tells n seconds after its first word, half a second
+    more or less, is of the n-th row after that one's.
 
     Args:
         began: s of the clock of what is added.
@@ -95,17 +95,17 @@ class Timeline:
         self._close(max(self._moments, default=0))
 
     def _moment(self, process: Hashable, t: float) -> _Moment | None:
-        """``None``: of before the begin, or too late."""
+        """``None``: of before the begin."""
         if process in self._clocks:
-            first_t, first, last = self._clocks[process]
-            at = max(last + 1, first + round(t - first_t))
+            first_t, first, _ = self._clocks[process]
+            at = first + round(t - first_t)
         else:
             first_t, first = t, round(t - self._began)
             at = first
         self._clocks[process] = first_t, first, at
-        if at < self._next:
+        if at < 1:
             return None
-        return self._moments.setdefault(at, _Moment())
+        return self._moments.setdefault(max(at, self._next), _Moment())
 
     def _close_told(self) -> None:
         told = [last for _, _, last in self._clocks.values()]
