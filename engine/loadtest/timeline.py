@@ -14,7 +14,7 @@ from engine.loadtest.resources import ResourceSample
 LONGEST: Final = 1_000
 """Seconds that a report shows; the oldest go."""
 BEHIND: Final = 3
-"""Seconds by which a process may tell of one later than the others; what comes later still is counted in the next row."""
+"""Seconds by which a process may tell of one later than the others; what comes later still is in the next row."""
 _PERCENT: Final = 100.0
 _PUBLISHER: Final = "publisher"
 
