@@ -178,7 +178,8 @@ class WebSocketConnection(asyncio.Protocol):
         """For a fan-out that writes to many: ``send`` of the socket (:class:`ClientSocket`). What it does not take is
         for :meth:`write`. Where there is nothing but the transport, :meth:`write` itself. Good until ``on_closed``."""
         if self._socket is None:
-            if self._state is not State.OPEN or self._transport.get_extra_info("ssl_object") is not None:
+            early = self._state is not State.OPEN or self._greeting  # nothing may overtake the answer to the handshake
+            if early or self._transport.get_extra_info("ssl_object") is not None:
                 return self.write
             self._socket = ClientSocket(self._transport)
             if self._transport.get_write_buffer_size():
