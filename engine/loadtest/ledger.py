@@ -1,7 +1,7 @@
 """What a client process has counted, by phase: a message belongs to the phase in which it was published. Pure.
 
-Latencies wait as counts per step of 8 µs, or of a thousandth where they are long, and go into histograms once a second:
-recording each by itself would cost more than reading it.
+Latencies wait as counts per step of 8 µs, or of less than a hundredth where they are long, and go into histograms once
+a second: recording each by itself would cost more than reading it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from engine.loadtest.sequences import Sequences, Strays
 
 STEP: Final = 13
 """Bits of a receive time that are let go, at least: 8.2 µs."""
-DIGITS: Final = 11
-"""Bits of a latency that are kept, at least: as many as a histogram keeps."""
+DIGITS: Final = 8
+"""Bits of a latency that are kept, at least: with all rounding it is right within 0.7 %. With 11, which a histogram keeps, a client process
+took 1.6 times as long for 1,000 clients."""
 _US: Final = 1_000  # ns
 _S: Final = 1_000_000_000  # ns
 
@@ -173,9 +174,9 @@ class Ledger:
 
 
 def _rounded(latencies: Counter[int]) -> Counter[int]:
-    """As many digits as a histogram keeps: a record there costs twenty times as much as this."""
+    """Few different values: a record in a histogram costs twenty times as much as this."""
     found: Counter[int] = Counter()
     for us, number in latencies.items():
         shift = max(0, us.bit_length() - DIGITS - 1)
-        found[us >> shift << shift] += number
+        found[(us >> shift << shift) + (1 << shift >> 1)] += number
     return found

@@ -66,7 +66,7 @@ def test_whether_anything_was_published() -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 20_000_000), min_size=1, max_size=5))
-def test_latencies_are_exact_to_a_thousandth_or_8_us(latencies: list[int]) -> None:
+def test_latencies_are_exact_to_a_hundredth_or_8_us(latencies: list[int]) -> None:
     """Of reads of one message, so that rounding goes by the shortest."""
     ledger = Ledger()
     ledger.mark("one", 0, 0)
@@ -76,4 +76,4 @@ def test_latencies_are_exact_to_a_thousandth_or_8_us(latencies: list[int]) -> No
     assert found.count == len(latencies)
     for n, us in enumerate(sorted(latencies)):
         measured = found.at(100 * (n + 0.5) / len(latencies)) * 1_000
-        assert abs(measured - us) <= max(10, us * 0.003)
+        assert abs(measured - us) <= max(10, us * 0.007)
