@@ -39,7 +39,7 @@ from transport.codes import CloseCode, ErrorCode, Priority
 from transport.errors import ConnectionLost, RequestError
 from transport.event import Event, to_json, to_publish
 from transport.frames import unframe
-from transport.position import Position
+from transport.position import Place, Position
 from transport.requests import Call, History, Publish, Request, Result, Serve, Snapshot, Subscribe
 
 ROOM: Final = 1 << 20
@@ -153,7 +153,8 @@ class InnerClient(_Connection):
 
         What is no longer kept is not in it.
         """
-        answer = await self._ask(History(id=0, topic=topic, limit=limit, since=since), HistoryEvents)
+        place = None if since is None else Place.of(since)
+        answer = await self._ask(History(id=0, topic=topic, limit=limit, since=place), HistoryEvents)
         return [message.event() for message in answer.events]
 
     async def call(self, topic: str, method: str, params: Any = None, *, timeout: float = CALL_TIMEOUT) -> Any:  # noqa: ASYNC109

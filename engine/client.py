@@ -36,7 +36,7 @@ from transport.codes import ErrorCode, Priority
 from transport.errors import RequestError
 from transport.event import Event, to_json
 from transport.filters import Filter
-from transport.position import Position
+from transport.position import Place, Position
 from transport.requests import (
     Ack,
     Call,
@@ -273,7 +273,8 @@ class Client:
             on_gap: called with a :class:`Gap`, sync or async, if some events after ``since`` are no longer kept; none
                 logs it.
         """
-        answer = await self._link.request(History(id=0, topic=topic, limit=limit, since=since), HistoryEvents)
+        place = None if since is None else Place.of(since)
+        answer = await self._link.request(History(id=0, topic=topic, limit=limit, since=place), HistoryEvents)
         if answer.gap is not None:
             told = tell(answer.gap.gap(), on_gap)
             if inspect.isawaitable(told):

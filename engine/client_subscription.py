@@ -17,7 +17,7 @@ from transport.client_positions import Positions
 from transport.errors import HeliographError
 from transport.event import Event
 from transport.filters import Filter
-from transport.position import Position
+from transport.position import Place, Position
 from transport.requests import Subscribe
 from transport.topics import is_pattern, matches
 
@@ -75,7 +75,8 @@ class SubscriptionOptions(msgspec.Struct, frozen=True):
         if self.window:  # a zero is left out only if it is the very default
             request.window = self.window
         if since is not None:
-            request.since = since
+            known = since if isinstance(since, str) else {topic: Place.of(at) for topic, at in since.items()}
+            request.since = known
         return request
 
     @property

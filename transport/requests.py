@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from transport.codes import ErrorCode, Priority
 from transport.errors import RequestError
-from transport.position import Position
+from transport.position import Place
 
 RequestId = int | str
 
@@ -28,7 +28,7 @@ class Subscribe(_Request, tag="subscribe"):
     window: Annotated[float, Meta(ge=0, le=1)] = 0.0  # s
     batch: bool = False  # a window's events in one frame
     group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
-    since: Annotated[str, Meta(min_length=1, max_length=128)] | dict[str, Position] | None = None  # exclusive
+    since: Annotated[str, Meta(min_length=1, max_length=128)] | dict[str, Place] | None = None  # exclusive
 
 
 class Unsubscribe(_Request, tag="unsubscribe"):
@@ -51,7 +51,7 @@ class Snapshot(_Request, tag="snapshot"):
 class History(_Request, tag="history"):
     topic: str
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 100  # events
-    since: Position | None = None  # exclusive; none: the last ones
+    since: Place | None = None  # exclusive; none: the last ones
 
 
 class Subscriptions(_Request, tag="subscriptions"):

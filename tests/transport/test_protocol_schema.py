@@ -70,6 +70,8 @@ VALUES: list[Any] = [
     {},
     {"a": PLACE},
     {"a": {"epoch": "e"}},
+    {"a": {**PLACE, "x": 1}},
+    {**PLACE, "x": 1},
     {"code": "no_such_code", "message": "m"},
 ]
 

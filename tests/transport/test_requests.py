@@ -52,6 +52,18 @@ def test_data_of_a_publish_keeps_its_bytes() -> None:
             1,
         ),
         (
+            b'{"op":"subscribe","id":1,"topics":["a"],"since":{"a":{"epoch":"e","offset":1,"x":2}}}',
+            ErrorCode.BAD_REQUEST,
+            "since[...].x",
+            1,
+        ),
+        (
+            b'{"op":"history","id":1,"topic":"a","since":{"epoch":"e","offset":1,"x":2}}',
+            ErrorCode.BAD_REQUEST,
+            "since.x",
+            1,
+        ),
+        (
             b'{"op":"publish","id":1,"topic":"a","data":1,"idempotency_key":""}',
             ErrorCode.BAD_REQUEST,
             "idempotency_key",
