@@ -57,7 +57,8 @@ def complain(error: HeliographError | str, code: int = FAILED) -> int:
     hint = _HINTS.get(error.code) if isinstance(error, RequestError) else None
     if isinstance(error.__cause__ if isinstance(error, HeliographError) else None, ConnectionRefusedError):
         hint = "is the engine running? start it with `heliograph run`, or say where it is with --url and --admin-url"
-    note(f"{error}" + (f"\n{hint}" if hint else ""))
+    said = "\n".join(map(printable, str(error).splitlines()))  # it may quote a server
+    note(said + (f"\n{hint}" if hint else ""))
     return code
 
 

@@ -108,6 +108,8 @@ class _Place(msgspec.Struct):
     offset: int = 0
 
 
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What garbage makes of a decoder: it means nothing to us."""
 _told: Final = msgspec.json.Decoder(_Told)
 _place: Final = msgspec.json.Decoder(_Place)
 _event: Final = msgspec.json.Decoder(tuple[str, _Place])
@@ -135,14 +137,14 @@ class Native:
     def hear(self, message: bytes) -> Heard | None:
         try:
             told = _told.decode(message)
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return None
         return _meaning(told, self._topic)
 
     def place(self, message: bytes) -> Position | None:
         try:
             return _position(_place.decode(message))
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return None
 
     def ping(self, number: int) -> bytes:
@@ -196,7 +198,7 @@ class SocketIo:
         found = _PACKET.fullmatch(message)
         try:
             return None if found is None else self._event(kind == b"43", found["id"], found["arguments"])
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return None
 
     def _event(self, acknowledges: bool, number: bytes, arguments: bytes) -> Heard | None:
@@ -211,7 +213,7 @@ class SocketIo:
     def place(self, message: bytes) -> Position | None:
         try:
             return _position(_event.decode(message[2:])[1])
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             return None
 
     def ping(self, number: int) -> bytes:

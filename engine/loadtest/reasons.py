@@ -7,6 +7,8 @@ from typing import Final
 
 DIFFERENT: Final = 50
 """Texts that are counted; all others are "others"."""
+CHARS: Final = 300
+"""Of a text; a server may say more."""
 
 
 class Reasons(Counter[str]):
@@ -14,4 +16,5 @@ class Reasons(Counter[str]):
 
     def say(self, text: str, times: int = 1) -> None:
         """Once more, or ``times``."""
+        text = text if len(text) <= CHARS else text[:CHARS] + "…"
         self[text if text in self or len(self) < DIFFERENT else "others"] += times

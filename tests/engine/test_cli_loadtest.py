@@ -22,6 +22,7 @@ from engine.loadtest.progress import Progress
 from engine.loadtest.report import Report, read
 from engine.loadtest.scenario import MEDIUM, Scenario
 from tests.engine.loadtest.sample_report import good
+from transport.errors import ConfigError
 
 NOW = Progress("broadcast", 14.0, 60.0, 100, 100, 50.0, 5_000.0, 1.234, 8.1, 0)
 
@@ -156,6 +157,18 @@ def test_without_the_package_it_says_what_to_install(
     code, _, err = loadtest("light")
     assert (code, tester.made) == (2, [])
     assert "pip install 'heliograph[loadtest]'" in err
+
+
+def test_what_a_server_says_does_nothing_to_the_terminal(
+    loadtest: Command, tester: type[FakeTester], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object) -> Report:
+        raise ConfigError("the publisher gets no connection: HTTP 200 \x1b]0;owned\x07", "target.url")
+
+    monkeypatch.setattr(FakeTester, "run", refused)
+    code, out, err = loadtest("light")
+    assert (code, out) == (2, "")
+    assert err == "heliograph: target.url: the publisher gets no connection: HTTP 200 \ufffd]0;owned\ufffd\n"
 
 
 def test_ctrl_c_ends_it_with_what_was_measured(loadtest: Command, tester: type[FakeTester], tmp_path: Path) -> None:

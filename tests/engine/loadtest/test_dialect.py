@@ -113,3 +113,11 @@ def test_a_publisher_subscribes_to_nothing(kind: Any) -> None:
     publisher = dialect_of(Target(url="ws://h", kind=kind, subscribe="[1]"), publisher=True)
     assert publisher.hello(None) == []
     assert publisher.joins_at_once
+
+
+@pytest.mark.parametrize("garbage", [b'"\xff"', b"[" * 100_000])
+def test_garbage_means_nothing(garbage: bytes) -> None:
+    for message in (b'{"op":%b}' % garbage, b'{"x":%b' % garbage):
+        assert NATIVE.hear(message) is NATIVE.place(message) is None
+    for message in (b'42["event",%b]' % garbage, b"430[%b]" % garbage):
+        assert SOCKETIO.hear(message) is SOCKETIO.place(message) is None
