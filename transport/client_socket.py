@@ -27,6 +27,7 @@ class ClientSocket(socket.SocketType):
         """Let ``send`` work. Only while the transport has nothing to write."""
         descriptor = self._transport.get_extra_info("socket").fileno()
         super().__init__(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+        self.setblocking(False)  # it is; but where a program has set a default timeout, `send` would wait for it
 
     def __del__(self) -> None:
         self.detach()  # else the descriptor would be closed

@@ -426,7 +426,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._limits.message_rate is not None:
             self._charge(self._limits.message_rate)
         if first == PING and not self._paused:  # a client that pings without reading must not grow the buffer
-            self._transport.write(frames.pong(payload))
+            self._send(frames.pong(payload))
 
     def _on_whole(self, message: bytes, binary: bool) -> None:
         """A message that came in one frame."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import socket
 
 import pytest
 
-from tests.transport.test_websocket import CLOSE, HANDSHAKE, Eventually, Run, Session, closing, masked, place
+from tests.transport.test_websocket import CLOSE, HANDSHAKE, PING, Eventually, Run, Session, closing, masked, place
 from tests.transport.test_websocket import run as run  # a fixture
 from transport.frames import text_frame
 from transport.websocket import ConnectionLimits, WebSocketConnection
@@ -97,6 +98,46 @@ def test_a_socket_that_was_behind_is_written_to_directly_again(run: Run) -> None
             flush(connection, direct, text_frame(b"b"))  # goes the long way, and opens the short one
             assert direct(text_frame(b"c")) == 3
             reading.cancel()
+
+    run(test)
+
+
+def full(direct: object) -> OSError:
+    """Give the kernel more than it takes."""
+    assert callable(direct)
+    while True:
+        try:
+            direct(bytes(1 << 20))
+        except OSError as error:
+            return error
+
+
+def test_nothing_overtakes_a_pong_that_waits(run: Run, eventually: Eventually) -> None:
+    async def test() -> None:
+        async with place() as here:
+            client, session = await here.enter()
+            direct = session.connection.direct
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+            def detached() -> bool:
+                client.send(masked(PING, b"ping"))
+                return full(direct).errno == errno.EBADF
+
+            await eventually(detached)
+
+    run(test)
+
+
+def test_a_default_timeout_of_the_program_is_not_waited_for(run: Run) -> None:
+    async def test() -> None:
+        async with place() as here:
+            client, session = await here.enter()
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            socket.setdefaulttimeout(0.5)
+            try:
+                assert type(full(session.connection.direct)) is BlockingIOError
+            finally:
+                socket.setdefaulttimeout(None)
 
     run(test)
 
