@@ -1,7 +1,8 @@
 """How far each session has come in the hub's log: who is to be told, and what. Pure; the broadcaster's.
 
-A `position` promises that everything up to it was sent. So it goes behind the events of a flush, not to sessions of
-which something waits in an outbox, and to those with held routes only for what cannot wait any longer.
+A `position` promises that everything up to it was sent. So it goes behind the events of a flush, and not to sessions of
+which something waits in an outbox. Those with held routes are told where all were so long ago that nothing from then
+can wait any more, if that is not before their subscription: what they know never falls.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Positions:
     def sent_to(self, recipients: Route | Selection | Session) -> None:
         """They, or their members, get events in this flush, or have begun a subscription."""
         self._sent[recipients] = None
+        if isinstance(recipients, Session) and self._past and not recipients.linger:
+            recipients.position_at = self._past[-1][0]
 
     def due(self, now: float) -> None:
         """To be called about once a second; ``now``: seconds that never fall."""
@@ -65,14 +68,21 @@ class Positions:
     def tell(self) -> Iterator[tuple[bytes, list[Session]]]:
         """Frames, each with those who get it; behind everything that has arrived so far."""
         chosen: dict[tuple[WireForm, str], list[Session]] = {}
+        too_early: dict[Route | Selection | Session, None] = {}
         for session in self._sessions() if self._everybody else self._members():
             if session.closed or session.leaving or session.paused or session.outbox or not session.subscriptions:
                 continue
-            position = self._position if not session.linger else self._before(self._past[-1][0] - session.linger)
-            if position and position != session.position:
+            position = self._position
+            if session.linger:
+                at, position = self._before(self._past[-1][0] - session.linger)
+                if at <= session.position_at:
+                    too_early[session] = None
+                    continue
+                session.position_at = at
+            if position != session.position:
                 session.position = position
                 chosen.setdefault((session.form, position), []).append(session)
-        self._sent.clear()
+        self._sent = too_early
         self.telling = self._everybody = False
         for (form, position), sessions in chosen.items():
             yield form.message({"op": "position", "position": position}), sessions
@@ -87,7 +97,7 @@ class Positions:
                 for _, sessions in recipients.lanes:
                     yield from sessions
 
-    def _before(self, time: float) -> str:
-        """The position as of ``time``; empty: not known any more, or not yet."""
+    def _before(self, time: float) -> tuple[float, str]:
+        """A position as of ``time``, and since when; 0 where none is known any more, or yet."""
         n = bisect_right(self._past, time - SLACK, key=lambda entry: entry[0])
-        return self._past[n - 1][1] if n else ""
+        return self._past[n - 1] if n else (0.0, "")

@@ -79,6 +79,7 @@ class Session:
         "outbox",
         "paused",
         "position",
+        "position_at",
         "private",
         "rated",
         "routes",
@@ -103,6 +104,7 @@ class Session:
         self.told = 0.0  # loop time of the last `skipped`
         self.linger = 0.0  # s for which an event may wait on the way to it
         self.position = ""  # the last that it was told
+        self.position_at = 0.0  # loop time as of which it knows one, where events linger
         self.unacknowledged = 0  # publishes
         self.dropped = 0  # events, by the outboxes that it had before this one
         self.paused = self.closed = self.leaving = self.rated = False
