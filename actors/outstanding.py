@@ -8,6 +8,7 @@ from typing import NamedTuple
 from actors.session import Session
 from transport.messages import Enlist, Interest, Publication
 from transport.requests import Snapshot, Subscribe, Unsubscribe
+from transport.topics import is_pattern
 
 SHARED = 0.1  # s for which an equal request joins one that waits
 
@@ -77,6 +78,9 @@ class Outstanding:
         """What has been asked lately for another session and serves this one as well, or else ``message``."""
         # A session's answers come in the order of its requests, and what it has published before is not for it.
         if message.since is not None or session in self._sessions or session.unacknowledged:
+            return message
+        # One large snapshot for hundreds at once would hold up the loop; the hub gives them out one by one.
+        if any(map(is_pattern, message.snapshot)):
             return message
         other = self._alike.get(tuple(message.add))
         if other is None or deadline - other.deadline > SHARED:

@@ -96,6 +96,13 @@ def test_what_must_not_be_shared() -> None:
         assert outstanding.alike(session, other, 10.0) is other
     session.unacknowledged = 1
     assert outstanding.alike(session, own, 10.0) is own, "it would get what it has published before"
+    large = outstanding.next_ref()
+    for snapshot in (["a.>"], []):
+        message = Interest(large, ["a.>"], [], [], snapshot)
+        outstanding.put(Asked(Session(), Subscribe(id=1, topics=["a.>"]), False, message, 10.0))
+        also = message._replace(ref=outstanding.next_ref())
+        assert (outstanding.alike(Session(), also, 10.0) is also) is bool(snapshot), "it may be of many topics"
+        outstanding.take(large)
     busy = Session()
     asked(outstanding, busy, "b")
     assert outstanding.alike(busy, own, 10.0) is own, "its answers would come in another order"
