@@ -265,7 +265,7 @@ class Broadcaster(LoopActor):
     def _work(self, budget: int = WRITES_PER_TURN) -> None:
         """Write until the budget is used, then go on in the loop's next turn."""
         if self._write(self._jobs, budget):
-            # The loop writes to the sockets after this callback: look at the clock in its next turn.
+            # The loop's clock stands still during a turn: look at it in the next one.
             self.loop.call_later(0, self._rest)
         else:
             self.loop.call_soon(self._work)

@@ -57,7 +57,7 @@ class Connection(Protocol):
 
 
 class Session:
-    """Fast lane: ``outbox is None``, shared bytes go straight to the transport. Slow lane: a bounded outbox.
+    """Fast lane: ``outbox is None``, shared bytes go straight to the socket. Slow lane: a bounded outbox.
 
     The transport's write buffer decides: above its high mark the session leaves the fast lane, and comes back when the
     outbox has drained. A session whose user has a rate stays in the slow lane, where events are looked at one by one.

@@ -1,6 +1,6 @@
 """WebSocket frames from a server, RFC 6455 section 5.2: neither masked nor fragmented, so one frame serves all clients.
 
-The library frames what belongs to one connection (pongs, close); these functions frame what is shared.
+The library frames what ends one connection, and answers pings that it has read; these functions frame the rest.
 """
 
 from __future__ import annotations
