@@ -150,7 +150,9 @@ def numbers(text: str) -> list[int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m bench.fanout", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.fanout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="*", choices=[*MODES, "all", []], metavar="WHAT", help="default: rates")
     parser.add_argument("--rates", type=numbers, default=[100, 1000, 5000], help="messages per second")
     parser.add_argument("--clients", type=int, default=500)
