@@ -685,6 +685,7 @@ export class Heliograph {
   }
 
   async history(topic, { limit, since, onGap = null } = {}) {
+    if (since) since = { epoch: since.epoch, offset: since.offset }; // of an event, too
     const { events, gap = null } = await this.#request({ op: "history", topic, limit, since });
     if (gap !== null && onGap !== null) this.#guard(onGap, gap);
     return events;

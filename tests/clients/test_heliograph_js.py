@@ -196,6 +196,18 @@ def test_an_idempotent_publish_insists_while_the_engine_is_unavailable(js: JavaS
     assert result[0] == {"epoch": "e", "offset": 1} and result[1]["code"] == "unavailable"
 
 
+def test_history_goes_on_after_an_event_that_is_there(js: JavaScript) -> None:
+    asked = js.run("""
+      const { client, first } = await openFake();
+      const waiting = outcome(client.history("a", { since: event("a", 5) }));
+      const { since } = first.of("history")[0];
+      client.close();
+      await waiting;
+      return since;
+    """)
+    assert asked == {"epoch": "e", "offset": 5}, "the engine refuses other fields"
+
+
 @pytest.mark.parametrize(("code", "error"), [(1008, "forbidden"), (4003, "forbidden"), (4001, "unauthorized")])
 def test_it_stays_away_where_it_is_told_to(js: JavaScript, code: int, error: str) -> None:
     result = js.run(f"""
