@@ -78,6 +78,7 @@ def _publishing(run: Run) -> Publishing:
         rate=published / seconds if seconds else 0.0,
         late_p99_ms=run.late.percentiles().p99,
         blocked=run.blocked,
+        pause=run.pause,
         errors=dict(run.errors),
     )
 

@@ -62,7 +62,7 @@ class ClientProcess:
                 return ramped
             case Mark():
                 crowd.settle()
-                crowd.ledger.mark(command.phase, command.first, time.monotonic_ns())
+                crowd.ledger.mark(command.phase, command.first, time.monotonic_ns(), command.afresh)
                 return Done()
             case CutOff():
                 return Done(count=crowd.cut(command.connections))

@@ -43,6 +43,7 @@ class Mark(_Ask, tag="mark", frozen=True):
 
     phase: str
     first: int
+    afresh: bool = False  # a silence that goes on now is not this phase's
 
 
 class CutOff(_Ask, tag="cut_off", frozen=True):
@@ -148,6 +149,7 @@ class Published(_Told, tag="published", frozen=True):
 
     first: int
     count: int
+    began: float  # of CLOCK_MONOTONIC
     seconds: float
     behind: str  # lateness of writes while the socket was writable
     blocked: float  # s in which the socket took nothing

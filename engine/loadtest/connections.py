@@ -187,9 +187,14 @@ class WebSocketConnectionManager:
             found.times.merge(Latency.decode(one.times))
         return found
 
-    async def mark(self, phase: str, first: int) -> None:
-        """A phase begins: sequences from ``first`` on, none of which is published yet, belong to it."""
-        await asyncio.gather(*(child.ask(Mark(phase=phase, first=first), Done, ANSWER_S) for child in self._children))
+    async def mark(self, phase: str, first: int, *, afresh: bool = False) -> None:
+        """A phase begins: sequences from ``first`` on, none of which is published yet, belong to it.
+
+        Args:
+            afresh: a silence that goes on is counted from now on, as it was wanted.
+        """
+        order = Mark(phase=phase, first=first, afresh=afresh)
+        await asyncio.gather(*(child.ask(order, Done, ANSWER_S) for child in self._children))
 
     async def cut(self, connections: int) -> int:
         """Break so many, evenly over the processes; how many were. They come back by themselves."""

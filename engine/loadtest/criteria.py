@@ -21,6 +21,7 @@ class Criteria(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     delivery_mean_ms: Annotated[Above | None, about("the mean delivery took at most", "ms")] = 50.0
     rate: Annotated[Share | None, about("of the rate that was to be published, at least", "share")] = 0.95
     delivered: Annotated[Share | None, about("of what was published to each connection came, at least", "share")] = 1.0
+    in_order: Annotated[Share | None, about("of what came was no duplicate and not overtaken, at least", "share")] = 1.0
     uptime: Annotated[Share | None, about("of the time the connections were open, at least", "share")] = 0.99
     recovery_mean_s: Annotated[Above | None, about("cut connections were back in the mean after", "s")] = 5.0
     recovered: Annotated[Share | None, about("of the cut connections came back, at least", "share")] = 0.95

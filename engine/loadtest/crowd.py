@@ -37,7 +37,6 @@ class Crowd:
 
     Attributes:
         ledger: what they have counted.
-        open: how many stand now.
         recoveries: seconds that those were away who have come back; whoever tells them on empties it.
         lost, gaps_told, problems: connections that went unasked, messages that the server said it would not send, and
             why connections went or could not come back, since they were told on.
@@ -63,9 +62,14 @@ class Crowd:
         self._unanswered: dict[int, tuple[int, ClientSocket]] = {}
         self._request = FIRST_REQUEST
         self._leaving = False
-        self.open = self.lost = self.gaps_told = 0
+        self.lost = self.gaps_told = 0
         self.recoveries: list[float] = []
         self.problems, self.losses, self.gaps = Reasons(), Reasons(), Reasons()
+
+    @property
+    def open(self) -> int:
+        """How many are there now."""
+        return sum(member.there for member in self._members)
 
     async def find(self) -> None:
         """Raises :class:`ConfigError` where the target's host is unknown."""
@@ -178,7 +182,6 @@ class Crowd:
         await self._dialer.connect(socket, number)
 
     def came(self, member: Member, away: float | None) -> None:
-        self.open += 1
         if away is not None:
             self.recoveries.append(away)
 
@@ -186,7 +189,6 @@ class Crowd:
         self.recoveries.append(away)
 
     def went(self, member: Member, reason: str) -> None:
-        self.open -= 1
         if self._leaving:
             return
         if reason != CUT:

@@ -23,6 +23,7 @@ LATE_MOST_MS: Final = 50.0
 OWN_SILENCE: Final = 0.5
 """Share of a silence that a process of the load client may have stood still itself."""
 _MS: Final = 1_000.0
+_CAME: Final = ("delivered", "duplicates", "out_of_order")
 MOST_REASONS: Final = 3
 """Told in a sentence."""
 
@@ -102,6 +103,11 @@ def _own_lateness(report: Report, criteria: Iterable[Judgement]) -> list[str]:
         why.append(
             f"{stood.name} itself stood still for {stood.lag_worst_ms / _MS:.1f} s, so that silence may be the load "
             "client's; give it a machine of its own"
+        )
+    if silence is not None and report.publishing.pause >= OWN_SILENCE * silence:
+        why.append(
+            f"the load tester needed {report.publishing.pause:.1f} s between two phases, so that silence may be its "
+            "own; give it a machine of its own"
         )
     late = max(report.clients, key=lambda client: client.late, default=None)
     if failed.keys() & {"delivery_p99_ms", "delivery_mean_ms"} and late is not None and late.late > BUSY_MOST:
@@ -210,12 +216,25 @@ def _delivered(report: Report, limit: float) -> _Found:
     return _Found(share, share >= limit, text)
 
 
+def _in_order(report: Report, limit: float) -> _Found:
+    phases = _judged_phases(report)
+    came, twice, late = (sum(getattr(phase, name) for phase in phases) for name in _CAME)
+    if not came:
+        return _nothing(report) or _Found(None, None, "nothing came outside the recovery phase")
+    share = 1.0 - (twice + late) / came
+    if share == 1.0:
+        return _Found(share, True, "each message came once, and none was overtaken")
+    return _Found(share, share >= limit, f"of {came:,} deliveries {twice:,} were duplicates and {late:,} out of order")
+
+
 def _uptime(report: Report, limit: float) -> _Found:
     if report.uptime is None:
         return _Found(None, None, "no connection was watched outside the recovery phase")
     text = f"the connections were open {percent(report.uptime)} of the time"
     if report.lost:
-        text += f"; {sum(report.lost.values()):,} went unasked: {listed(report.lost)}"
+        killed = sum(fault.affected for fault in report.faults if fault.kind == "kill")
+        of_them = f", {killed:,} of them with a killed worker" if killed else ""
+        text += f"; {sum(report.lost.values()):,} went unasked{of_them}: {listed(report.lost)}"
     return _Found(report.uptime, report.uptime >= limit, text)
 
 
@@ -331,6 +350,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "delivery_mean_ms": _Rule("mean delivery at most {} ms", "ms", _mean),
     "rate": _Rule("at least {} of the rate published", "share", _rate),
     "delivered": _Rule("at least {} of the messages come", "share", _delivered),
+    "in_order": _Rule("at least {} come once and in order", "share", _in_order),
     "uptime": _Rule("open for at least {} of the time", "share", _uptime),
     "recovery_mean_s": _Rule("back within {} s in the mean", "s", _recovery),
     "recovered": _Rule("at least {} of the cut connections back", "share", _recovered),

@@ -63,13 +63,14 @@ class Ledger:
         self._second_latency, self._second_answers = Latency(), Latency()
         self._told = 0
 
-    def mark(self, name: str, first: int, now: int) -> None:
+    def mark(self, name: str, first: int, now: int, afresh: bool = False) -> None:
         """Sequences from ``first`` on belong to this phase, and answers from now on.
 
-        A silence goes on: what of it has passed is the old phase's, and the whole will be this one's.
+        A silence goes on: what of it has passed is the old phase's, and the whole will be this one's; unless that is to
+        count ``afresh``.
         """
         self._silent(now)
-        self.begun, self._heard = True, now if self._heard is None else self._heard
+        self.begun, self._heard = True, now if afresh or self._heard is None else self._heard
         self._phases.append(_Phase(name, first))
         self._firsts.append(first)
 

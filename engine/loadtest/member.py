@@ -74,6 +74,8 @@ class Member:
         sequences: what it has got.
         socket: the connection it has, if its subscription stands.
         opened_in: seconds that its first connection took; ``None`` before.
+        there: whether it is open, and something has shown that it is served: the answer to its subscription, or, of who
+            came back where none is given, a message.
     """
 
     def __init__(self, company: Company, number: int) -> None:
@@ -82,6 +84,7 @@ class Member:
         self.sequences = Sequences()
         self.socket: ClientSocket | None = None
         self.opened_in: float | None = None
+        self.there = False
         self._backoff = Backoff(BACKOFF)
         self._came_at = 0.0
         self._lost_at: float | None = None
@@ -113,6 +116,7 @@ class Member:
         away = None
         if self._lost_at is not None and self._company.answers:
             away, self._lost_at = self._came_at - self._lost_at, None
+        self.there = self._lost_at is None
         self._company.came(self, away)
         return None
 
@@ -146,9 +150,11 @@ class Member:
     def on_first(self, socket: ClientSocket) -> None:
         if self._lost_at is not None:
             self._company.recovered(self._loop.time() - self._lost_at)
-            self._lost_at = None
+            self._lost_at, self.there = None, True
 
     def on_gone(self, socket: ClientSocket, reason: str) -> None:
+        if socket in (self._trying, self.socket):
+            self.there = False
         if socket is self._trying:
             if not self._outcome.done():
                 self._outcome.set_result(reason)

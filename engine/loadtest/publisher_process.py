@@ -100,6 +100,7 @@ class PublisherProcess:
         return Published(
             first=first,
             count=done,
+            began=start / 1e6,
             seconds=(_now() - start) / 1e6,
             behind=self._behind.encode(),
             blocked=self._blocked,

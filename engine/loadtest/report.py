@@ -109,6 +109,8 @@ class Publishing(Struct, frozen=True, kw_only=True):
     """How far it was behind its schedule while the server read: its own fault."""
     blocked: float = 0.0
     """Seconds in which the server did not read what was published."""
+    pause: float = 0.0
+    """Seconds between two phases, the longest, in which nothing was due: the tester's own."""
     errors: dict[str, int] = {}
     """What the server refused, by its words."""
 

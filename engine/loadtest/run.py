@@ -61,6 +61,7 @@ class Run:
         began: s of CLOCK_MONOTONIC at which the ramp-up began; 0 before it.
         loads: how hard the processes worked, by name.
         errors: what the publisher was refused. ``late``: how far it was behind; ``blocked``: s.
+        pause: s, the longest between two phases, in which nothing was due.
         notes, invalid: for the report.
     """
 
@@ -80,6 +81,7 @@ class Run:
         self.loads: dict[str, ClientLoad] = {}
         self.errors: Counter[str] = Counter()
         self.late, self.blocked = Latency(), 0.0
+        self.pause = self._idle_since = 0.0
         self.notes: list[str] = []
         self.invalid: list[str] = []
         self.servers: ServerProcesses | None = None
@@ -134,16 +136,20 @@ class Run:
         for name, seconds in self.scenario.lengths().items():
             await self._run_phase(name, seconds, self.stability)
         self._enter(DRAIN)
+        self._pause(time.monotonic())
         await self.manager.drain(self.broadcaster.published - 1)
 
     async def _run_phase(self, name: str, seconds: float, stability: ConnectionStabilityTester) -> None:
-        await self.manager.mark(name, self.broadcaster.published)
+        broken = bool(self.spans) and self.spans[-1].name in UNJUDGED  # its silence was made by us
+        await self.manager.mark(name, self.broadcaster.published, afresh=broken)
         span = Span(name, self.t, seconds, self.broadcaster.published)
         self.spans.append(span)
         self._enter(name)
         breaking = asyncio.create_task(self._break(span, stability)) if name == RECOVERY else None
         try:
-            await self.broadcaster.run(seconds)
+            published = await self.broadcaster.run(seconds)
+            self._pause(published.began)
+            self._idle_since = published.began + published.seconds
             span.publishing = seconds
             if breaking is not None:
                 await breaking
@@ -154,12 +160,17 @@ class Run:
             if not span.publishing:  # it was ended; what is known is up to the last second that was told
                 span.publishing = max(0.0, self._told_t - span.start)
 
+    def _pause(self, end: float) -> None:
+        """From the last phase's end nothing was due until ``end``, as we were not ready."""
+        if self._idle_since:
+            self.pause = max(self.pause, end - self._idle_since)
+
     async def _break(self, span: Span, stability: ConnectionStabilityTester) -> None:
-        """The faults, evenly over the phase, the first one at its begin."""
+        """The faults, evenly over the phase's first half, the first one at its begin; the other is to come back."""
         faults = self.scenario.faults
         steps = int(faults.cut > 0) + faults.kill_workers
         for step in range(steps):
-            await asyncio.sleep(max(0.0, span.start + step * span.seconds / steps - self.t))
+            await asyncio.sleep(max(0.0, span.start + step * span.seconds / 2 / steps - self.t))
             if step == 0 and faults.cut:
                 await stability.cut(self.t, faults.cut)
                 continue
@@ -198,11 +209,12 @@ class Run:
     def _on_second(self, second: Second) -> None:
         if self.timeline is not None:
             self.timeline.add(second)
-        self._troubles += second.lost + second.gaps
+        wanted = False
         if self.stability is not None:
             if any(span.name == RECOVERY and span.has(second.t - self.began, SECOND) for span in self.spans):
-                self.stability.lost(second.lost)
+                wanted = self.stability.lost(second.lost)
             self.stability.recovered(second.recoveries)
+        self._troubles += second.gaps + (0 if wanted else second.lost)
         self._on_load(f"client-{second.process}", second.cpu, second.lag_ms)
 
     def _on_publisher_second(self, second: PublisherSecond) -> None:

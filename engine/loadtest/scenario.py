@@ -148,9 +148,10 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, target=target, publish=publish)
 
 
-LIGHT: Final = Scenario()
-MEDIUM: Final = Scenario(name="medium", connections=500, rate=250.0, seconds=120.0)
-HEAVY: Final = Scenario(name="heavy", connections=1_000, rate=500.0, seconds=300.0)
+KILLING: Final = Faults(kill_workers=1)
+LIGHT: Final = Scenario(faults=KILLING)
+MEDIUM: Final = Scenario(name="medium", connections=500, rate=250.0, seconds=120.0, faults=KILLING)
+HEAVY: Final = Scenario(name="heavy", connections=1_000, rate=500.0, seconds=300.0, faults=KILLING)
 BUILT_IN: Final = {scenario.name: scenario for scenario in (LIGHT, MEDIUM, HEAVY)}
 
 
@@ -199,4 +200,5 @@ def loads(text: str, overrides: Mapping[str, object] | None = None, name: str | 
 def _toml(scenario: Scenario) -> str:
     """What a built-in scenario says beyond the defaults."""
     names = ("name", "connections", "rate", "seconds")
-    return "".join(f"{name} = {toml_text.literal(getattr(scenario, name))}\n" for name in names)
+    lines = [f"{name} = {toml_text.literal(getattr(scenario, name))}\n" for name in names]
+    return "".join([*lines, f"[faults]\nkill_workers = {scenario.faults.kill_workers}\n"])

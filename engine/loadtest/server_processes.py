@@ -70,7 +70,7 @@ class ServerProcesses:
             NoWorker: none is.
         """
         if not self._admin_known:
-            raise NoWorker("the engine's admin API is not known; name it with --admin-url")
+            raise NoWorker("that takes an engine on this machine whose admin API is known (--admin-url)")
         for daemon in self._daemons:
             with suppress(psutil.Error):
                 for process in daemon.children(recursive=True):

@@ -83,11 +83,16 @@ class ConnectionStabilityTester:
         self._faults.append(fault)
         return fault
 
-    def lost(self, count: int) -> None:
-        """So many connections went unasked in the recovery phase: the last worker that was killed had them."""
+    def lost(self, count: int) -> bool:
+        """So many connections went unasked in the recovery phase: the last worker that was killed had them.
+
+        Returns:
+            Whether one was.
+        """
         fault = next((fault for fault in reversed(self._faults) if fault.kind == "kill"), None)
         if fault is not None:
             fault.affected += count
+        return fault is not None
 
     def recovered(self, seconds: Iterable[float]) -> None:
         """Connections are open and subscribed again, each after so many seconds: those of the earliest fault first."""

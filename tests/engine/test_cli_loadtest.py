@@ -81,7 +81,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 def test_a_server_that_passes_is_zero(loadtest: Command, tester: type[FakeTester]) -> None:
     code, out, err = loadtest("medium")
-    assert (code, out.splitlines()[-1]) == (0, "PASSED: all 11 criteria that could be measured")
+    assert (code, out.splitlines()[-1]) == (0, "PASSED: all 12 criteria that could be measured")
     assert "\x1b" not in out
     assert err == (
         "heliograph: broadcast 0:14/1:00: 100/100 open, 50/s published, 5,000/s delivered, p50 1.23 ms, p99 8.1 ms, "
@@ -97,7 +97,7 @@ def test_a_server_that_fails_is_one(loadtest: Command, tester: type[FakeTester])
     assert (code, err) == (1, "")
     assert out.splitlines() == [
         "open for at least 99 % of the time: the connections were open 50 % of the time",
-        "FAILED: 1 of 11 criteria",
+        "FAILED: 1 of 12 criteria",
     ]
 
 

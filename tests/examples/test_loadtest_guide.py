@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def test_the_tables_say_what_the_code_does() -> None:
     criteria = GUIDE.split("## Criteria")[1].split("## ")[0]
     named = [name for cell in re.findall(r"^\| (`.*?) \|", criteria, re.M) for name in re.findall(r"`(\w+)`", cell)]
     assert named == list(Criteria.__struct_fields__)
-    assert len(named) == 11 and "eleven criteria" in GUIDE
+    assert len(named) == 12 and "twelve criteria" in GUIDE
 
 
 def test_the_configuration_of_the_durable_engine_is_one() -> None:
@@ -63,7 +64,9 @@ def test_its_numbers_are_those_of_the_code() -> None:
     assert f"({p99.noise:.0%} for a p99)".replace("%", " %") in GUIDE
 
 
-def test_what_it_shows_for_tests_works(heliograph_engine: Any) -> None:
+def test_what_it_shows_for_tests_works(heliograph_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "LATE_MOST_MS", math.inf)  # that the machine is busy with other tests is not its fault
+    monkeypatch.setattr(judging, "BUSY_MOST", 1.0)
     shown = block("python").replace('"connections": 50, "seconds": 10.0', '"connections": 5, "seconds": 2.0')
     assert shown != block("python")
     names: dict[str, Any] = {}
@@ -73,6 +76,7 @@ def test_what_it_shows_for_tests_works(heliograph_engine: Any) -> None:
 
 
 def lenient(name: str, overrides: dict[str, Any]) -> Scenario:
-    """That the machine is busy with other tests is not its fault."""
-    busy = dict.fromkeys(("cpu", "memory", "rate", "delivery_p99_ms", "delivery_mean_ms", "longest_silence_s"), "none")
-    return load_scenario(name, overrides | {f"criteria.{name}": none for name, none in busy.items()})
+    """Without what a busy machine may fail."""
+    kept = ("connections", "delivered", "in_order", "recovered")
+    others = {f"criteria.{name}": "none" for name in Criteria.__struct_fields__ if name not in kept}
+    return load_scenario(name, overrides | others)

@@ -98,7 +98,7 @@ def test_what_a_report_says_stands_on_its_page() -> None:
     read = Page(render(report))
 
     assert "Failed: heliograph 0.1.0 did not handle 100 connections and 50 messages a second for 60 s" in read.text
-    assert "10 of 11 criteria met" in read.text and "no worker was killed" in read.text
+    assert "11 of 12 criteria met" in read.text and "no worker was killed" in read.text
     for judgement in report.criteria:
         result, measured, explanation = read.rows[judgement.goal]
         assert result[1:] == ("met" if judgement.passed else "not met"), judgement
@@ -121,7 +121,7 @@ def test_what_a_report_says_stands_on_its_page() -> None:
     [
         (
             {},
-            "Passed: heliograph 0.1.0 handled 100 connections and 50 messages a second for 60 s; 11 of 11",
+            "Passed: heliograph 0.1.0 handled 100 connections and 50 messages a second for 60 s; 12 of 12",
         ),
         ({"invalid": ["interrupted"]}, "Invalid: this run of 100 connections and 50 messages a second for 60 s says"),
     ],

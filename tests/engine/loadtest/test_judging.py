@@ -92,6 +92,28 @@ def test_a_good_run_passes_every_criterion() -> None:
             {"uptime": "the connections were open 98.99 % of the time; 3 went unasked: 2 × closed (1006), 1 × reset"},
         ),
         (
+            {
+                "phases": [
+                    replace(BEFORE, duplicates=600, out_of_order=120),
+                    STABLE,
+                    replace(RECOVERY, duplicates=9),
+                    AFTER,
+                ]
+            },
+            {"in_order": "of 240,000 deliveries 600 were duplicates and 120 out of order"},
+        ),
+        (
+            {
+                "uptime": 0.9,
+                "lost": {"reset": 7},
+                "faults": [Fault(t=1, kind="kill", what="worker-0", affected=5, recovered=5, mean_s=1.0, worst_s=1.0)],
+            },
+            {
+                "uptime": "the connections were open 90 % of the time; 7 went unasked, 5 of them with a killed worker: "
+                "7 × reset"
+            },
+        ),
+        (
             {"faults": [Fault(t=1, kind="cut", what="10 cut", affected=10, recovered=9, mean_s=0.1, worst_s=1.0)]},
             {"recovered": "9 of 10 connections came back (10 cut)"},
         ),
@@ -194,6 +216,9 @@ def test_what_the_load_client_was_late_itself_is_not_blamed_on_the_server() -> N
         assert (report.invalid or ["publisher itself stood still for"])[0].startswith(
             "publisher itself stood still for"
         )
+    for pause, verdict in ((0.9, "failed"), (1.1, "invalid")):
+        publishing = Publishing(published=3_000, rate=50.0, pause=pause)
+        assert judged(good(phases=silent, publishing=publishing)).verdict == verdict
     slow = replace(good().latency, p99=80.0)
     for late, verdict in ((0.05, "failed"), (0.2, "invalid")):
         report = judged(good(latency=slow, clients=[ClientProcess(name="client-0", pid=1, late=late)]))

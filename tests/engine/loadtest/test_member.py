@@ -49,6 +49,9 @@ class FakeCompany:
     def went(self, member: Member, reason: str) -> None:
         self.told.append(reason)
 
+    def recovered(self, away: float) -> None:
+        self.told.append("recovered")
+
     def failed(self, reason: str) -> None:
         self.told.append(f"failed: {reason}")
 
@@ -83,6 +86,27 @@ def test_it_comes_and_is_cut_and_comes_back() -> None:
         await company.member.come_back()
         assert company.member.socket is company.sockets[2]
         assert company.told == ["came", CUT, "failed: Connection refused", "again"]
+
+    asyncio.run(scenario())
+
+
+def test_who_came_back_and_gets_nothing_is_not_there() -> None:
+    """Where subscriptions are not answered, a server may take whom it never serves."""
+
+    async def scenario() -> None:
+        company = FakeCompany(joins, joins, joins)
+        company.answers = company.recovers = False
+        member = company.member
+        assert await member.connect() is None
+        assert member.there
+        goes(company, company.sockets[0], "moving")
+        assert not member.there
+        assert await member.connect() is None
+        assert member.socket is not None
+        assert not member.there
+        member.on_first(company.sockets[1])
+        assert member.there
+        assert company.told == ["came", "moving", "came", "recovered"]
 
     asyncio.run(scenario())
 

@@ -15,6 +15,8 @@ def test_the_built_in_scenarios_are_the_promised_ones() -> None:
     found = {name: (load(name).connections, load(name).rate, load(name).seconds) for name in BUILT_IN}
     assert found == {"light": (100, 50, 60), "medium": (500, 250, 120), "heavy": (1_000, 500, 300)}
     assert all(load(name) == scenario for name, scenario in BUILT_IN.items())
+    assert {load(name).faults.kill_workers for name in BUILT_IN} == {1}
+    assert load("light", {"faults.kill_workers": 0}).faults.kill_workers == 0
 
 
 def test_a_file_says_what_differs_and_gives_its_name(tmp_path: Path) -> None:

@@ -20,6 +20,15 @@ def test_the_longest_time_without_a_message_of_each_phase() -> None:
     assert silences(ledger) == {"broadcast": (3.0, 11.0), "sustained": (3.0, 15.0)}
 
 
+def test_a_silence_that_was_wanted_is_not_the_next_phase_s() -> None:
+    ledger = Ledger()
+    ledger.mark("recovery", 0, 10 * S)
+    ledger.mark("sustained", 200, 14 * S, afresh=True)
+    ledger.received([(10 * 1_000_000, 1)], [15 * S])
+    ledger.hush(15 * S)
+    assert silences(ledger) == {"recovery": (4.0, 10.0), "sustained": (1.0, 14.0)}
+
+
 def test_a_silence_over_several_phases_is_whole_in_the_last_one() -> None:
     ledger = Ledger()
     ledger.mark("broadcast", 0, 10 * S)

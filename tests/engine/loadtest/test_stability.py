@@ -74,13 +74,13 @@ def test_samples_every_five_seconds() -> None:
 
 async def cut_and_kill() -> list[Fault]:
     stability, server = watched(100)
-    stability.lost(3)  # before anything was killed: nobody's doing
+    assert not stability.lost(3)  # before anything was killed: nobody's doing
     stability.recovered([9.0])
     await stability.cut(10.0, 0.02)
     assert server.cuts == [2]
     stability.recovered([0.2, 0.4, 9.0])
     await stability.kill(12.0)
-    stability.lost(50)
+    assert stability.lost(50)
     stability.recovered([1.0, 2.0])
     with pytest.raises(NoWorker):
         await stability.kill(13.0)

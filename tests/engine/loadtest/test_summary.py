@@ -24,14 +24,14 @@ def test_a_good_run_shows_its_figures_and_passes() -> None:
     assert lines[0] == "light: 100 connections, 50 messages/s, 60 s, against ws://127.0.0.1:8765/ws (heliograph 0.1.0)"
     assert " ✓ p99 of delivery at most 50 ms              8 ms" in lines
     assert any(line.startswith("deliveries   300,000 of 300,000, 5,000/s in the median second") for line in lines)
-    assert lines[-1] == "PASSED: all 11 criteria that could be measured"
+    assert lines[-1] == "PASSED: all 12 criteria that could be measured"
 
 
 def test_what_failed_and_what_was_not_measured_is_explained() -> None:
     lines = [line.text for line in summary(run(latency=SLOW, uptime=None, notes=["no worker was killed"]))]
     assert lines[lines.index(" ✗ p99 of delivery at most 50 ms              1,820 ms") + 1].startswith("     99 % of")
     assert lines[lines.index(" – open for at least 99 % of the time") + 1].startswith("     no connection was watched")
-    assert lines[-2:] == ["note: no worker was killed", "FAILED: 1 of 10 criteria"]
+    assert lines[-2:] == ["note: no worker was killed", "FAILED: 1 of 11 criteria"]
 
 
 def test_in_short_only_what_failed_is_told() -> None:
