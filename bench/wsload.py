@@ -154,7 +154,10 @@ def build() -> Path:
     if not BINARY.exists() or BINARY.stat().st_mtime < SOURCE.stat().st_mtime:
         BINARY.parent.mkdir(exist_ok=True)
         fresh = BINARY.with_suffix(f".{os.getpid()}")
-        subprocess.run(["cc", "-O2", "-o", fresh, SOURCE], check=True)
+        try:
+            subprocess.run(["cc", "-O2", "-o", fresh, SOURCE], check=True)
+        except FileNotFoundError:
+            raise SystemExit("the load client of the benchmarks needs a C compiler: apt-get install gcc") from None
         fresh.replace(BINARY)
     return BINARY
 
