@@ -145,7 +145,6 @@ class Daemon:
             heartbeat_timeout=server.heartbeat_timeout,
         )
         self._tick(loop, server.heartbeat_interval, loop.time())
-        self._watchdog(loop)
         refused = self._meter.admin_refused
         self._admin = AdminServer(
             self, self._config, self._admin_sock, load=self._load, refused=refused, on_death=self._fail
@@ -158,6 +157,7 @@ class Daemon:
         self.series.start()
         self._state = EngineState.RUNNING
         self._notifier.ready(f"serving {self.port}")
+        self._watchdog(loop)  # the manager counts from there, and takes only so many messages unread
         get_logger().info("engine_ready", port=self.port, admin_port=self.admin_port, workers=server.worker_count())
 
     async def wait(self) -> None:

@@ -121,8 +121,8 @@ class LocalEngine:
         await self._link.wait_connected()
         await admin.start()
         self.series.start()
-        self._watchdog(asyncio.get_running_loop())
         self._notifier.ready(f"serving {self.port}")
+        self._watchdog(asyncio.get_running_loop())
         get_logger().info("engine_ready", port=self.port, admin_port=self.admin_port, workers=0)
 
     async def stop(self) -> None:

@@ -82,7 +82,8 @@ def _check_module(module: str, options: list[str], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
     monkeypatch.setattr(sys, "argv", [module, *options])
-    monkeypatch.delitem(sys.modules, module, raising=False)
+    for imported in (module, f"{module}.__main__"):
+        monkeypatch.delitem(sys.modules, imported, raising=False)
     with pytest.raises(Understood):
         runpy.run_module(module, run_name="__main__")
 

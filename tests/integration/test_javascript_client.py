@@ -320,7 +320,7 @@ def test_the_guides_snippets_run(machine: Machine, engine: Engine) -> None:
         node, _ = await machine.ready(engine)
         script = f"console.log = () => {{}};\n{subscribe}\n{publish}\nreturn [place.offset, last, events, answer];"
         offset, last, events, answer = await node.evaluate(f"(async () => {{ {script} }})()")
-        assert (offset, last["data"], last["key"]) == (1, {"text": "hello"}, "alice")
+        assert (last["offset"], last["data"], last["key"]) == (offset, {"text": "hello"}, "alice")
         assert events == [last] and answer == {"moved": 3, "caller": None}
         await machine.done()
 
