@@ -178,7 +178,7 @@ def test_no_event_is_lost_or_doubled_by_dying_workers_and_a_restart(machine: Mac
             print(engine.tail)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture  # a new one for each test: guides publish to the same topics
 def engine(machine: Machine) -> Iterator[Engine]:
     """On the machine's loop; it runs while that does."""
 
