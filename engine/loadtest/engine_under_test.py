@@ -20,7 +20,9 @@ _RUN: Final = """\
 import ctypes, os, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM: it outlives the exec, not us
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+if os.getppid() != int(sys.argv[1]):  # we are gone already
+    sys.exit(1)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 _LOG_LINES: Final = 5  # of an engine that does not start
 _LOG_BYTES: Final = 8_192
@@ -71,7 +73,7 @@ class EngineUnderTest:
         options = ["--port", "0", "--admin-port", "0", "--workers", str(self._workers)]
         with (self._directory / "log").open("wb") as log:
             self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _RUN, "-m", "engine", "run", *options),
+                *(sys.executable, "-c", _RUN, str(os.getpid()), "-m", "engine", "run", *options),
                 env=os.environ | _found_by_child() | {"HELIOGRAPH_SERVER__RUNTIME_DIR": str(self._directory / "run")},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,

@@ -85,11 +85,13 @@ class ChildProcess:
             within: seconds.
 
         Raises:
-            ChildDied: it has ended, or does not answer in time.
+            ChildDied: it has ended, does not answer in time, or was not started.
             ConfigError: it cannot, and says why.
         """
         if self._died is not None:
             raise ChildDied(self._died)
+        if self.pid == 0:
+            raise ChildDied(f"{self.name} was not started")
         number = next(self._ids)
         future = self._asked[number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None

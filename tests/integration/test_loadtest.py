@@ -258,6 +258,14 @@ def test_a_run_that_is_interrupted_tells_what_it_has(runs: Runs) -> None:
     assert failed(report).keys() <= {"delivered"}  # what was on its way has two seconds
 
 
+def test_a_run_that_is_interrupted_before_anything_is_started_tells_that() -> None:
+    tester = WebSocketLoadTester(scenario("early"))
+    tester.interrupt()
+    report = asyncio.run(tester.run())
+    assert (report.verdict, report.invalid[0]) == ("invalid", "it was interrupted")
+    assert set(tester.pids.values()) == {0}
+
+
 def test_progress_goes_through_the_phases(runs: Runs) -> None:
     phases = list(dict.fromkeys(progress.phase for progress in runs.progress))
     assert phases == ["starting", "ramp-up", "broadcast", "stability", "recovery", "sustained", "drain"]
