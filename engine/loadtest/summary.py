@@ -9,6 +9,7 @@ from engine.cli import printable
 from engine.loadtest.compare import Difference, circumstances, compare
 from engine.loadtest.judging import percent
 from engine.loadtest.report import Judgement, Percentiles, Report
+from engine.loadtest.scenario import UNJUDGED
 
 PASSED, FAILED, ABSENT = "green", "bold red", "yellow"
 PLAIN, FAINT = "", "dim"
@@ -114,11 +115,13 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
         sum(getattr(phase, name) for phase in report.phases)
         for name in ("delivered", "expected", "duplicates", "out_of_order")
     )
+    unjudged = sum(phase.missing for phase in report.phases if phase.name in UNJUDGED)
     throughput, connects = report.throughput, report.connects
     yield (
         "deliveries",
         f"{delivered:,} of {expected:,}, {throughput.sustained:,.0f}/s in the median second, "
-        f"{throughput.peak:,.0f}/s in the best; {duplicates:,} duplicates, {disorder:,} out of order",
+        f"{throughput.peak:,.0f}/s in the best; {duplicates:,} duplicates, {disorder:,} out of order"
+        + (f"; {unjudged:,} missing of the recovery phase, which is not judged" if unjudged else ""),
     )
     yield "latency", _times(report.latency)
     yield "answers", _times(report.answers)

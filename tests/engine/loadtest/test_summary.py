@@ -34,6 +34,15 @@ def test_what_failed_and_what_was_not_measured_is_explained() -> None:
     assert lines[-2:] == ["note: no worker was killed", "FAILED: 1 of 11 criteria"]
 
 
+def test_what_the_tester_s_own_faults_cost_is_told_apart() -> None:
+    phases = [
+        msgspec.structs.replace(phase, missing=400) if phase.name == "recovery" else phase for phase in good().phases
+    ]
+    lines = [line.text for line in summary(run(phases=phases))]
+    assert any(line.endswith("; 400 missing of the recovery phase, which is not judged") for line in lines)
+    assert lines[-1].startswith("PASSED")
+
+
 def test_in_short_only_what_failed_is_told() -> None:
     lines = [line.text for line in failures(run(latency=SLOW))]
     assert len(lines) == 2
