@@ -51,7 +51,7 @@ def test_who_gets_events_late_is_told_nothing_older_than_its_subscription() -> N
 def test_what_late_sessions_are_told_never_falls() -> None:
     teller = Teller()
     late = teller.session()
-    seen = []
+    seen: list[int] = []
     for n in range(4 * ROUNDS):
         if n == ROUNDS:
             teller.positions.sent_to(late)
