@@ -51,14 +51,15 @@ Member = tuple[Session, Callable[[bytes], int | None]]
 
 
 class _Job(NamedTuple):
-    """The rest of one flush of one lane."""
+    """One flush of one lane, and the rest of it."""
 
-    members: Iterator[Member]
+    sessions: list[Session]
+    members: Iterator[Member]  # those that are left of them
     buffer: bytes
 
 
-def _each(sessions: list[Session]) -> Iterator[Member]:
-    return zip(sessions, [session.write for session in sessions], strict=True)
+def _job(sessions: list[Session], buffer: bytes) -> _Job:
+    return _Job(sessions, zip(sessions, [session.write for session in sessions], strict=True), buffer)
 
 
 class Broadcaster(LoopActor):
@@ -170,8 +171,17 @@ class Broadcaster(LoopActor):
             self._prepare(route, now)
         self._prepare_selected(now)
         if self._reached.telling:
-            self._jobs.extend(_Job(_each(sessions), frame) for frame, sessions in self._reached.tell())
+            for frame, sessions in self._reached.tell():
+                self._append(sessions, frame)
         self._work()
+
+    def _append(self, sessions: list[Session], frame: bytes) -> None:
+        """A frame behind all that these get in this flush: without a write of its own where that is one buffer."""
+        last = self._jobs[-1] if self._jobs else None
+        if last is not None and last.sessions == sessions:
+            self._jobs[-1] = last._replace(buffer=last.buffer + frame)
+        else:
+            self._jobs.append(_job(sessions, frame))
 
     def _prepare(self, route: Route, now: float) -> None:
         """Turn what is pending on a route into jobs; the slow lane takes its frames at once."""
@@ -195,7 +205,7 @@ class Broadcaster(LoopActor):
             frames = [encode(publication) for publication in pending]
             if lane.fast:
                 meter.deliveries += count * len(lane.fast)
-                self._jobs.append(_Job(lane.snapshot(), frames[0] if count == 1 else b"".join(frames)))
+                self._jobs.append(_Job(*lane.snapshot(), frames[0] if count == 1 else b"".join(frames)))
             # after the snapshot: a slow session that drains now is in the fast lane from the next flush on
             for session in list(lane.slow):
                 session.queue(frames, pending)
@@ -234,7 +244,7 @@ class Broadcaster(LoopActor):
                 cohorts.setdefault(tuple(wanted), []).append(session)
             for which, cohort in cohorts.items():
                 self._meter.deliveries += len(which) * len(cohort)
-                self._jobs.append(_Job(_each(cohort), b"".join([frames[form, place] for place in which])))
+                self._jobs.append(_job(cohort, b"".join([frames[form, place] for place in which])))
 
     def _prepare_alike(self, selection: Selection, publications: list[Publication], now: float) -> None:
         """Events of one class, or a single one: nothing to find out per session."""
@@ -248,7 +258,7 @@ class Broadcaster(LoopActor):
             fast = [session for session in sessions if session.outbox is None]
             if fast:
                 meter.deliveries += len(frames) * len(fast)
-                self._jobs.append(_Job(_each(fast), b"".join(frames)))
+                self._jobs.append(_job(fast, b"".join(frames)))
             # after the snapshot: a slow session that drains now is not among those written to
             for session in slow:
                 session.queue(frames, publications)
@@ -273,7 +283,7 @@ class Broadcaster(LoopActor):
     def _write(self, jobs: deque[_Job], budget: int) -> bool:
         """Whether all is written."""
         while jobs:
-            members, buffer = jobs[0]
+            _, members, buffer = jobs[0]
             size = len(buffer)
             for session, send in islice(members, budget):
                 budget -= 1
@@ -375,7 +385,7 @@ class Broadcaster(LoopActor):
             if lane.fast:
                 self._meter.deliveries += len(pending) * len(lane.fast)
                 buffer = form.batch(pending) if route.delivery.batch and pending else b"".join(frames)
-                self._jobs.append(_Job(lane.snapshot(), buffer + told))
+                self._jobs.append(_Job(*lane.snapshot(), buffer + told))
             for session in list(lane.slow):
                 session.queue(frames, pending, conflate=route.delivery.conflate)
                 if told:
@@ -467,7 +477,7 @@ class Broadcaster(LoopActor):
             fast = [session for session in members if session.outbox is None]
             self._meter.delivery.observe_many(late, len(members))
             self._meter.deliveries += len(fast)
-            self._rush.append(_Job(_each(fast), frame))
+            self._rush.append(_job(fast, frame))
             for session in members:
                 if session.outbox is not None:
                     session.queue([frame], [publication])

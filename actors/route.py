@@ -26,9 +26,10 @@ class Lane:
         self.fast: dict[Session, Callable[[bytes], int | None]] = {}
         self.slow: dict[Session, None] = {}
 
-    def snapshot(self) -> Iterator[tuple[Session, Callable[[bytes], int | None]]]:
+    def snapshot(self) -> tuple[list[Session], Iterator[tuple[Session, Callable[[bytes], int | None]]]]:
         """The fast ones as they are now: sessions may come and go while a long flush gives way to the loop."""
-        return zip(list(self.fast), list(self.fast.values()), strict=True)
+        sessions = list(self.fast)
+        return sessions, zip(sessions, list(self.fast.values()), strict=True)
 
 
 class Timing:
