@@ -96,6 +96,7 @@ class Broadcaster(LoopActor):
         self._began = 0.0
         self._waiting = self._oldest = 0.0  # arrival of the oldest batch for the next flush, and in this one; 0: none
         self._taken = self._flushing = 0  # numbers of the bus's batches
+        self._batch = 1  # events of this flush on one route, at most
         self._execute: dict[type, Callable[[Any], None]] = {
             Hold: self._hold,
             Select: self._selected.append,
@@ -162,7 +163,7 @@ class Broadcaster(LoopActor):
 
     def _flush(self) -> None:
         self._began = self.loop.time()
-        self._flushing = self._taken
+        self._flushing, self._batch = self._taken, 1
         self._oldest, self._waiting = self._waiting or time.perf_counter(), 0.0
         now = time.time()
         dirty = self._dirty[:]
@@ -193,6 +194,8 @@ class Broadcaster(LoopActor):
             return  # sealed since
         meter = self._meter
         count, members = len(pending), route.size
+        if count > self._batch:
+            self._batch = count
         observe = meter.delivery.observe_many
         for publication in pending:
             observe(now - publication.ts, members)
@@ -310,7 +313,7 @@ class Broadcaster(LoopActor):
         self._meter.dropped["closed"] = self._meter.dropped.get("closed", 0) + 1
 
     def _rest(self) -> None:
-        self._pacer.flushed(self._began, self.loop.time())
+        self._pacer.flushed(self._began, self.loop.time(), self._batch)
         self._meter.broadcast.observe(time.perf_counter() - self._oldest)
         if self._tracing is not None:
             self._tracing.written()

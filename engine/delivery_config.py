@@ -14,7 +14,9 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     pacing: Annotated[
         Literal["adaptive"] | Annotated[float, Meta(ge=0, le=1)],
-        about('"adaptive" rests as long as the last flush took; 0 flushes every turn; a number is the interval', "s"),
+        about(
+            '"adaptive" rests once or twice as long as the last flush took; 0: no rest; a number is the interval', "s"
+        ),
     ] = "adaptive"
     write_buffer: Annotated[
         int, about("bytes in a client's transport above which it goes to the slow lane", "bytes", ge=1_024)

@@ -1,12 +1,16 @@
 """Adaptive pacing of the flush: pure, the clock is the caller's.
 
-Idle, a flush starts at once. After one that took T the next waits until T (capped) has passed, so that under load the
-batches grow, the core stays about half busy and a delivery gets cheaper instead of queues longer.
+Idle, a flush starts at once. After one that took T the next waits until T (capped) has passed, or twice T if several
+events went along in it: so under load the batches grow, and a delivery gets cheaper instead of queues longer.
+
+Measured with 500 clients at 1,000 and 5,000 events/s, twice T instead of T: 0.77 and 0.82 of the CPU, p99 1.1 and 1.25
+times as long. At 100/s, where events come alone, there is nothing to be saved, and it doubled the p99.
 """
 
 from __future__ import annotations
 
 REST_CAP = 0.010  # s; measured: more adds latency and saves nothing
+MOST = 2  # times the flush's own time
 
 
 class Pacer:
@@ -14,7 +18,7 @@ class Pacer:
 
     Args:
         interval: seconds between flushes; 0 flushes every turn (greedy); ``None`` adapts.
-        factor: rest as a multiple of the last flush's time, when adaptive.
+        factor: multiplies the rest, when adaptive.
     """
 
     __slots__ = ("_factor", "_interval", "_not_before")
@@ -27,9 +31,9 @@ class Pacer:
         """Seconds until the next flush may start; 0 for at once."""
         return max(0.0, self._not_before - now)
 
-    def flushed(self, began: float, ended: float) -> None:
-        """A flush ran; ``ended`` includes the socket writes, which the loop does after the callback."""
+    def flushed(self, began: float, ended: float, batch: int) -> None:
+        """A flush ran, with at most ``batch`` events for one client; ``ended`` includes the socket writes."""
         if self._interval is None:
-            self._not_before = ended + min(REST_CAP, (ended - began) * self._factor)
+            self._not_before = ended + min(REST_CAP, (ended - began) * self._factor * min(max(batch, 1), MOST))
         else:
             self._not_before = began + self._interval
