@@ -209,9 +209,10 @@ def test_a_repeated_publish_is_known_to_the_hubs_successor(engine_process: Start
         writer.stop_reading()
         writer.send("publish", **event)
         await eventually(lambda: numbers(reader) == [1], DEADLINE)
-        hub = engine.kill("hub")
-        engine.kill("worker-0")
+        hub, worker = engine.kill("hub"), engine.kill("worker-0")
         await eventually(lambda: engine.children().get("hub") not in (hub, None), DEADLINE)
+        # Until it is gone, its socket may yet be given a connection that goes with it.
+        await eventually(lambda: engine.children().get("worker-0") != worker, DEADLINE)
         async with RawClient(engine.url) as again:
             answer = await accepted(again, **event)
             first = reader.of("event")[0]
