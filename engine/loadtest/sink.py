@@ -24,6 +24,8 @@ from transport.errors import ConfigError
 
 UNSENT_BYTES: Final = 1 << 14
 """Above it the other side does not take what it is given: it is blocked."""
+ANSWERS_S: Final = 0.02
+"""Between two reads of what a server answers."""
 REDIS_PORT: Final = 6379
 
 
@@ -64,6 +66,17 @@ class _PublisherSocket(ClientSocket):
         assert isinstance(transport, asyncio.WriteTransport)
         transport.set_write_buffer_limits(high=UNSENT_BYTES)
         super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Answers are counted, not timed: many are read at once, for a read costs as much as publishing does."""
+        super().data_received(data)
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(ANSWERS_S, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         self._writable.clear()
