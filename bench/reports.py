@@ -24,7 +24,7 @@ from engine.cli_loadtest import lines
 from engine.loadtest import figures
 from engine.loadtest.html_report import render
 from engine.loadtest.report import Report, read
-from engine.loadtest.scenario import BUILT_IN
+from engine.loadtest.scenario import BUILT_IN, UNJUDGED
 from engine.loadtest.summary import summary
 from engine.loadtest.tester import WebSocketLoadTester
 
@@ -93,13 +93,21 @@ def _row(report: Report) -> list[str]:
         f"{scenario.rate:,g}",
         f"{scenario.seconds:,g}",
         figures.number(report.throughput.sustained),
-        f"{sum(phase.missing for phase in report.phases):,}",
+        _missing(report),
         *map(figures.ms, (latency.p50, latency.p99, latency.worst)),
         figures.percentage(_mean(report.series.machine_cpu)),
         figures.percentage(_mean(report.series.server_cpu)),
         figures.seconds(max((fault.mean_s or 0.0 for fault in back), default=None)),
         f"{report.verdict}, {sum(judgement.passed is True for judgement in report.criteria)} of {len(report.criteria)}",
     ]
+
+
+def _missing(report: Report) -> str:
+    """Deliveries; those in flight when a worker is killed may be lost, nobody had acknowledged them."""
+    lost, broken = (
+        sum(phase.missing for phase in report.phases if (phase.name in UNJUDGED) is faults) for faults in (False, True)
+    )
+    return f"{lost:,}" + (f"; {broken:,} with the killed worker" if broken else "")
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
