@@ -80,6 +80,7 @@ _FEED_COUNTERS = (
 # (series of engine.machine, metric, help)
 _MACHINE = (
     ("cpu", "cpu_percent", "Time in which the machine's cores were busy."),
+    ("steal", "steal_percent", "Of it, what a virtual machine's host withheld."),
     ("load", "load", "Processes that run or wait to, over a minute."),
     ("memory", "memory_percent", "Memory of the machine that cannot be had without swapping."),
     ("memory_used", "memory_used_bytes", "The same in bytes."),

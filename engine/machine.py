@@ -82,10 +82,12 @@ class Machine:
         # A guest's time is counted in user's, and iowait is time in which nothing was done.
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         busy = total - times.idle - getattr(times, "iowait", 0.0)
-        rates = self._rates.of("cpu", {"busy": busy, "total": total}, at)
-        if not rates.get("total"):
-            return {}
-        return {"machine.cpu": min(100.0, 100.0 * rates.get("busy", 0.0) / rates["total"])}
+        counted = {"cpu": busy, "total": total}
+        if hasattr(times, "steal"):  # Linux alone tells of it; busy is this, too
+            counted["steal"] = times.steal
+        rates = self._rates.of("cpu", counted, at)
+        total = rates.pop("total", 0.0)
+        return {f"machine.{name}": min(100.0, 100.0 * rate / total) for name, rate in rates.items() if total}
 
     def _memory(self, at: float) -> dict[str, float]:
         memory = psutil.virtual_memory()

@@ -8,7 +8,7 @@ from typing import Final
 from transport.errors import ConfigError
 
 _SPACE: Final = ("memory", "memory_used", "swap", "disk")
-MACHINE: Final = ("cpu", "load", *_SPACE, "disk_read", "disk_write", "net_in", "net_out")
+MACHINE: Final = ("cpu", "steal", "load", *_SPACE, "disk_read", "disk_write", "net_in", "net_out")
 _COUNTED: Final = ("connections", "subscriptions", "slow_sessions", "outbox_bytes", "events", "deliveries", "dropped")
 ENGINE: Final = (*_COUNTED, "latency_p50", "latency_p99", "loop_lag")
 PROCESS: Final = ("cpu", "memory", "fds", "threads")

@@ -20,9 +20,12 @@ BUSY_MOST: Final = 0.1
 """Share of the measured seconds in which a process of the load client may need more than 90 % of a core."""
 LATE_MOST_MS: Final = 50.0
 """The publisher may be so late of its own (p99)."""
+STEAL_MOST: Final = 5.0
+"""Percent of the machine's CPU that its host may withhold (mean); above it nobody knows whose fault lateness is."""
 OWN_SILENCE: Final = 0.5
 """Share of a silence that a process of the load client may have stood still itself."""
 _MS: Final = 1_000.0
+_OF_TIME: Final = frozenset({"delivery_p99_ms", "delivery_mean_ms", "cpu"})
 _CAME: Final = ("delivered", "duplicates", "out_of_order")
 MOST_REASONS: Final = 3
 """Told in a sentence."""
@@ -115,7 +118,19 @@ def _own_lateness(report: Report, criteria: Iterable[Judgement]) -> list[str]:
             f"{late.name} itself was more than 50 ms late in {percent(late.late)} of the seconds, so that late "
             "messages may be the load client's; give it more processes (processes = N), or a machine of its own"
         )
+    stolen = _stolen(report)
+    if failed and failed.keys() <= _OF_TIME and stolen > STEAL_MOST:
+        why.append(
+            f"the host of this virtual machine withheld {stolen:.0f} % of its CPU (steal), which may be all that failed; "
+            "run it again in a calmer hour, or on another machine"
+        )
     return why
+
+
+def _stolen(report: Report) -> float:
+    """Percent of the machine's CPU that its host withheld, in the mean."""
+    seen = _measured(report, report.series.machine_steal)
+    return fmean(seen) if seen else 0.0
 
 
 def percent(share: float) -> str:
@@ -267,6 +282,8 @@ def _cpu(report: Report, limit: float) -> _Found:
         return absent
     mean = fmean(seen)
     text = f"the machine's {report.machine.cores} cores were {mean:.0f} % busy in the mean, {max(seen):.0f} % at most"
+    if stolen := round(_stolen(report)):
+        text += f", {stolen} % withheld by the host of this virtual machine"
     server = _measured(report, report.series.server_cpu)
     clients = [client.cpu_mean for client in report.clients]
     if server and clients:

@@ -133,6 +133,8 @@ class Series(Struct, kw_only=True):
     delivered: list[float] = []
     open: list[int] = []
     machine_cpu: list[float | None] = []
+    machine_steal: list[float | None] = []
+    """Of ``machine_cpu`` what a virtual machine's host withheld."""
     machine_memory: list[float | None] = []
     server_cpu: list[float | None] = []
     server_memory_mb: list[float | None] = []

@@ -30,6 +30,7 @@ def plots(report: Report) -> Iterator[Plot]:
         _line(report, "machine, of all cores", series.machine_cpu, 1),
         _line(report, "server, of one core", series.server_cpu, 2),
         _line(report, "busiest load client, of one core", series.client_cpu, 3),
+        _line(report, "withheld by the host, of all cores", series.machine_steal, 4),
     ]
     yield over.plot("Processor", processor, figures.percentage)
     published = [_line(report, "published", series.published, 3)]

@@ -170,6 +170,7 @@ _COLUMNS: Final = {
     "delivered": ("Delivered", figures.number),
     "open": ("Open", figures.number),
     "machine_cpu": ("CPU", figures.percentage),
+    "machine_steal": ("Withheld by the host", figures.percentage),
     "machine_memory": ("Memory", figures.percentage),
     "server_cpu": ("Server's CPU", figures.percentage),
     "server_memory_mb": ("Server's memory", figures.megabytes),

@@ -32,6 +32,7 @@ class ResourceSample(NamedTuple):
         net_mb: received by this machine, its loopback included, MB/s.
         server_cpu: of the server's processes together, % of one core; ``None``: none is known.
         server_memory_mb: theirs in MB, what they share counted for each.
+        steal: of ``cpu`` what a virtual machine's host withheld, %; 0 where the system does not tell.
     """
 
     t: float
@@ -40,6 +41,7 @@ class ResourceSample(NamedTuple):
     net_mb: float
     server_cpu: float | None
     server_memory_mb: float | None
+    steal: float = 0.0
 
 
 class Level(NamedTuple):
@@ -168,6 +170,7 @@ class _Sampling(pykka.ThreadingActor):
             net_mb=net.get("received", 0.0) / _MEGA,
             server_cpu=sum(cpu) if cpu else None,
             server_memory_mb=sum(memory) / _MEGA if memory else None,
+            steal=found.get("machine.steal", 0.0),
         )
 
 

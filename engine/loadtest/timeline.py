@@ -148,6 +148,7 @@ class Timeline:
             delivered=[row.delivered for row in self.rows],
             open=[row.open for row in self.rows],
             machine_cpu=[sample and sample.cpu for sample in samples],
+            machine_steal=[sample and sample.steal for sample in samples],
             machine_memory=[sample and sample.memory for sample in samples],
             server_cpu=[sample and sample.server_cpu for sample in samples],
             server_memory_mb=[sample and sample.server_memory_mb for sample in samples],

@@ -76,6 +76,7 @@ CONTRACT = {
     "process_restarts_total": {"process"},
     "build_info": {"version"},
     "machine_cpu_percent": set(),
+    "machine_steal_percent": set(),
     "machine_load": set(),
     "machine_memory_percent": set(),
     "machine_memory_used_bytes": set(),
@@ -91,7 +92,7 @@ CONTRACT = {
     "process_threads": {"process"},
 }
 SAMPLED = {
-    **{f"machine.{name}": 50.0 for name in ("cpu", "load", "memory", "memory_used", "swap", "disk")},
+    **{f"machine.{name}": 50.0 for name in ("cpu", "steal", "load", "memory", "memory_used", "swap", "disk")},
     **{f"machine.{name}": 60.0 for name in ("disk_read", "disk_write", "net_in", "net_out")},
     **{f"process.worker-0.{name}": 70.0 for name in ("cpu", "memory", "fds", "threads")},
     "engine.connections": 80.0,

@@ -32,7 +32,7 @@ def test_all_that_is_sampled_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("machine.cpuu", "of machine there are cpu, load"),
+        ("machine.cpuu", "of machine there are cpu, steal"),
         ("engine.p99", "latency_p99"),
         ("process.hub.pid", "of process.hub there are cpu"),
         ("process.cpu", "process.NAME"),

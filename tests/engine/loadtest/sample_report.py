@@ -68,6 +68,7 @@ def good(**changes: Any) -> Report:
             delivered=[5_000.0] * SECONDS,
             open=[100] * SECONDS,
             machine_cpu=[20.0] * SECONDS,
+            machine_steal=[1.0] * SECONDS,
             machine_memory=[40.0] * SECONDS,
             server_cpu=[11.0] * SECONDS,
             server_memory_mb=[90.0] * SECONDS,

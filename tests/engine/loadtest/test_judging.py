@@ -158,6 +158,20 @@ def test_a_machine_that_is_busy_with_something_else_is_told(server: float, other
     assert ("most of it went to other programs" in failures(good(series=series))["cpu"]) == others
 
 
+@pytest.mark.parametrize(
+    ("steal", "silence", "verdict"), [(12.0, 0.1, "invalid"), (12.0, 2.0, "failed"), (4.0, 0.1, "failed")]
+)
+def test_what_the_host_withholds_is_told_and_makes_lateness_alone_invalid(
+    steal: float, silence: float, verdict: str
+) -> None:
+    series = Series(t=[2.0], machine_cpu=[95.0], machine_steal=[steal], machine_memory=[1.0], server_cpu=[100.0])
+    phases = [replace(BEFORE, silence=silence), STABLE, RECOVERY, AFTER]
+    report = judged(good(series=series, phases=phases, latency=replace(good().latency, p99=80.0)))
+    assert report.verdict == verdict
+    assert f", {steal:.0f} % withheld by the host of this virtual machine" in failures(report)["cpu"]
+    assert any("(steal)" in reason for reason in report.invalid) == (verdict == "invalid")
+
+
 def test_of_a_server_elsewhere_cpu_and_memory_are_not_judged() -> None:
     target = TargetFacts(url="ws://far/ws", kind="native", local=False)
     report = judged(good(target=target))
