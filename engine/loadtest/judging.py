@@ -121,8 +121,8 @@ def _own_lateness(report: Report, criteria: Iterable[Judgement]) -> list[str]:
     stolen = _stolen(report)
     if failed and failed.keys() <= _OF_TIME and stolen > STEAL_MOST:
         why.append(
-            f"the host of this virtual machine withheld {stolen:.0f} % of its CPU (steal), which may be all that failed; "
-            "run it again in a calmer hour, or on another machine"
+            f"the host of this virtual machine withheld {stolen:.0f} % of its CPU (steal), which may be all that "
+            "failed; run it again in a calmer hour, or on another machine"
         )
     return why
 
