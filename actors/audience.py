@@ -22,6 +22,8 @@ from transport.wire_forms import WireForm
 if TYPE_CHECKING:
     from actors.session import Session
 
+COHORT = 256
+"""Members of a route: so many clients are written to in a millisecond or two, then what came meanwhile goes along."""
 SELECTIONS = 4_096  # classes of events in each of the cache's two generations
 SELECTED = 250_000  # sessions listed in one generation: 2 MB of references
 
@@ -82,20 +84,27 @@ class Audience:
 
     Attributes:
         patterns, policy: what it is found by; the patterns are sorted.
-        only: the one route of all events, where that says all; else ``None`` and :meth:`spread` must be asked.
+        routes: the cohorts'.
+        plain: the same where that says all; else empty, and :meth:`spread` must be asked.
     """
 
-    __slots__ = ("_cold", "_filters", "_hot", "_placed", "_routes", "_weight", "only", "patterns", "policy")
+    __slots__ = (
+        *("_at_once", "_cohorts", "_cold", "_filters", "_held", "_hot", "_placed", "_weight"),
+        *("patterns", "plain", "policy", "routes"),
+    )
 
     def __init__(self, patterns: tuple[str, ...], policy: TopicPolicy) -> None:
         self.patterns, self.policy = patterns, policy
-        self._routes: dict[Delivery, Route] = {}
+        self._cohorts: dict[Delivery, list[Route]] = {}
         self._placed: dict[Session, Route] = {}
         self._filters: tuple[FilterIndex[Subscription], ...] = ()
         self._hot: dict[Hashable, Selection] = {}
         self._cold: dict[Hashable, Selection] = {}
         self._weight = 0
-        self.only: Route | None = None
+        self.routes: tuple[Route, ...] = ()
+        self.plain: tuple[Route, ...] = ()
+        self._at_once: tuple[Route, ...] = ()
+        self._held: tuple[Route, ...] = ()
 
     @property
     def unfiltered(self) -> bool:
@@ -120,15 +129,29 @@ class Audience:
             del self._placed[session]
             before.size -= 1
             if not before.size:
-                del self._routes[before.delivery]
+                self._remove(before)
                 ops.append(Disband(before))
         if wanted is not None:
-            route = self._routes.get(wanted)
-            if route is None:
-                route = self._routes[wanted] = Route(wanted)
+            route = self._with_room(wanted)
             self._placed[session] = route
             route.size += 1
             joins.append(Join(route, [session]))
+
+    def _with_room(self, wanted: Delivery) -> Route:
+        """A route for one more. What is held waits for its own time, so those are not divided."""
+        cohorts = self._cohorts.setdefault(wanted, [])
+        for route in reversed(cohorts):
+            if wanted.held or route.size < COHORT:
+                return route
+        cohorts.append(Route(wanted))
+        self._simplify()
+        return cohorts[-1]
+
+    def _remove(self, route: Route) -> None:
+        cohorts = self._cohorts[route.delivery]
+        cohorts.remove(route)
+        if not cohorts:
+            del self._cohorts[route.delivery]
         self._simplify()
 
     def wanted(self, session: Session) -> Delivery | None:
@@ -174,11 +197,6 @@ class Audience:
             return wanted
         return wanted._replace(window=max(wanted.window, self.policy.window_s), by_priority=by_priority)
 
-    @property
-    def routes(self) -> Iterable[Route]:
-        """The cohorts' routes."""
-        return self._routes.values()
-
     def selected(self) -> list[Session]:
         """The sessions that are in no cohort: whose filters decide. O(filtered subscriptions)."""
         sessions = (subscription.session for index in self._filters for subscription in index)
@@ -192,11 +210,13 @@ class Audience:
 
     def disband(self, ops: list[Any]) -> None:
         """No event will come this way any more."""
-        ops.extend(Disband(route) for route in self._routes.values())
+        ops.extend(map(Disband, self.routes))
 
     def _simplify(self) -> None:
-        routes = list(self._routes.values())
-        self.only = routes[0] if len(routes) == 1 and routes[0].timing is None and not self._filters else None
+        self.routes = tuple(route for cohorts in self._cohorts.values() for route in cohorts)
+        self._held = tuple(route for route in self.routes if route.timing is not None)
+        self._at_once = tuple(route for route in self.routes if route.timing is None)
+        self.plain = () if self._held or self._filters else self._at_once
 
     # events ---------------------------------------------------------------------------------------------------------
 
@@ -207,12 +227,11 @@ class Audience:
         if self._filters:
             selection, known = self._select(publication, ops)
         if publication.priority == Priority.CRITICAL:
-            ops.append(Urgent(tuple(self._routes.values()), selection, publication))
+            ops.append(Urgent(self.routes, selection, publication))
             return known
-        ops += [
-            (route, publication) if route.timing is None else Hold(route, publication)
-            for route in self._routes.values()
-        ]
+        if self._at_once:
+            ops.append((self._at_once, publication))
+        ops.extend([Hold(route, publication) for route in self._held])
         if selection is not None:
             if selection.lanes:
                 ops.append(Select(selection, publication))

@@ -42,7 +42,7 @@ from transport.wire_forms import WireForm, gap, skipped
 if TYPE_CHECKING:
     from actors.audience import Selection
 
-WRITES_PER_TURN = 1024  # about 5 ms of kernel time; then reads, pings and heartbeats get their turn
+WRITES_PER_TURN = 256  # one or two ms of kernel time; then reads, pings and heartbeats get their turn
 SKIPPED_INTERVAL = 1.0  # s between two `skipped` of a route
 POSITION_INTERVAL = 1.0  # s between two `position` of a session that gets events
 
@@ -88,6 +88,8 @@ class Broadcaster(LoopActor):
         self._pacer, self._meter, self._processed = pacer, meter, processed
         self._tracing = tracing
         self._dirty: list[Route] = []
+        self._turns: deque[Route] = deque()  # of this flush, that have not been prepared yet
+        self._frames: dict[WireForm, dict[int, tuple[Publication, bytes]]] = {}  # of this flush, by identity
         self._selected: list[Select] = []
         self._held: set[Route] = set()  # that wait for their time
         self._jobs: deque[_Job] = deque()
@@ -127,10 +129,11 @@ class Broadcaster(LoopActor):
         dirty = self._dirty
         for op in message.ops:
             if type(op) is tuple:
-                route, publication = op
-                if not route.pending:
-                    dirty.append(route)
-                route.pending.append(publication)
+                routes, publication = op
+                for route in routes:
+                    if not route.pending:
+                        dirty.append(route)
+                    route.pending.append(publication)
             else:
                 self._execute[type(op)](op)
         if message.sequence:
@@ -165,24 +168,32 @@ class Broadcaster(LoopActor):
         self._began = self.loop.time()
         self._flushing, self._batch = self._taken, 1
         self._oldest, self._waiting = self._waiting or time.perf_counter(), 0.0
-        now = time.time()
-        dirty = self._dirty[:]
+        self._turns.extend(self._dirty)
         self._dirty.clear()
-        for route in dirty:
-            self._prepare(route, now)
-        self._prepare_selected(now)
+        self._prepare_selected(time.time())
         if self._reached.telling:
-            for frame, sessions in self._reached.tell():
-                self._append(sessions, frame)
+            self._tell_positions()
         self._work()
 
-    def _append(self, sessions: list[Session], frame: bytes) -> None:
-        """A frame behind all that these get in this flush: without a write of its own where that is one buffer."""
-        last = self._jobs[-1] if self._jobs else None
-        if last is not None and last.sessions == sessions:
-            self._jobs[-1] = last._replace(buffer=last.buffer + frame)
-        else:
-            self._jobs.append(_job(sessions, frame))
+    def _tell_positions(self) -> None:
+        """Behind all that a session gets in this flush, which so takes along nothing that comes while it runs. A cohort
+        that gets one buffer gets it in the same write.
+        """
+        now = time.time()
+        while self._turns:
+            self._prepare(self._turns.popleft(), now)
+        jobs = list(self._jobs)
+        last = {session: n for n, job in enumerate(jobs) for session in job.sessions}
+        for frame, sessions in self._reached.tell():
+            behind: dict[int, list[Session]] = {}
+            for session in sessions:
+                behind.setdefault(last.get(session, -1), []).append(session)
+            for n, some in behind.items():
+                if n >= 0 and len(some) == len(jobs[n].sessions):
+                    jobs[n] = jobs[n]._replace(buffer=jobs[n].buffer + frame)
+                else:
+                    jobs.append(_job(some, frame))
+        self._jobs = deque(jobs)
 
     def _prepare(self, route: Route, now: float) -> None:
         """Turn what is pending on a route into jobs; the slow lane takes its frames at once."""
@@ -204,14 +215,26 @@ class Broadcaster(LoopActor):
         if route.delivery.by_priority and count > 1:
             pending.sort(key=_rank)
         for form, lane in list(route.lanes.items()):
-            encode = form.event
-            frames = [encode(publication) for publication in pending]
+            frames = self._encoded(form, pending)
             if lane.fast:
                 meter.deliveries += count * len(lane.fast)
                 self._jobs.append(_Job(*lane.snapshot(), frames[0] if count == 1 else b"".join(frames)))
             # after the snapshot: a slow session that drains now is in the fast lane from the next flush on
             for session in list(lane.slow):
                 session.queue(frames, pending)
+
+    def _encoded(self, form: WireForm, publications: list[Publication]) -> list[bytes]:
+        """Each once per flush, not once per cohort."""
+        known = self._frames.get(form)
+        if known is None:
+            known = self._frames[form] = {}
+        frames = []
+        for publication in publications:
+            entry = known.get(id(publication))  # which is its own as long as the entry is there
+            if entry is None:
+                entry = known[id(publication)] = publication, form.event(publication)
+            frames.append(entry[1])
+        return frames
 
     def _prepare_selected(self, now: float) -> None:
         """What filters decide: sessions that were selected for the same of these events share one buffer."""
@@ -276,15 +299,25 @@ class Broadcaster(LoopActor):
                 self._tracing.writing([publication], selection.size)
 
     def _work(self, budget: int = WRITES_PER_TURN) -> None:
-        """Write until the budget is used, then go on in the loop's next turn."""
-        if self._write(self._jobs, budget):
+        """Write until the budget is used, then go on in the loop's next turn.
+
+        A route is prepared when it is its turn: what came while others were written to goes along, and so does not
+        wait for the next flush.
+        """
+        while budget > 0:
+            budget = self._write(self._jobs, budget)
+            if not self._turns:
+                break
+            if not self._jobs:
+                self._prepare(self._turns.popleft(), time.time())
+        if self._jobs or self._turns:
+            self.loop.call_soon(self._work)
+        else:
             # The loop's clock stands still during a turn: look at it in the next one.
             self.loop.call_later(0, self._rest)
-        else:
-            self.loop.call_soon(self._work)
 
-    def _write(self, jobs: deque[_Job], budget: int) -> bool:
-        """Whether all is written."""
+    def _write(self, jobs: deque[_Job], budget: int) -> int:
+        """Write until all is written or the budget is used; what is left of it."""
         while jobs:
             _, members, buffer = jobs[0]
             size = len(buffer)
@@ -305,9 +338,9 @@ class Broadcaster(LoopActor):
                 except Exception:
                     self._lost()
             if budget <= 0:
-                return False
+                break
             jobs.popleft()
-        return True
+        return budget
 
     def _lost(self) -> None:
         self._meter.dropped["closed"] = self._meter.dropped.get("closed", 0) + 1
@@ -318,6 +351,7 @@ class Broadcaster(LoopActor):
         if self._tracing is not None:
             self._tracing.written()
         self._scheduled = False
+        self._frames.clear()
         if self._dirty or self._selected:
             self._processed(self._flushing)
             self._schedule()
@@ -488,7 +522,8 @@ class Broadcaster(LoopActor):
             self._hurry()
 
     def _hurry(self) -> None:
-        self._rushing = not self._write(self._rush, WRITES_PER_TURN)
+        self._write(self._rush, WRITES_PER_TURN)
+        self._rushing = bool(self._rush)
         if self._rushing:
             self.loop.call_soon(self._hurry)
         elif self._tracing is not None:

@@ -150,9 +150,9 @@ class Index(LoopActor):
                     if (item.offset != seen.offset + 1 or item.epoch != seen.epoch) and self._known(seen, item, ops):
                         continue
                     seen.offset = item.offset
-                    route = seen.audience.only
-                    if route is not None and item.priority != critical:
-                        ops.append((route, item))
+                    plain = seen.audience.plain
+                    if plain and item.priority != critical:
+                        ops.append((plain, item))
                     elif not self._spread(seen.audience, item, ops):
                         misses += 1
                 elif topic not in self._seen:

@@ -295,7 +295,7 @@ class Answered(NamedTuple):
     items: list[Published | Refused | Users | HistoryPage | Called | Served | Calling | Share | Seat]
 
 
-# Index → broadcaster: operations in the order of the pipe. A plain tuple `(route, publication)` is a delivery.
+# Index → broadcaster: operations in the order of the pipe. A plain tuple `(routes, publication)` is a delivery.
 
 
 class Hold(NamedTuple):

@@ -31,7 +31,7 @@ def test_flush(
 ) -> None:
     route, form = Route(), JsonForm()
     members = [fakes.session(form) for _ in range(MEMBERS)]
-    operations = [(route, publication) for publication in publications(events)]
+    operations = [((route,), publication) for publication in publications(events)]
     flushed: list[int] = []
     more = asyncio.Event()
 

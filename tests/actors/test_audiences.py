@@ -78,9 +78,25 @@ def test_the_least_restrictive_of_two_filtered_subscriptions_holds_for_both() ->
 def test_broadcast_all_ignores_filters() -> None:
     table, (session, _) = audiences(TopicPolicy(Strategy.BROADCAST_ALL)), fakes.session(FORM)
     enter(table, session, ">", {"s": "A"})
-    [(route, _)] = spread(table, event("a.x", b'{"s":"B"}'))
+    [((route,), _)] = spread(table, event("a.x", b'{"s":"B"}'))
     assert route.size == 1
     assert not selected(spread(table, event("b.x", b'{"s":"B"}')))
+
+
+def test_a_cohort_has_so_many_members_and_no_more_and_who_comes_fills_one_up() -> None:
+    table, sessions = audiences(), [fakes.session(FORM)[0] for _ in range(7)]
+    for session in sessions:
+        enter(table, session, "a.*")
+    [(routes, _)] = spread(table, event("a.x", b"{}"))
+    assert [route.size for route in routes] == [2, 2, 2, 1]
+    for session in (sessions[0], sessions[2], sessions[6]):
+        table.exit(session, ["a.*"], [])
+    [(routes, _)] = spread(table, event("a.x", b"{}"))
+    assert [route.size for route in routes] == [1, 1, 2], "one without members is gone"
+    enter(table, sessions[0], "a.*")
+    enter(table, sessions[2], "a.*")
+    [(routes, _)] = spread(table, event("a.x", b"{}"))
+    assert [route.size for route in routes] == [2, 2, 2]
 
 
 def test_filters_on_a_pattern_name_so_many_fields_and_no_more() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -33,11 +34,43 @@ def test_a_batch_without_deliveries_that_comes_during_a_flush_is_acknowledged_wi
         session, _ = fakes.session(JsonForm())
         route = Route()
         route.enter(session)
-        ref.tell(Operations([(route, event(1))], 1, time.perf_counter()))
+        ref.tell(Operations([((route,), event(1))], 1, time.perf_counter()))
         ref.tell(Operations([], 2))
         await until(lambda: done)
         assert done == [2]
         await ref.stop_async(timeout=5)
+
+    uvloop.run(main())
+
+
+def test_what_comes_during_a_flush_goes_along_with_the_cohorts_whose_turn_is_yet_to_come() -> None:
+    async def main() -> None:
+        encoded: list[int] = []
+
+        class Form(JsonForm):
+            def event(self, publication: Publication) -> bytes:
+                encoded.append(publication.offset)
+                return super().event(publication)
+
+        form, got = Form(), list[tuple[str, list[int]]]()
+        broadcaster = Broadcaster(pacer=Pacer(0.0), meter=Meter(), processed=lambda sequence: None)
+        broadcaster._loop = asyncio.get_running_loop()
+        routes = []
+        for name in "abc":
+            session, connection = fakes.session(form)
+
+            def take(data: bytes, name: str = name) -> None:
+                got.append((name, [int(n) for n in re.findall(rb'"offset":(\d+)', data)]))
+                if name == "a" and len(got) == 1:  # while the first one is written to
+                    broadcaster.on_operations(Operations([(tuple(routes), event(2))]))
+
+            connection.write = take  # type: ignore[method-assign]
+            routes.append(Route())
+            routes[-1].enter(session)
+        broadcaster.on_operations(Operations([(tuple(routes), event(1))]))
+        await until(lambda: len(got) == 4)
+        assert got == [("a", [1]), ("b", [1, 2]), ("c", [1, 2]), ("a", [2])]
+        assert encoded == [1, 2, 2], "once a flush"
 
     uvloop.run(main())
 

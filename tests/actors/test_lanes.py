@@ -5,6 +5,7 @@ after every second write.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -150,7 +151,11 @@ class Scenario:
         """The worker has what was published, and has handed it to sockets and outboxes."""
         await self.spine.answer(self.publisher, self.spine.request(self.publisher, op="snapshot", topics=["none"]))
         actor = self.spine.worker._actors.broadcaster
-        await until(lambda: not (actor._jobs or actor._rush or actor._dirty or actor._selected or actor._scheduled))
+        await until(
+            lambda: (
+                not (actor._jobs or actor._turns or actor._rush or actor._dirty or actor._selected or actor._scheduled)
+            )
+        )
 
     async def publish(self, topic: str, priority: str | None, key: str, count: int) -> None:
         for _ in range(count):
@@ -256,7 +261,8 @@ def test_what_a_held_route_hands_over_does_not_overtake_what_it_has_sent() -> No
         actor = spine.worker._actors.broadcaster
         with mock.patch.object(actor, "_work"):  # a thousand others are first
             spine.request(publisher, op="publish", topic="t", data=1)
-            await until(lambda: actor._jobs)
+            await until(lambda: actor._turns)
+            actor._prepare(actor._turns.popleft(), time.time())
             spine.request(publisher, op="publish", topic="t", data=2)
             await spine.answer(client, spine.request(client, op="subscribe", topics=["t"], conflate=True))
         actor._work()

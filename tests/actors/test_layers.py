@@ -56,7 +56,7 @@ def test_a_flush_is_one_observation_from_the_arrival_of_the_oldest_batch() -> No
         meter, done = Meter(), asyncio.Queue[int]()
         ref = Broadcaster.start(pacer=Pacer(0.0), meter=meter, processed=done.put_nowait)
         route = Route()
-        events = [(route, Publication("a", "e", n, time.time(), "t", b"1")) for n in range(1, 11)]
+        events = [((route,), Publication("a", "e", n, time.time(), "t", b"1")) for n in range(1, 11)]
         now = time.perf_counter()
         ref.tell(Operations(events[:2], 1, now - 1_000.0))
         ref.tell(Operations(events[2:5], 2, now - 4_000.0))
