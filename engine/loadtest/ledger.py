@@ -7,8 +7,8 @@ a second: recording each by itself would cost more than reading it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from engine.loadtest.commands import PhaseFigures
@@ -42,7 +42,7 @@ class _Phase:
         self.name, self.first = name, first
         self.delivered = self.duplicates = self.late = 0
         self.silence, self.silence_at = 0, 0  # ns
-        self.waiting: Counter[int] = Counter()  # latencies in µs that are not in the histogram yet
+        self.waiting: defaultdict[int, int] = defaultdict(int)  # latencies in µs that are not in the histogram yet
         self.latency, self.answers = Latency(), Latency()
 
 
@@ -90,14 +90,13 @@ class Ledger:
         self.begun = True
         count = len(times)
         self.delivered += count * len(stamps)
-        shortest = times[0] - stamps[-1][0] * _US  # about: that of the last message to the first client
-        shift = max(STEP, shortest.bit_length() - DIGITS) if shortest > 0 else STEP
-        half = 1 << (shift - 1)
-        steps = [
-            (((step << shift) + half) // _US, number) for step, number in Counter([t >> shift for t in times]).items()
-        ]
         phase = self._phases[-1]
-        for due, sequence in stamps:
+        shift, steps = 0, list[tuple[int, int]]()
+        for due, sequence in reversed(stamps):  # the later it was due, the finer are the steps
+            shortest = times[0] - due * _US
+            wanted = max(STEP, shortest.bit_length() - DIGITS) if shortest > 0 else STEP
+            if wanted > shift:
+                shift, steps = wanted, _steps(times, wanted)
             at = phase if sequence >= phase.first else self._of(sequence)
             at.delivered += count
             waiting = at.waiting
@@ -174,9 +173,16 @@ class Ledger:
         return found
 
 
-def _rounded(latencies: Counter[int]) -> Counter[int]:
+def _steps(times: Sequence[int], shift: int) -> list[tuple[int, int]]:
+    """How many of these times (ns) there are in each step of ``2 ** shift``, and its middle in µs."""
+    half = 1 << (shift - 1)
+    counted = Counter([time >> shift for time in times])
+    return [(((step << shift) + half) // _US, number) for step, number in counted.items()]
+
+
+def _rounded(latencies: Mapping[int, int]) -> Mapping[int, int]:
     """Few different values: a record in a histogram costs twenty times as much as this."""
-    found: Counter[int] = Counter()
+    found: defaultdict[int, int] = defaultdict(int)
     for us, number in latencies.items():
         shift = max(0, us.bit_length() - DIGITS - 1)
         found[(us >> shift << shift) + (1 << shift >> 1)] += number
