@@ -197,7 +197,9 @@ def test_the_hub_dies_and_no_client_loses_its_connection(engine_process: Start, 
                 assert user.client.session == user.session
                 positions = user.positions()
                 assert [offset for _, offset in positions] == [*range(positions[0][1], last[1] + 1)]
-            assert set(publisher.refused) == {"unavailable"}
+            assert set(publisher.refused) <= {"unavailable"}, (
+                "none, where the next hub was there before the next publish"
+            )
 
     asyncio.run(scenario())
 
