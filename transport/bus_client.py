@@ -298,6 +298,7 @@ class BusClient:
         if not events(self._sock) & zmq.POLLOUT:
             self._lose("disconnected")  # in-process links have no event for it
             return
+        self._poller.kick()  # the question may have swallowed the descriptor's edge
         now = self._loop.time()
         liveness = self._link.liveness
         if liveness.due(now) and self.connected:

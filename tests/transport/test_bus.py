@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import uvloop
@@ -166,10 +167,12 @@ def test_what_is_in_a_hurry_goes_at_once_and_the_rest_of_its_turn_together(conte
         await until(lambda: hub.bus.peers)
         out = hub.bus.peers["worker"].out
         left = []
-        for i in range(3):
-            out.append(note(i))
-            hub.bus.hurry()
-            left.append(len(out))
+        with mock.patch.object(hub.bus, "_loop", wraps=hub.bus._loop) as loop:
+            loop.time.return_value = hub.bus._loop.time() + 1.0  # it stands still
+            for i in range(3):
+                out.append(note(i))
+                hub.bus.hurry()
+                left.append(len(out))
         assert left == [0, 1, 2]
         await until(lambda: len(worker.got) == 3)
         assert worker.got == [0, 1, 2]
@@ -178,6 +181,24 @@ def test_what_is_in_a_hurry_goes_at_once_and_the_rest_of_its_turn_together(conte
         hub.bus.hurry()
         assert out, "it was to wait for the end of the turn"
         await until(lambda: len(worker.got) == 4)
+        worker.bus.stop()
+        hub.bus.stop()
+
+    run(main())
+
+
+def test_a_look_at_the_connection_swallows_no_message(context, endpoint):
+    async def main() -> None:
+        quiet = {"heartbeat_interval": 20.0, "heartbeat_timeout": 60.0}
+        hub = Hub(context, endpoint, **quiet)
+        worker = Worker(context, hub.bus.endpoint, **quiet)
+        await until(lambda: worker.bus.connected and hub.bus.peers)
+        for i in range(20):
+            hub.bus.peers["worker"].out.append(note(i))
+            hub.bus.flush()
+            time.sleep(0.02)  # it arrives while nobody reads
+            worker.bus._tick()
+            await until(lambda i=i: len(worker.got) > i, NOTICED)
         worker.bus.stop()
         hub.bus.stop()
 
