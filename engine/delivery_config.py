@@ -15,7 +15,7 @@ class Delivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pacing: Annotated[
         Literal["adaptive"] | Annotated[float, Meta(ge=0, le=1)],
         about(
-            '"adaptive" rests once or twice as long as the last flush took; 0: no rest; a number is the interval', "s"
+            '"adaptive" rests half or twice as long as the last flush took; 0: no rest; a number is the interval', "s"
         ),
     ] = "adaptive"
     write_buffer: Annotated[

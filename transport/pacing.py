@@ -1,16 +1,17 @@
 """Adaptive pacing of the flush: pure, the clock is the caller's.
 
-Idle, a flush starts at once. After one that took T the next waits until T (capped) has passed, or twice T if several
-events went along in it: so under load the batches grow, and a delivery gets cheaper instead of queues longer.
+Idle, a flush starts at once. After one that took T the next waits for twice T (capped), or for half of T if events went
+alone: so under load the batches grow, and a delivery gets cheaper instead of queues longer.
 
 Measured with 500 clients at 1,000 and 5,000 events/s, twice T instead of T: 0.77 and 0.82 of the CPU, p99 1.1 and 1.25
-times as long. At 100/s, where events come alone, there is nothing to be saved, and it doubled the p99.
+times as long. At 100/s, where events come alone, there is nothing to be saved: half of T instead of T, 0.63 of the p99
+at the same CPU; at 200 and 400/s no difference.
 """
 
 from __future__ import annotations
 
 REST_CAP = 0.010  # s; measured: more adds latency and saves nothing
-MOST = 2  # times the flush's own time
+TOGETHER, ALONE = 2.0, 0.5  # times the flush's own time
 
 
 class Pacer:
@@ -34,6 +35,7 @@ class Pacer:
     def flushed(self, began: float, ended: float, batch: int) -> None:
         """A flush ran, with at most ``batch`` events for one client; ``ended`` includes the socket writes."""
         if self._interval is None:
-            self._not_before = ended + min(REST_CAP, (ended - began) * self._factor * min(max(batch, 1), MOST))
+            rest = (ended - began) * self._factor * (TOGETHER if batch > 1 else ALONE)
+            self._not_before = ended + min(REST_CAP, rest)
         else:
             self._not_before = began + self._interval

@@ -7,10 +7,10 @@ def test_an_idle_pacer_flushes_at_once() -> None:
     assert Pacer().delay(now=100.0) == 0
 
 
-def test_it_rests_as_long_as_the_last_flush_took() -> None:
+def test_it_rests_half_as_long_as_the_last_flush_took() -> None:
     pacer = Pacer()
     pacer.flushed(began=1.0, ended=1.004, batch=1)
-    assert pacer.delay(1.004) == pytest.approx(0.004)
+    assert pacer.delay(1.004) == pytest.approx(0.002)
     assert pacer.delay(1.1) == 0
 
 
