@@ -292,13 +292,14 @@ class Publisher:
     Attributes:
         accepted: ``(epoch, offset)`` of what the engine has accepted, in order.
         refused: error codes of what it has not.
+        unanswered: what it has not answered yet.
     """
 
     def __init__(self, client: RawClient, topic: str, rate: float) -> None:
         self._client, self._topic, self._interval = client, topic, 1 / rate
         self.accepted: list[tuple[str, int]] = []
         self.refused: list[str] = []
-        self._unanswered: set[asyncio.Future[dict[str, Any]]] = set()
+        self.unanswered: set[asyncio.Future[dict[str, Any]]] = set()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._publish(), name=f"publisher of {self._topic}")
@@ -314,19 +315,19 @@ class Publisher:
         """No more; returns when all that was sent has been answered."""
         self._task.cancel()
         await asyncio.wait([self._task])
-        await asyncio.wait_for(asyncio.gather(*self._unanswered, return_exceptions=True), 10)
+        await asyncio.wait_for(asyncio.gather(*self.unanswered, return_exceptions=True), 10)
 
     async def _publish(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         for n in itertools.count():
             answer = self._client.send("publish", topic=self._topic, data=n)
-            self._unanswered.add(answer)
+            self.unanswered.add(answer)
             answer.add_done_callback(self._answered)
             await asyncio.sleep(began + (n + 1) * self._interval - loop.time())
 
     def _answered(self, future: asyncio.Future[dict[str, Any]]) -> None:
-        self._unanswered.discard(future)
+        self.unanswered.discard(future)
         if not future.cancelled() and future.exception() is None:
             answer = future.result()
             if answer["op"] == "ok":
